@@ -1,0 +1,1 @@
+"""Dataset distillation in JAX/Flax."""

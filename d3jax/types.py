@@ -1,0 +1,115 @@
+"""The contracts that the rooms of d3jax meet: NamedTuples of arrays and of pure functions.
+
+Shapes: B items in a batch, H x W x C an image, K classes, F features, N real images,
+E experts, T inner steps, P network parameters.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+PyTree = Any
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message is one sentence that says what would be right.
+
+    The command line prints the sentence alone and exits with code 2.
+    """
+
+
+class Outputs(NamedTuple):
+    """What a network says of a batch."""
+
+    logits: Array  # f[B, K]
+    features: Array  # f[B, F], the input of the classifier
+    statistics: PyTree  # batch norm's (mean, variance) per layer; an empty tuple without batch norm
+
+
+class Network(NamedTuple):
+    """A Flax module seen as pure functions."""
+
+    init: Callable[[Array], PyTree]  # key -> params
+    forward: Callable[..., Outputs]  # (params, images f[B, H, W, C], *, statistics=None)
+
+    def apply(self, params: PyTree, images: Array) -> Array:
+        """Logits f[B, K] of normalized `images` f[B, H, W, C]."""
+        return self.forward(params, images).logits
+
+
+class Batch(NamedTuple):
+    """What a student trains on."""
+
+    images: Array  # f[B, H, W, C], normalized
+    targets: Array  # f[B, K]; what a row means is fixed by the label kind
+
+
+class Synthetic(NamedTuple):
+    """How distilled data is parametrized; knows nothing of objectives.
+
+    `num_items` and `num_classes` are static; item i belongs to class `i * num_classes // num_items`.
+    """
+
+    init: Callable[[Array, "Real"], dict[str, PyTree]]  # (key, real) -> theta
+    # (theta, key, indices=None) -> Batch; key None: the deterministic decode; indices i32[B]: which
+    # stored items, default all of them in order
+    sample: Callable[..., Batch]
+    num_items: int
+    num_classes: int
+
+
+class Objective(NamedTuple):
+    """A loss of distilled data against the real world; knows nothing of pixels or latents."""
+
+    name: str
+    init: Callable[[Array, "Real"], PyTree]  # (key, real) -> aux
+    # (theta, sample, aux, key, real) -> (loss f[], (aux, metrics dict of f[]))
+    loss: Callable[..., tuple[Array, tuple[PyTree, dict[str, Array]]]]
+    updates: tuple[str, ...]  # the groups of theta that it moves
+
+
+class State(NamedTuple):
+    """All that an outer step reads and writes."""
+
+    theta: dict[str, PyTree]
+    optimizer: dict[str, PyTree]  # one optax state per moved group of theta
+    aux: tuple[PyTree, ...]  # one per objective
+    step: Array  # i32[]
+
+
+class Method(NamedTuple):
+    """A distillation method: what distill.py runs, and what a user can jit, vmap and shard."""
+
+    init: Callable[[Array, "Real"], State]
+    step: Callable[[Array, State, "Real"], tuple[State, dict[str, Array]]]  # (key, state, real)
+    synthetic: Synthetic
+    objectives: tuple[Objective, ...]
+
+
+class Real(NamedTuple):
+    """What an outer step needs of the real world: device-resident, sampled by key inside the step."""
+
+    images: Array  # u8[N, H, W, C] raw, or f[N, H, W, C] already normalized (ZCA)
+    labels: Array  # i32[N]
+    class_index: Array  # i32[K, longest]: positions of each class's images, padded with its first
+    class_counts: Array  # i32[K]
+    mean: Array  # f[C], of pixels in [0, 1]
+    sd: Array  # f[C]
+    trajectories: Array | None = None  # f[E, epochs + 1, P], expert parameters
+
+    def gather(self, index: Array) -> Array:
+        """Normalized images f[..., H, W, C] at positions `index` i32[...]."""
+        images = self.images[index]
+        if images.dtype != jnp.uint8:
+            return images
+        dtype = self.mean.dtype
+        return (images.astype(dtype) / jnp.asarray(255, dtype) - self.mean) / self.sd
+
+    def sample_classes(self, key: Array, number: int) -> Array:
+        """`number` positions i32[K, number] of every class, drawn uniformly with replacement."""
+        classes = self.class_counts.shape[0]
+        draws = jax.random.randint(key, (classes, number), 0, self.class_counts[:, None])
+        return jnp.take_along_axis(self.class_index, draws, axis=1)
