@@ -57,6 +57,8 @@ class Synthetic(NamedTuple):
     # (theta, key, indices=None) -> Batch; key None: the deterministic decode; indices i32[B]: which
     # stored items, default all of them in order
     sample: Callable[..., Batch]
+    # (theta, key) -> theta, completed so that a decode depends on nothing else in its batch
+    freeze: Callable[[dict[str, PyTree], Array], dict[str, PyTree]]
     num_items: int
     num_classes: int
 

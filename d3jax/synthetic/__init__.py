@@ -1,1 +1,27 @@
-"""synthetic."""
+"""How synthetic data is parametrized: one file each, rebuilt from a plain specification.
+
+A specification is a JSON object with a `kind`; it goes into the artifact's header as it is.
+"""
+
+from typing import Any
+
+from d3jax.synthetic import gaussian, pixels
+from d3jax.types import InputError, Synthetic
+
+KINDS = {"gaussian": gaussian.create, "pixels": pixels.create}
+
+
+def create(specification: dict[str, Any]) -> Synthetic:
+    """The parametrization that `specification` describes.
+
+    Raises:
+      InputError: no or an unknown kind, or options that the kind does not have or cannot be.
+    """
+    options = dict(specification)
+    kind = options.pop("kind", None)
+    if kind not in KINDS:
+        raise InputError(f"unknown parametrization {kind!r}; known: {', '.join(KINDS)}")
+    try:
+        return KINDS[kind](**options)
+    except TypeError as error:
+        raise InputError(f"the options of parametrization {kind} do not fit: {error}") from None

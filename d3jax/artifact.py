@@ -1,0 +1,278 @@
+"""The distilled data as one safe file, with a ledger of its bytes.
+
+A `.safetensors` file: the arrays of theta, and a JSON header under the metadata key `d3jax` that
+says how to decode them. No pickle: a file is checked against its header before any array is read.
+"""
+
+import json
+import math
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from jax import Array
+
+from d3jax import synthetic
+from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
+
+FORMAT_VERSION = 1
+_MAGIC = "d3jax"
+_LONGEST_HEADER = 16 << 20
+_DTYPES = {"F16": np.float16, "F32": np.float32}
+_REQUIRED = {
+    "format_version": int,
+    "method": str,
+    "dataset": str,
+    "class_names": list,
+    "normalization": dict,
+    "parametrization": dict,
+    "student_learning_rate": float,
+    "protocol": dict,
+    "seed": int,
+    "versions": dict,
+}
+
+
+class Artifact(NamedTuple):
+    """Distilled data that knows how to decode itself."""
+
+    header: dict[str, Any]
+    theta: dict[str, PyTree]  # as stored: float16 or float32
+
+    @property
+    def synthetic(self) -> Synthetic:
+        """The parametrization of `theta`."""
+        return synthetic.create(self.header["parametrization"])
+
+    def decodable(self) -> dict[str, PyTree]:
+        """theta in float32, as `synthetic.sample` takes it."""
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), self.theta)
+
+    def sample(self, key: Array | None = None, indices: Array | None = None) -> Batch:
+        """Normalized images and targets of the items `indices` (default all).
+
+        Without a key the deterministic decodes, with one a fresh sample of each item.
+        """
+        return self.synthetic.sample(self.decodable(), key, indices)
+
+    @property
+    def ledger(self) -> dict[str, Any]:
+        """Where the bytes of the file go, the floats stored, and what the bytes would buy raw.
+
+        `bytes` has total, images, latents, decoder (its frozen statistics included), labels and
+        other (header and file format); `floats` counts array elements; `ipc_equivalent` is the
+        images per class that the total would hold as raw float32 and as raw uint8 images.
+        """
+        data = "images" if self.header["parametrization"]["kind"] == "pixels" else "latents"
+        rooms = {"data": data, "decoder": "decoder", "statistics": "decoder", "labels": "labels"}
+        held = dict.fromkeys(("images", "latents", "decoder", "labels"), 0)
+        floats = 0
+        for name, array in _flatten(self.theta).items():
+            held[rooms[name.split("/")[0]]] += array.nbytes
+            floats += array.size
+        total = len(_serialize(self))
+        pixels = math.prod(self.header["parametrization"]["image_shape"])
+        raw = pixels * len(self.header["class_names"])
+        return {
+            "bytes": {"total": total, **held, "other": total - sum(held.values())},
+            "floats": floats,
+            "ipc_equivalent": {"float32": total / (4 * raw), "uint8": total / raw},
+        }
+
+
+def create(
+    theta: dict[str, PyTree],
+    *,
+    method: str,
+    dataset: str,
+    class_names: tuple[str, ...],
+    normalization: dict[str, Any],
+    parametrization: dict[str, Any],
+    student_learning_rate: float,
+    protocol: dict[str, Any],
+    seed: int,
+    dtype: str = "float16",
+) -> Artifact:
+    """An artifact of `theta`, which must be frozen (`Synthetic.freeze`).
+
+    Args:
+      theta: the groups data, decoder, statistics, labels; learning rates go into the header.
+      method, dataset, class_names, seed: say where it comes from.
+      normalization: {"mean": [C], "sd": [C], "zca": None or its recipe and hash}.
+      parametrization: the specification for `synthetic.create`.
+      student_learning_rate: the learned one.
+      protocol: how students were meant to be trained (`evaluate.Protocol` as a dictionary).
+      dtype: float16 or float32. Arrays whose values float16 cannot hold stay float32.
+    """
+    if dtype not in ("float16", "float32"):
+        raise InputError(f"artifact arrays are stored as float16 or float32, not {dtype!r}")
+
+    def stored(array: Array) -> np.ndarray:
+        full = np.asarray(array, np.float32)
+        fits = dtype == "float16" and np.abs(full).max(initial=0) <= np.finfo(np.float16).max
+        return full.astype(np.float16) if fits else full
+
+    header = {
+        "format_version": FORMAT_VERSION,
+        "method": method,
+        "dataset": dataset,
+        "class_names": list(class_names),
+        "normalization": normalization,
+        "parametrization": parametrization,
+        "student_learning_rate": float(student_learning_rate),
+        "protocol": protocol,
+        "seed": seed,
+        "versions": versions(),
+    }
+    return Artifact(header, jax.tree.map(stored, theta))
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that numbers depend on."""
+    return {name: metadata.version(name) for name in ("d3jax", "jax", "flax", "optax", "numpy")}
+
+
+def save(artifact: Artifact, path: str | Path) -> None:
+    """Writes the artifact as one file, whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(_serialize(artifact))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> Artifact:
+    """The artifact in the file at `path`, after checking all of it.
+
+    Raises:
+      InputError: the file is missing, truncated, oversized, of another kind or version, or its
+        arrays are not those that its header promises.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no artifact at {path}")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+            raise InputError(f"{path} is not a safetensors file, or it is cut off")
+        table = _parse(file.read(length), path)
+    header = _header(table.pop("__metadata__", None), path)
+    names, structure = _expected(header, path)
+    _check_table(table, names, size - 8 - length, path)
+    arrays = safetensors.numpy.load_file(path)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise InputError(f"array {name} in {path} holds values that are not finite")
+    return Artifact(header, jax.tree.unflatten(structure, [arrays[name] for name in names]))
+
+
+def _parse(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError):
+        table = None
+    if not isinstance(table, dict):
+        raise InputError(f"{path} is not a safetensors file: its table is not JSON")
+    return table
+
+
+def _header(entry: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(entry, dict) or not isinstance(entry.get(_MAGIC), str):
+        raise InputError(f"{path} is a safetensors file, but not one that d3jax wrote")
+    header = _parse(entry[_MAGIC].encode(), path)
+    for name, kind in _REQUIRED.items():
+        if type(header.get(name)) is not kind:
+            raise InputError(f"the header of {path} has no {name}, or one of the wrong type")
+    if header["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {header['format_version']}; this d3jax reads "
+            f"{FORMAT_VERSION}"
+        )
+    spec = header["parametrization"]
+    shape = spec.get("image_shape")
+    sizes = [*shape, spec.get("num_classes")] if isinstance(shape, list) else []
+    if len(sizes) != 4 or not all(type(n) is int and 0 < n < 1 << 20 for n in sizes):
+        raise InputError(f"the header of {path} has no usable image shape and number of classes")
+    if len(header["class_names"]) != sizes[3]:
+        raise InputError(f"the header of {path} names {len(header['class_names'])} classes, "
+                         f"its parametrization has {sizes[3]}")
+    for name in ("mean", "sd"):
+        values = header["normalization"].get(name)
+        good = isinstance(values, list) and len(values) == shape[2]
+        if not good or not all(type(v) is float and math.isfinite(v) for v in values):
+            raise InputError(f"the normalization in {path} needs one {name} for each channel")
+    if not 0 < header["student_learning_rate"] < math.inf:
+        raise InputError(f"the student learning rate in {path} is not a positive number")
+    return header
+
+
+def _expected(header: dict[str, Any], path: Path) -> tuple[dict[str, tuple[int, ...]], Any]:
+    """The arrays that the header promises: shapes by name, in order, and the tree's structure."""
+    spec = header["parametrization"]
+    height, width, channels = spec["image_shape"]
+    classes = spec["num_classes"]
+
+    def abstract(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    real = Real(
+        images=abstract(jnp.uint8, 1, height, width, channels),
+        labels=abstract(jnp.int32, 1),
+        class_index=abstract(jnp.int32, classes, 1),
+        class_counts=abstract(jnp.int32, classes),
+        mean=abstract(jnp.float32, channels),
+        sd=abstract(jnp.float32, channels),
+    )
+    try:
+        data = synthetic.create(spec)
+        tree = jax.eval_shape(lambda k, r: data.freeze(data.init(k, r), k), jax.random.key(0), real)
+    except InputError as error:
+        raise InputError(f"the parametrization in {path} is wrong: {error}") from None
+    except (TypeError, ValueError, OverflowError, MemoryError):
+        raise InputError(f"the parametrization in {path} describes no possible arrays") from None
+    shapes = {name: leaf.shape for name, leaf in _flatten(tree).items()}
+    return shapes, jax.tree.structure(tree)
+
+
+def _check_table(
+    table: dict[str, Any], expected: dict[str, tuple[int, ...]], room: int, path: Path
+) -> None:
+    if set(table) != set(expected):
+        strange = sorted(set(table) ^ set(expected))[0]
+        raise InputError(f"{path} does not hold the arrays of its header: see {strange!r}")
+    used = 0
+    for name, entry in table.items():
+        shape, kind = expected[name], entry.get("dtype") if isinstance(entry, dict) else None
+        if kind not in _DTYPES:
+            raise InputError(f"array {name} in {path} is {kind}, not float16 or float32")
+        if entry.get("shape") != list(shape):
+            raise InputError(
+                f"array {name} in {path} has shape {entry.get('shape')}, not {list(shape)} as its "
+                f"header says"
+            )
+        offsets = entry.get("data_offsets")
+        size = math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
+        if not isinstance(offsets, list) or len(offsets) != 2 or offsets[1] - offsets[0] != size:
+            raise InputError(f"array {name} in {path} does not have the bytes of its shape")
+        used += size
+    if used != room:
+        raise InputError(f"{path} holds {room} bytes of arrays where its table says {used}; "
+                         f"it is cut off or was added to")
+
+
+def _serialize(artifact: Artifact) -> bytes:
+    text = json.dumps(artifact.header, sort_keys=True, allow_nan=False)
+    return safetensors.numpy.save(_flatten(artifact.theta), metadata={_MAGIC: text})
+
+
+def _flatten(theta: PyTree) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(theta)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}

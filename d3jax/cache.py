@@ -1,0 +1,92 @@
+"""Decoded images kept on disk, and arrays written to disk all or nothing.
+
+The cache lies under $D3JAX_CACHE_DIR, else $XDG_CACHE_HOME/d3jax, else ~/.cache/d3jax: one
+uncompressed .npz per data set, as large as its images. It may be deleted at any time.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from d3jax.types import InputError
+
+# What NumPy, zipfile and Pillow raise on a truncated, foreign or lying file.
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, SyntaxError, RuntimeError, OverflowError),
+)
+_FORMAT = 1
+
+
+def cached(
+    title: str, files: Sequence[Path], decode: Callable[[], Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
+    """What `decode` gives, kept on disk for as long as `files` keep name, size and time.
+
+    A damaged cache file is decoded again and replaced; where the cache cannot be written, nothing
+    is kept. Raises what `decode` raises, and InputError for a file that is not there.
+    """
+    # Decoders differ in the last bit of a JPEG, so they are part of the key (TFDS prefers OpenCV).
+    decoders = [PIL.__version__, importlib.util.find_spec("cv2") is not None]
+    text = json.dumps([_FORMAT, decoders, *(_identity(file) for file in files)])
+    key = hashlib.sha256(text.encode()).hexdigest()[:24]
+    kept = cache_folder() / f"{title.replace('/', '-')}-{key}.npz"
+    with suppress(*UNREADABLE), open_npz(kept) as file:
+        return {name: file[name] for name in file.files}
+    arrays = decode()
+    with suppress(OSError):
+        write_npz(kept, arrays)
+    return arrays
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept; it need not exist."""
+    chosen = os.environ.get("D3JAX_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "d3jax"
+
+
+@contextmanager
+def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """The arrays of an .npz, read when asked for, without pickle; raises one of UNREADABLE."""
+    # np.load given a path leaves it open where the zip file is damaged, and reads .npy as well.
+    with open(path, "rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            raise ValueError("it is no .npz file, or not a whole one")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as file:
+            yield file
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> None:
+    """Writes `arrays` to `path`, all or nothing; raises OSError where that is impossible."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as stream:
+            save = np.savez_compressed if compress else np.savez
+            save(stream, allow_pickle=False, **arrays)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _identity(file: Path) -> list[str | int]:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from error
+    return [str(file.absolute()), status.st_size, status.st_mtime_ns]

@@ -1,0 +1,221 @@
+"""Real data: a data set by name or path, its normalization, and what of it goes to the device.
+
+`load` takes "digits" (embedded), the name of a prepared TFDS set, an .npz file or an image
+folder. Pixels stay uint8 until they are used; `Normalization` says how they are used.
+"""
+
+import os
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from d3jax import sources
+from d3jax.types import InputError, Real
+
+_BLOCK = 2048  # images converted to float at a time
+
+
+class Dataset(NamedTuple):
+    """Images u8[N, H, W, C] and labels i32[N] of three splits; validation may be empty."""
+
+    name: str  # as given to `load`
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    validation_images: np.ndarray
+    validation_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        _, height, width, channels = self.train_images.shape
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, K; labels go from 0 to K - 1."""
+        return len(self.class_names)
+
+
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    train_limit: int | None = None,
+    test_limit: int | None = None,
+    validation: int = 0,
+    seed: int = 0,
+) -> Dataset:
+    """A data set, cut to the first `train_limit` and `test_limit` images of its fixed order.
+
+    name: "digits"; a data set prepared with `d3jax prepare`, such as "mnist" or
+      "imagenet_resized/64x64"; a path to an .npz (see `sources.read_npz`); or to an image folder
+      train/CLASS/*.png|jpg|jpeg with test/ or val/ beside it.
+    data_dir: where names are looked up, as tfds/NAME, NAME, data/NAME.npz and NAME.npz; default
+      $D3JAX_DATA_DIR, else the TFDS default.
+    validation: so many images, drawn by `seed` from the official training images and never
+      trained on: from those beyond `train_limit` where they suffice, so that the training set is
+      the same with and without validation; else from all of them, the training set taking
+      what is left, up to `train_limit`.
+
+    The order is TFDS's, the file's, or the official one where the records say it; a split that
+    comes sorted by class is taken one image of each class in turn. Where the official test labels
+    are withheld (no test split) the official validation split serves as test. Raises InputError
+    where there is no such data, it is damaged, or the numbers cannot be had.
+    """
+    for what, limit in (("train_limit", train_limit), ("test_limit", test_limit)):
+        if limit is not None and limit < 1:
+            raise InputError(f"{what} must be at least 1, not {limit}")
+    if validation < 0 or seed < 0:
+        raise InputError(f"validation and seed must not be negative: {validation}, {seed}")
+    splits = sources.read(name, data_dir)
+    available, tests = len(splits.train_labels), len(splits.test_labels)
+    for what, limit, most in (
+        ("train_limit", train_limit, available),
+        ("test_limit", test_limit, tests),
+    ):
+        if limit is not None and limit > most:
+            raise InputError(f"{what} {limit} is more than the {most} images that {name} has")
+    if validation >= available:
+        raise InputError(
+            f"validation {validation} leaves none of the {available} training images of {name}"
+        )
+    train_index, validation_index = _split(available, train_limit, validation, seed)
+    return Dataset(
+        name,
+        splits.train_images if len(train_index) == available else splits.train_images[train_index],
+        splits.train_labels[train_index],
+        splits.train_images[validation_index],
+        splits.train_labels[validation_index],
+        splits.test_images[:test_limit],
+        splits.test_labels[:test_limit],
+        splits.class_names,
+    )
+
+
+class Normalization(NamedTuple):
+    """Pixels in [0, 1], less the mean, over the standard deviation; then ZCA-whitened, if at all.
+
+    ZCA: (x - zca_mean) @ zca for a normalized flattened image x f32[D], D = H * W * C.
+    """
+
+    mean: np.ndarray  # f32[C]
+    sd: np.ndarray  # f32[C]
+    zca: np.ndarray | None = None  # f32[D, D], symmetric
+    zca_mean: np.ndarray | None = None  # f32[D]
+
+    @classmethod
+    def of(cls, images: np.ndarray, zca: bool = False, eps: float = 0.1) -> "Normalization":
+        """The normalization of training images u8[N, H, W, C]: mean and sd of each channel.
+
+        zca: whiten as well, by U diag(1 / sqrt(S + eps)) U^T of the covariance U diag(S) U^T
+          (over N - 1) of normalized images, as kornia does for MTT (Cazenavette et al. 2022).
+        A constant channel gets sd 1. Raises InputError for no images, or fewer than 2 with ZCA.
+        """
+        if len(images) < (2 if zca else 1):
+            raise InputError(f"{len(images)} images are too few to normalize by")
+        # A histogram of the 256 values gives both moments exactly, in whole numbers.
+        counts = np.zeros((images.shape[-1], 256), np.int64)
+        for start in range(0, len(images), _BLOCK):
+            for channel in range(len(counts)):
+                values = images[start : start + _BLOCK, ..., channel].ravel()
+                counts[channel] += np.bincount(values, minlength=256)
+        levels = np.arange(256) / 255
+        mean = counts @ levels / counts.sum(1)
+        variance = (counts * (levels - mean[:, None]) ** 2).sum(1) / counts.sum(1)
+        sd = np.where((counts > 0).sum(1) > 1, np.sqrt(variance), 1)
+        plain = cls(mean.astype(np.float32), sd.astype(np.float32))
+        return plain._whitened(images, eps) if zca else plain
+
+    def apply(self, images: np.ndarray) -> np.ndarray:
+        """Normalized f32[N, H, W, C] of u8[N, H, W, C]; equal to `Real.gather` without ZCA."""
+        normalized = np.empty(images.shape, np.float32)
+        for start in range(0, len(images), _BLOCK):
+            block = images[start : start + _BLOCK].astype(np.float32) / np.float32(255)
+            block = (block - self.mean) / self.sd
+            if self.zca is not None and self.zca_mean is not None:
+                block = (block.reshape(len(block), -1) - self.zca_mean) @ self.zca
+            normalized[start : start + _BLOCK] = block.reshape(-1, *images.shape[1:])
+        return normalized
+
+    def invert(self, images: np.ndarray) -> np.ndarray:
+        """Pictures u8[N, H, W, C] of normalized f[N, H, W, C], clipped to what pixels can be."""
+        pixels = np.asarray(images, np.float32)
+        if self.zca is not None and self.zca_mean is not None:
+            flat = pixels.reshape(len(pixels), -1)
+            # Solved for, not stored: the inverse would be as large as the matrix.
+            pixels = np.linalg.solve(self.zca, flat.T).T + self.zca_mean
+            pixels = pixels.reshape(images.shape)
+        pixels = np.nan_to_num((pixels * self.sd + self.mean) * 255)
+        return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
+
+    def _whitened(self, images: np.ndarray, eps: float) -> "Normalization":
+        number, size = len(images), int(np.prod(images.shape[1:]))
+        zca_mean = np.zeros(size)
+        for start in range(0, number, _BLOCK):
+            block = self.apply(images[start : start + _BLOCK]).reshape(-1, size)
+            zca_mean += block.sum(0, dtype=np.float64)
+        zca_mean = (zca_mean / number).astype(np.float32)
+        covariance = np.zeros((size, size))
+        for start in range(0, number, _BLOCK):
+            # A block's product in float32 is fast; the sum of blocks needs float64.
+            block = self.apply(images[start : start + _BLOCK]).reshape(-1, size) - zca_mean
+            covariance += block.T @ block
+        values, vectors = np.linalg.eigh(covariance / (number - 1))
+        # Rounding can leave eigenvalues of a singular covariance slightly negative.
+        scale = 1 / np.sqrt(np.maximum(values, 0) + eps)
+        zca = ((vectors * scale) @ vectors.T).astype(np.float32)
+        return self._replace(zca=zca, zca_mean=zca_mean)
+
+
+def device_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    normalization: Normalization,
+    class_names: tuple[str, ...] | None = None,
+) -> Real:
+    """Training images u8[N, H, W, C] and labels i32[N] on the device, indexed by class.
+
+    Images stay uint8 and are normalized where they are gathered; whitened ones are float32.
+    Raises InputError for a label out of range, and for a class without images, by its name.
+    """
+    if len(images) != len(labels):
+        raise InputError(f"there are {len(images)} images and {len(labels)} labels")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise InputError(
+            f"labels go from {labels.min()} to {labels.max()}, outside 0 to {num_classes - 1}"
+        )
+    counts = np.bincount(labels, minlength=num_classes)
+    if not counts.all():
+        empty = int(np.argmin(counts))
+        name = f" ({class_names[empty]})" if class_names else ""
+        raise InputError(f"class {empty}{name} has no training image: raise train_limit")
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.cumsum(counts) - counts
+    column = np.arange(counts.max())
+    # Past its count a class repeats its first image: a valid position, never drawn.
+    index = by_class[starts[:, None] + np.where(column < counts[:, None], column, 0)]
+    return Real(
+        images=jnp.asarray(images if normalization.zca is None else normalization.apply(images)),
+        labels=jnp.asarray(labels, jnp.int32),
+        class_index=jnp.asarray(index, jnp.int32),
+        class_counts=jnp.asarray(counts, jnp.int32),
+        mean=jnp.asarray(normalization.mean, jnp.float32),
+        sd=jnp.asarray(normalization.sd, jnp.float32),
+    )
+
+
+def _split(
+    available: int, train_limit: int | None, validation: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending positions of the training and of the validation images."""
+    limit = available if train_limit is None else train_limit
+    spare = available - limit >= validation
+    pool = np.arange(limit, available) if spare else np.arange(available)
+    drawn = np.random.default_rng(seed).permutation(pool)[:validation]
+    kept = np.arange(limit) if spare else np.setdiff1d(pool, drawn)[:limit]
+    return kept, np.sort(drawn)

@@ -1,0 +1,213 @@
+"""Train fresh students on distilled data alone, several at once, and test them once, at the end."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from d3jax import losses
+from d3jax.augment import STRATEGIES, augment, draw_choice
+from d3jax.networks import unraveler
+from d3jax.progress import Reporter
+from d3jax.types import InputError, Network, PyTree, Real, Synthetic
+
+
+class Protocol(NamedTuple):
+    """How a student is trained; the field's, with the last epoch's accuracy instead of the best."""
+
+    epochs: int = 300  # each visits every item once
+    batch_size: int = 256  # items per step
+    learning_rate: float | None = None  # None: the one that the artifact carries
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay: float = 0.1  # of the learning rate, at half time
+    augmentation: tuple[str, ...] = STRATEGIES  # siamese augmentation
+    with_means: bool = False  # visit the deterministic decodes too (soft labels, as in D3)
+    students: int = 5
+
+
+class Evaluation(NamedTuple):
+    """What fresh students reached."""
+
+    per_student: np.ndarray  # f[S], test accuracy after the last epoch, fractions
+    seconds: float  # wall time per student, compilation not counted
+
+    def summary(self) -> dict[str, Any]:
+        """Mean, sample standard deviation (0 for one student), and each student's accuracy."""
+        values = [float(value) for value in self.per_student]
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        mean = float(np.mean(values))
+        return {"mean": mean, "sd": sd, "students": len(values), "per_student": values}
+
+
+def evaluate(
+    network: Network,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    test: Real,
+    protocol: Protocol,
+    learning_rate: float,
+    key: Array,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """The test accuracy of fresh students of `network` trained on `theta` alone.
+
+    Args:
+      network: the students' architecture.
+      synthetic, theta: the distilled data; frozen, so that batches do not matter.
+      test: the test images, normalized as the distilled data is; used once, after the last epoch.
+      protocol: see `Protocol`.
+      learning_rate: used where the protocol names none; positive.
+      key: initial weights, samples, order and augmentation follow from it.
+      reporter: shows progress.
+
+    Raises:
+      InputError: a protocol that cannot be followed.
+    """
+    rate = learning_rate if protocol.learning_rate is None else protocol.learning_rate
+    if protocol.students < 1 or protocol.epochs < 1 or protocol.batch_size < 1 or not rate > 0:
+        raise InputError(
+            "students, epochs, batch size and learning rate must be positive, not "
+            f"{protocol.students}, {protocol.epochs}, {protocol.batch_size} and {rate}"
+        )
+    params, seconds = train_students(network, synthetic, theta, protocol, rate, key, reporter)
+    return Evaluation(np.asarray(accuracy(network, params, test)), seconds / protocol.students)
+
+
+def train_students(
+    network: Network,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    protocol: Protocol,
+    learning_rate: float,
+    key: Array,
+    reporter: Reporter | None = None,
+) -> tuple[Array, float]:
+    """Parameter vectors f[S, P] of S students trained together, and the seconds that it took.
+
+    Students of one call share each step's kind of augmentation, not its parameters (see
+    `augment`); all else is drawn for each alone.
+    """
+    keys = jax.random.split(key, protocol.students)
+    train = jax.jit(_epochs(network, synthetic, protocol), donate_argnums=0)
+    params = jax.vmap(lambda k: ravel_pytree(network.init(k))[0])(keys)
+    rate = jnp.asarray(learning_rate, params.dtype)
+    carry = (params, jnp.zeros_like(params))
+    ends = [protocol.epochs * part // 10 for part in range(1, 11)]
+    begin = jnp.asarray(0, jnp.int32)
+    compiled = train.lower(carry, theta, keys, rate, begin, begin).compile()
+    start = time.monotonic()
+    if reporter is None:
+        carry = compiled(carry, theta, keys, rate, begin, jnp.asarray(protocol.epochs, jnp.int32))
+    else:
+        with reporter.stage("student epochs", protocol.epochs) as stage:
+            for end in ends:
+                stop = jnp.asarray(end, jnp.int32)
+                carry = jax.block_until_ready(compiled(carry, theta, keys, rate, begin, stop))
+                begin = stop
+                stage.update(end)
+    return jax.block_until_ready(carry[0]), time.monotonic() - start
+
+
+def _epochs(network: Network, synthetic: Synthetic, protocol: Protocol) -> Callable[..., PyTree]:
+    """(carry, theta, keys [S], rate, begin, end) -> carry: the epochs begin .. end - 1."""
+    unravel = unraveler(network)
+    visits = synthetic.num_items * (2 if protocol.with_means else 1)
+    batch_size = min(protocol.batch_size, visits)
+    steps = -(-visits // batch_size)
+    descent = optax.chain(
+        optax.add_decayed_weights(protocol.weight_decay), optax.trace(protocol.momentum)
+    )
+
+    def loss(
+        params: Array, theta: PyTree, key: Array, choice: Array, visit: Array, weight: Array
+    ) -> Array:
+        for_sample, for_augmentation = jax.random.split(key)
+        item = visit % synthetic.num_items
+        images, targets = synthetic.sample(theta, for_sample, item)
+        if protocol.with_means:
+            means, _ = synthetic.sample(theta, None, item)
+            images = jnp.where((visit < synthetic.num_items)[:, None, None, None], means, images)
+        if protocol.augmentation:
+            images = augment(for_augmentation, images, protocol.augmentation, choice=choice)
+        logits = network.apply(unravel(params), images)
+        # Rows past the epoch's end weigh nothing; the mean is over the others.
+        scale = jnp.asarray(batch_size, weight.dtype) / jnp.sum(weight)
+        return losses.cross_entropy(logits, targets * (weight * scale)[:, None])
+
+    gradients = jax.vmap(jax.grad(loss), in_axes=(0, None, 0, None, 0, None))
+
+    def epoch(carry: PyTree, theta: PyTree, keys: Array, rate: Array) -> PyTree:
+        for_order = jax.vmap(lambda k: jax.random.fold_in(k, steps))(keys)
+        order = jax.vmap(lambda k: jax.random.permutation(k, visits))(for_order)
+        slots = jnp.arange(steps * batch_size, dtype=jnp.int32)
+        weights = (slots < visits).astype(rate.dtype).reshape(steps, batch_size)
+        order = order[:, slots % visits].reshape(-1, steps, batch_size).swapaxes(0, 1)
+
+        def step(carry: PyTree, inputs: PyTree) -> tuple[PyTree, None]:
+            params, momentum = carry
+            number, visit, weight = inputs
+            step_keys = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
+            choice = draw_choice(step_keys[0], protocol.augmentation)
+            gradient = gradients(params, theta, step_keys, choice, visit, weight)
+            state = (optax.EmptyState(), optax.TraceState(momentum))
+            updates, state = descent.update(gradient, state, params)
+            return (params - rate * updates, state[1].trace), None
+
+        return jax.lax.scan(step, carry, (jnp.arange(steps, dtype=jnp.int32), order, weights))[0]
+
+    def epochs(
+        carry: PyTree, theta: PyTree, keys: Array, rate: Array, begin: Array, end: Array
+    ) -> PyTree:
+        def body(number: Array, carry: PyTree) -> PyTree:
+            late = number >= protocol.epochs // 2
+            factor = jnp.where(late, protocol.decay, 1.0).astype(rate.dtype)
+            epoch_keys = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
+            return epoch(carry, theta, epoch_keys, rate * factor)
+
+        return jax.lax.fori_loop(begin, end, body, carry)
+
+    return epochs
+
+
+def accuracy(network: Network, params: Array, real: Real, *, batch_size: int = 500) -> Array:
+    """The fraction f[S] of `real`'s images that each of S networks classifies correctly.
+
+    Args:
+      network: their architecture.
+      params: parameter vectors f[S, P].
+      real: the images; all of them are used.
+      batch_size: images per dispatch.
+    """
+    return _accuracy(network, batch_size)(params, real)
+
+
+def _accuracy(network: Network, batch_size: int) -> Callable[[Array, Real], Array]:
+    unravel = unraveler(network)
+
+    def correct(params: Array, real: Real) -> Array:
+        images = real.images.shape[0]
+        size = min(batch_size, images)
+        batches = -(-images // size)
+        index = jnp.arange(batches * size, dtype=jnp.int32)
+        inside = index < images
+        index = jnp.minimum(index, images - 1).reshape(batches, size)
+
+        def one(inputs: tuple[Array, Array]) -> Array:
+            index, inside = inputs
+            batch = real.gather(index)
+            logits = jax.vmap(lambda p: network.apply(unravel(p), batch))(params)
+            hit = (jnp.argmax(logits, -1) == real.labels[index]) & inside
+            return jnp.sum(hit, axis=1, dtype=jnp.int32)
+
+        hits = jax.lax.map(one, (index, inside.reshape(batches, size))).sum(0)
+        return hits.astype(jnp.float32) / jnp.asarray(images, jnp.float32)
+
+    return jax.jit(correct)
+

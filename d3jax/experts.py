@@ -1,0 +1,281 @@
+"""Expert trajectories: networks trained on real data, one snapshot of their weights an epoch."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorstore
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from d3jax import losses
+from d3jax.augment import STRATEGIES, augment, draw_choice
+from d3jax.networks import parameter_count, unraveler
+from d3jax.progress import Diverged, Interrupted, Reporter, interruption
+from d3jax.report import write_json
+from d3jax.types import InputError, Network, PyTree, Real
+
+STORE_VERSION = 1
+
+
+class Options(NamedTuple):
+    """How experts are trained: plain SGD, as in the trajectory-matching literature."""
+
+    experts: int = 4  # how many
+    epochs: int = 10  # snapshots beside the initial one; training past what is read is waste
+    learning_rate: float = 0.01  # of SGD without momentum
+    batch_size: int = 256  # images per step
+    augmentation: tuple[str, ...] = STRATEGIES  # siamese augmentation of real images
+    dtype: str = "float32"  # of the stored snapshots: float32 or bfloat16
+    at_once: int = 4  # experts trained together under vmap; changes nothing but speed and memory
+
+
+def epoch_function(
+    network: Network, options: Options
+) -> Callable[[Array, Array, Real], tuple[Array, Array]]:
+    """One compiled epoch of several experts.
+
+    Returns:
+      (params f[E, P], keys [E], real) -> (params f[E, P], mean loss f[E]). Each expert visits the
+      images in a permutation of its own; an incomplete last batch is left out. Experts of one call
+      share the kind of augmentation of a step (drawn from the first key), not its parameters:
+      so the branch stays a branch under vmap.
+    """
+    unravel = unraveler(network)
+
+    def epoch(params: Array, keys: Array, real: Real) -> tuple[Array, Array]:
+        images = real.images.shape[0]
+        batch_size = min(options.batch_size, images)
+        steps = images // batch_size
+
+        def order(key: Array) -> Array:
+            return jax.random.permutation(key, images)[: steps * batch_size]
+
+        indices = jax.vmap(order)(keys).reshape(-1, steps, batch_size).swapaxes(0, 1)
+
+        def loss(params: Array, key: Array, choice: Array, index: Array) -> Array:
+            batch = real.gather(index)
+            if options.augmentation:
+                batch = augment(key, batch, options.augmentation, choice=choice)
+            targets = jax.nn.one_hot(
+                real.labels[index], real.class_counts.shape[0], dtype=batch.dtype
+            )
+            return losses.cross_entropy(network.apply(unravel(params), batch), targets)
+
+        gradients = jax.vmap(jax.value_and_grad(loss), in_axes=(0, 0, None, 0))
+
+        def step(params: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+            number, index = inputs
+            step_keys = jax.vmap(lambda key: jax.random.fold_in(key, number + 1))(keys)
+            choice = draw_choice(step_keys[0], options.augmentation)
+            value, gradient = gradients(params, step_keys, choice, index)
+            rate = jnp.asarray(options.learning_rate, params.dtype)
+            return params - rate * gradient, value
+
+        numbers = jnp.arange(steps, dtype=jnp.int32)
+        params, values = jax.lax.scan(step, params, (numbers, indices))
+        return params, values.mean(0)
+
+    return jax.jit(epoch, donate_argnums=0)
+
+
+class Trajectories:
+    """The snapshots of a finished store: one array [experts, epochs + 1, P], read by piece."""
+
+    def __init__(self, path: Path):
+        self._array = tensorstore.open(_zarr(path), open=True, read=True).result()
+        self.shape: tuple[int, int, int] = tuple(self._array.shape)
+
+    def read(self, expert: int, epoch: int) -> np.ndarray:
+        """Parameters f[P] of one expert after one epoch; nothing else is read."""
+        return self._array[expert, epoch].read().result()
+
+    def read_all(self, experts: slice = slice(None), epochs: slice = slice(None)) -> np.ndarray:
+        """Parameters f[experts, epochs, P]."""
+        return self._array[experts, epochs].read().result()
+
+
+def _zarr(path: Path) -> dict[str, Any]:
+    return {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path / "snapshots")}}
+
+
+def configuration(
+    options: Options, network: dict[str, Any], data: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """All that the experts depend on, as a JSON object; its hash names their folder in the store.
+
+    `data` must identify the images themselves: see `fingerprint`.
+    """
+    training = options._asdict()
+    del training["at_once"]
+    training["augmentation"] = list(options.augmentation)
+    return {
+        "version": STORE_VERSION,
+        "training": training,
+        # The kind of augmentation is shared by the experts trained together.
+        "shared_augmentation": min(options.at_once, options.experts),
+        "network": network,
+        "data": data,
+        "seed": seed,
+    }
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """A hash of arrays' contents, shapes and dtypes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def store_path(store: Path, config: dict[str, Any]) -> Path:
+    """The folder of exactly these experts in a store that several runs may share."""
+    text = json.dumps(config, sort_keys=True)
+    return store / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stored_bytes(network: Network, options: Options) -> int:
+    """How much disk the snapshots take, in bytes."""
+    parameters = parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
+    each = {"float32": 4, "bfloat16": 2}[options.dtype]
+    return options.experts * (options.epochs + 1) * parameters * each
+
+
+def train(
+    network: Network,
+    options: Options,
+    real: Real,
+    store: Path,
+    config: dict[str, Any],
+    reporter: Reporter,
+) -> Path:
+    """The folder with these experts' snapshots, trained if it does not hold them yet.
+
+    An interrupted training goes on at the last complete epoch (bfloat16 snapshots at the last
+    complete group of experts, since they do not hold the weights exactly).
+
+    Raises:
+      InputError: options out of range, too little disk, or another process is at work there.
+      Interrupted: SIGTERM or SIGINT arrived; the snapshots so far are kept.
+      Diverged: their loss is not finite.
+    """
+    _check(options)
+    path = store_path(store, config)
+    if (path / "complete.json").exists():
+        reporter.say(f"experts: found in {path}")
+        return path
+    needed = stored_bytes(network, options)
+    store.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(store).free
+    reporter.say(f"experts: {options.experts} x {options.epochs} epochs, {needed / 1e6:.1f} MB")
+    if needed > free:
+        raise InputError(
+            f"the experts need {needed / 1e9:.1f} GB in {store} but only {free / 1e9:.1f} GB are "
+            f"free; choose another --experts folder, fewer experts or epochs, or bfloat16"
+        )
+    path.mkdir(exist_ok=True)
+    write_json(path / "config.json", config)
+    with _locked(path):
+        _train(network, options, real, path, config["seed"], reporter)
+    return path
+
+
+def _check(options: Options) -> None:
+    for name in ("experts", "epochs", "batch_size", "at_once"):
+        if getattr(options, name) < 1:
+            raise InputError(f"experts' {name} must be at least 1, not {getattr(options, name)}")
+    if options.dtype not in ("float32", "bfloat16"):
+        raise InputError(f"experts' dtype must be float32 or bfloat16, not {options.dtype!r}")
+    if not options.learning_rate > 0:
+        raise InputError(f"experts' learning_rate must be positive, not {options.learning_rate}")
+
+
+@contextmanager
+def _locked(path: Path):
+    with (path / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"another process is training these experts in {path}; start again when it is done"
+            ) from None
+        yield
+
+
+def _train(
+    network: Network, options: Options, real: Real, path: Path, seed: int, reporter: Reporter
+) -> None:
+    parameters = parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
+    snapshots = tensorstore.open(
+        _zarr(path),
+        create=True,
+        open=True,
+        dtype=getattr(tensorstore, options.dtype),
+        shape=[options.experts, options.epochs + 1, parameters],
+        chunk_layout=tensorstore.ChunkLayout(chunk_shape=[1, 1, parameters]),
+    ).result()
+    epoch = epoch_function(network, options)
+    root = jax.random.key(seed)
+    # Snapshots written, counted group by group: what an interrupted run has done.
+    done = _progress(path)
+    groups = range(0, options.experts, options.at_once)
+    total = len(groups) * (options.epochs + 1)
+    exact = options.dtype == "float32"
+    if not exact:
+        done -= done % (options.epochs + 1)
+    loss = float("nan")
+    with interruption() as asked, reporter.stage("expert epochs", total, done) as stage:
+        for number, first in enumerate(groups):
+            members = jnp.arange(first, min(first + options.at_once, options.experts))
+            keys = jax.vmap(lambda expert: jax.random.fold_in(root, expert))(members)
+            offset = number * (options.epochs + 1)
+            begin = min(max(done - offset, 0), options.epochs + 1)
+            if begin > options.epochs:
+                continue
+            part = snapshots[first : first + len(members)]
+            if begin == 0:
+                params = jax.vmap(lambda key: ravel_pytree(network.init(key))[0])(keys)
+            else:
+                params = jnp.asarray(part[:, begin - 1].read().result())
+            for number_of_epoch in range(begin, options.epochs + 1):
+                if number_of_epoch > 0:
+                    epoch_keys = jax.vmap(
+                        lambda key, fold=number_of_epoch: jax.random.fold_in(key, fold)
+                    )(keys)
+                    params, values = epoch(params, epoch_keys, real)
+                    loss = float(values.mean())
+                    if not np.isfinite(loss):
+                        raise Diverged(
+                            f"the experts' loss is not finite in epoch {number_of_epoch}; "
+                            f"lower their learning rate"
+                        )
+                written = np.asarray(params.astype(options.dtype))
+                part[:, number_of_epoch].write(written).result()
+                write_json(path / "progress.json", {"done": offset + number_of_epoch + 1})
+                stage.update(offset + number_of_epoch + 1, f"loss {loss:.3f}")
+                if asked.requested:
+                    raise Interrupted
+    write_json(path / "complete.json", {"experts": options.experts, "epochs": options.epochs})
+    os.sync()
+
+
+def _progress(path: Path) -> int:
+    try:
+        return int(json.loads((path / "progress.json").read_text())["done"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def tree_of(network: Network, vector: np.ndarray) -> PyTree:
+    """A stored parameter vector f[P] as the network's pytree, in float32."""
+    return unraveler(network)(jnp.asarray(vector, jnp.float32))

@@ -1,0 +1,207 @@
+"""Convolution, pooling and normalization that differentiate twice and vmap over weights, fast.
+
+XLA's CPU convolution is one to two orders of magnitude slower inside `lax.scan` than a matrix
+product, and under `vmap` over weights it becomes a grouped convolution, slow everywhere
+(benchmarks/). So a convolution here is, by default on CPU, a concatenation of shifted views times a
+matrix: every derivative of it is again a matrix product, and `vmap` makes it a batched one.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+Lowering = Literal["patches", "rows", "lax"]
+Statistics = tuple[Array, Array]  # mean f[C], variance f[C]
+
+
+def default_lowering() -> Lowering:
+    """The convolution lowering of the current backend: patches on CPU, XLA's own elsewhere."""
+    return "patches" if jax.default_backend() == "cpu" else "lax"
+
+
+def convolution(
+    images: Array,
+    kernel: Array,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    lowering: Lowering | None = None,
+) -> Array:
+    """Cross-correlation of images f[B, H, W, C] with a kernel f[k, k, C, D]: f[B, H', W', D].
+
+    Args:
+      images: f[B, H, W, C].
+      kernel: f[k, k, C, D].
+      stride: the step between outputs, in pixels.
+      padding: zeros on every side, in pixels; default (k - 1) // 2, which keeps the size.
+      lowering: `patches` (one product with all k*k shifted views side by side), `rows` (k
+        products, a row of views each: less memory, for large batches), or `lax` (XLA's convolution).
+    """
+    size = kernel.shape[0]
+    padding = (size - 1) // 2 if padding is None else padding
+    lowering = default_lowering() if lowering is None else lowering
+    if lowering == "lax":
+        return lax.conv_general_dilated(
+            images,
+            kernel,
+            (stride, stride),
+            [(padding, padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    if lowering == "patches":
+        views = [_view(padded, size, i, j, stride) for i in range(size) for j in range(size)]
+        patches = views[0] if size == 1 else jnp.concatenate(views, axis=-1)
+        return patches @ kernel.reshape(-1, kernel.shape[-1])
+    if lowering == "rows":
+        rows = []
+        for i in range(size):
+            views = [_view(padded, size, i, j, stride) for j in range(size)]
+            row = jnp.concatenate(views, axis=-1)
+            rows.append(row @ kernel[i].reshape(-1, kernel.shape[-1]))
+        return sum(rows[1:], rows[0])
+    raise ValueError(f"unknown lowering {lowering!r}; known: patches, rows, lax")
+
+
+def _view(padded: Array, window: int, i: int, j: int, stride: int) -> Array:
+    """What the window's pixel (i, j) sees at every output position: f[B, H', W', C]."""
+    batch, height, width, channels = padded.shape
+    return lax.slice(
+        padded,
+        (0, i, j, 0),
+        (batch, height - window + i + 1, width - window + j + 1, channels),
+        (1, stride, stride, 1),
+    )
+
+
+def _phase_matrix(size: int) -> np.ndarray:
+    """Which kernel tap k links input offset d - 1 to output phase a of a stride-2 upsampling.
+
+    Output pixel 2m + a sums taps k = a + 1 - 2(d - 1) of inputs m + d - 1 (padding 1).
+    """
+    taps = np.zeros((size, 3, 2))
+    for offset in range(3):
+        for phase in range(2):
+            tap = phase + 1 - 2 * (offset - 1)
+            if 0 <= tap < size:
+                taps[tap, offset, phase] = 1
+    return taps
+
+
+def upsampling_convolution(
+    images: Array, kernel: Array, *, lowering: Lowering | None = None
+) -> Array:
+    """Transposed convolution of stride 2 and padding 1: f[B, H, W, C] -> f[B, 2H, 2W, D].
+
+    `kernel` is f[k, k, C, D] with k = 3 or 4, in PyTorch's orientation: input pixel i adds
+    kernel tap t to output pixel 2i - 1 + t (k = 3 with one more output row, as its
+    `output_padding=1`).
+
+    On CPU the four output phases are one product of 3x3 patches with a [9 C, 4 D] matrix, followed
+    by depth-to-space: 2 to 11 times faster than `lax.conv_transpose` in a scan (PERFORMANCE.md).
+    """
+    size, _, channels, features = kernel.shape
+    lowering = default_lowering() if lowering is None else lowering
+    if lowering == "lax":
+        # The transposed convolution as a convolution of the dilated input with the flipped kernel.
+        low, high = size - 2, 2
+        return lax.conv_general_dilated(
+            images,
+            kernel[::-1, ::-1],
+            (1, 1),
+            [(low, high)] * 2,
+            lhs_dilation=(2, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    taps = jnp.asarray(_phase_matrix(size), kernel.dtype)
+    phases = jnp.einsum("kda,leb,klio->deiabo", taps, taps, kernel)
+    matrix = phases.reshape(3, 3, channels, 4 * features)
+    out = convolution(images, matrix, lowering=lowering)
+    batch, height, width, _ = out.shape
+    out = out.reshape(batch, height, width, 2, 2, features)
+    return out.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, features)
+
+
+def average_pool(images: Array) -> Array:
+    """The mean of each 2x2 block, odd edges dropped: f[B, H, W, C] -> f[B, H // 2, W // 2, C]."""
+    batch, height, width, channels = images.shape
+    even = images[:, : height // 2 * 2, : width // 2 * 2]
+    return even.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+
+
+def max_pool(images: Array, window: int = 2, *, padding: int = 0) -> Array:
+    """The maximum of windows of stride 2: f[B, H, W, C] -> f[B, H', W', C].
+
+    Written as a maximum of shifted views, which (unlike `lax.reduce_window`) differentiates twice
+    cheaply. Where views tie the gradient is shared among them, PyTorch gives it to the first.
+    """
+    if padding:
+        sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        images = jnp.pad(images, sides, constant_values=-jnp.inf)
+    views = [_view(images, window, i, j, 2) for i in range(window) for j in range(window)]
+    out = views[0]
+    for view in views[1:]:
+        out = jnp.maximum(out, view)
+    return out
+
+
+def group_norm(
+    images: Array, scale: Array, bias: Array, groups: int, *, epsilon: float = 1e-5
+) -> Array:
+    """Group normalization of f[B, H, W, C] with `groups` groups of channels (Wu and He, 2018).
+
+    groups = C is instance normalization, groups = 1 layer normalization over H, W and C.
+    """
+    batch, height, width, channels = images.shape
+    if channels % groups:
+        raise ValueError(f"{channels} channels cannot be split into {groups} groups")
+    if groups == channels:  # without the reshape XLA's CPU code is twice as fast
+        grouped, axes = images, (1, 2)
+    else:
+        grouped, axes = images.reshape(batch, height, width, groups, channels // groups), (1, 2, 4)
+    centred = grouped - grouped.mean(axes, keepdims=True)
+    variance = jnp.square(centred).mean(axes, keepdims=True)
+    normal = centred * lax.rsqrt(variance + jnp.asarray(epsilon, images.dtype))
+    return normal.reshape(images.shape) * scale + bias
+
+
+def batch_norm(
+    images: Array,
+    scale: Array,
+    bias: Array,
+    statistics: Statistics | None = None,
+    *,
+    epsilon: float = 1e-5,
+) -> tuple[Array, Statistics]:
+    """Batch normalization of f[B, H, W, C]; returns the images and the (mean, variance) it used.
+
+    Without `statistics` the batch's own are used (biased variance); with them they are taken as
+    given, so that an image's result does not depend on its neighbours. Nothing is averaged here.
+    """
+    if statistics is None:
+        mean = images.mean((0, 1, 2))
+        variance = jnp.square(images - mean).mean((0, 1, 2))
+    else:
+        mean, variance = statistics
+    factor = scale * lax.rsqrt(variance + jnp.asarray(epsilon, images.dtype))
+    return (images - mean) * factor + bias, (mean, variance)
+
+
+def local_response_norm(
+    images: Array, size: int = 4, alpha: float = 0.001 / 9, beta: float = 0.75, k: float = 1.0
+) -> Array:
+    """Local response normalization of f[B, H, W, C] across channels (AlexNet, section 3.3).
+
+    As PyTorch has it: alpha is divided by the window's size, which reaches size // 2 channels back.
+    """
+    squares = jnp.square(images)
+    before, after = size // 2, (size - 1) // 2
+    padded = jnp.pad(squares, ((0, 0), (0, 0), (0, 0), (before, after)))
+    channels = images.shape[-1]
+    window = sum(padded[..., i : i + channels] for i in range(1, size)) + padded[..., :channels]
+    dtype = images.dtype
+    base = jnp.asarray(k, dtype) + jnp.asarray(alpha / size, dtype) * window
+    return images * base ** jnp.asarray(-beta, dtype)

@@ -1,0 +1,70 @@
+"""The outer step: several objectives, one after the other, on one optimizer state."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from d3jax.types import Method, Objective, PyTree, Real, State, Synthetic
+
+
+def compose(
+    synthetic: Synthetic,
+    objectives: tuple[Objective, ...],
+    optimizers: Mapping[str, optax.GradientTransformation],
+    init: Callable[[Array, Real], dict[str, PyTree]] | None = None,
+) -> Method:
+    """A `Method` whose step applies each objective's gradient in turn.
+
+    Each group of theta has its own optimizer and its own state, which all objectives share; a group
+    that an objective does not update is left out of its step, state included (a zero gradient
+    would still move momentum and decay weights). A weighted sum of losses would be another
+    algorithm: the second objective sees what the first has changed.
+
+    Args:
+      synthetic: the parametrization.
+      objectives: in the order of their updates.
+      optimizers: one optax transformation for each group that any objective updates.
+      init: (key, real) -> theta; default `synthetic.init`.
+
+    Raises:
+      ValueError: an objective updates a group without an optimizer.
+    """
+    groups = {group for objective in objectives for group in objective.updates}
+    missing = sorted(groups - set(optimizers))
+    if missing:
+        raise ValueError(f"no optimizer for the groups {missing}")
+
+    def initialize(key: Array, real: Real) -> State:
+        for_theta, *for_objectives = jax.random.split(key, 1 + len(objectives))
+        theta = (synthetic.init if init is None else init)(for_theta, real)
+        return State(
+            theta=theta,
+            optimizer={group: optimizers[group].init(theta[group]) for group in sorted(groups)},
+            aux=tuple(o.init(k, real) for o, k in zip(objectives, for_objectives)),
+            step=jnp.zeros((), jnp.int32),
+        )
+
+    def step(key: Array, state: State, real: Real) -> tuple[State, dict[str, Array]]:
+        key = jax.random.fold_in(key, state.step)
+        theta, optimizer, aux = dict(state.theta), dict(state.optimizer), list(state.aux)
+        metrics: dict[str, Array] = {}
+        for position, objective in enumerate(objectives):
+            update = jax.random.fold_in(key, position)
+            moved = {group: theta[group] for group in objective.updates}
+
+            def loss(moved, objective=objective, still=theta, carried=aux[position], key=update):
+                return objective.loss({**still, **moved}, synthetic.sample, carried, key, real)
+
+            (_, (aux[position], measured)), gradient = jax.value_and_grad(loss, has_aux=True)(moved)
+            for group in objective.updates:
+                change, optimizer[group] = optimizers[group].update(
+                    gradient[group], optimizer[group], theta[group]
+                )
+                theta = {**theta, group: optax.apply_updates(theta[group], change)}
+            metrics |= {f"{objective.name}/{name}": value for name, value in measured.items()}
+        return State(theta, optimizer, tuple(aux), state.step + 1), metrics
+
+    return Method(initialize, step, synthetic, objectives)

@@ -1,0 +1,135 @@
+"""Synthetic data as Gaussians in a latent space, decoded by one small network (D3)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from d3jax.synthetic import decoders, labels
+from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
+
+FREEZE_BATCHES = 64
+
+
+def create(
+    *,
+    image_shape: Sequence[int],
+    num_classes: int,
+    latents_per_class: int = 1,
+    latent_size: int = 64,
+    decoder: str = "small",
+    width: int | None = None,
+    shift: Sequence[float] | None = None,
+    scale: Sequence[float] | None = None,
+    stochastic: bool = True,
+    label_kind: str = "hard",
+) -> Synthetic:
+    """Per class `latents_per_class` diagonal Gaussians, and one decoder for all: x = decoder(z).
+
+    theta: `data` = {mean f[N, z], log_variance f[N, z]}, N = K * latents_per_class; `decoder`;
+    `statistics`, the decoder's frozen batch-norm statistics, where `freeze` has added them.
+
+    `freeze` averages the statistics of `FREEZE_BATCHES` sampled batches; the variance includes that
+    of the batches' means (law of total variance). Afterwards an image's decode does not depend on
+    its neighbours (the authors' code decodes with batch statistics).
+
+    Args:
+      image_shape: (H, W, C).
+      num_classes: K.
+      latents_per_class: Gaussians per class (LPC).
+      latent_size: z.
+      decoder, width: as in `decoders.create`.
+      shift, scale: per-channel f[C] map of the decoder's (-1, 1) to normalized images,
+        shift + scale * tanh; default 0 and 1, as in the authors' code.
+      stochastic: False ignores the key: images are decoded means (the paper's ablation).
+      label_kind: hard, probabilities or logits (`labels.KINDS`).
+
+    Raises:
+      InputError: a size that is not positive, or a decoder that does not fit.
+
+    D3, arXiv 2403.00999, section 3. z = mean + exp(log_variance / 2) * epsilon; both start N(0, 1).
+    """
+    if latents_per_class < 1 or num_classes < 1:
+        raise InputError(
+            f"classes and latents per class must be positive, "
+            f"not {num_classes} and {latents_per_class}"
+        )
+    labels.check_kind(label_kind)
+    shape = (image_shape[0], image_shape[1], image_shape[2])
+    network = decoders.create(decoder, image_shape=shape, latent_size=latent_size, width=width)
+    num_items = num_classes * latents_per_class
+    offset = np.zeros(shape[2]) if shift is None else np.asarray(shift)
+    factor = np.ones(shape[2]) if scale is None else np.asarray(scale)
+    if offset.shape != (shape[2],) or factor.shape != (shape[2],):
+        raise InputError(f"shift and scale need one number for each of the {shape[2]} channels")
+
+    def init(key: Array, real: Real) -> dict[str, PyTree]:
+        del real  # the paper starts from noise
+        for_mean, for_variance, for_decoder = jax.random.split(key, 3)
+        size = (num_items, latent_size)
+        theta: dict[str, PyTree] = {
+            "data": {
+                "mean": jax.random.normal(for_mean, size, jnp.float32),
+                "log_variance": jax.random.normal(for_variance, size, jnp.float32),
+            },
+            "decoder": network.init(for_decoder),
+        }
+        if label_kind != "hard":
+            classes = labels.item_classes(num_items, num_classes)
+            theta["labels"] = jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
+        return theta
+
+    def draw(latents: dict[str, Array], key: Array | None) -> Array:
+        mean = latents["mean"]
+        if key is None or not stochastic:
+            return mean
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
+        return mean + jnp.exp(latents["log_variance"] * jnp.asarray(0.5, mean.dtype)) * noise
+
+    def sample(theta: dict[str, PyTree], key: Array | None, indices: Array | None = None) -> Batch:
+        latents = theta["data"]
+        if indices is not None:
+            latents = jax.tree.map(lambda x: x[indices], latents)
+        z = draw(latents, key)
+        images, _ = network.forward(theta["decoder"], z, statistics=theta.get("statistics"))
+        dtype = images.dtype
+        images = jnp.asarray(offset, dtype) + jnp.asarray(factor, dtype) * images
+        classes = labels.item_classes(num_items, num_classes, indices)
+        targets = labels.targets(theta, label_kind, classes, indices, num_classes)
+        return Batch(images, targets.astype(dtype))
+
+    def freeze(theta: dict[str, PyTree], key: Array) -> dict[str, PyTree]:
+        def statistics(key: Array) -> PyTree:
+            return network.forward(theta["decoder"], draw(theta["data"], key))[1]
+
+        stacked = jax.lax.map(statistics, jax.random.split(key, FREEZE_BATCHES))
+        frozen = [(mean.mean(0), variance.mean(0) + mean.var(0)) for mean, variance in stacked]
+        return {**theta, "statistics": tuple(frozen)}
+
+    return Synthetic(init, sample, freeze, num_items, num_classes)
+
+
+def fit(vectors: Array, classes: Array, num_classes: int) -> tuple[Array, Array]:
+    """Per-class mean and (biased) variance of vectors, as one segment reduction.
+
+    Args:
+      vectors: f[N, z].
+      classes: i32[N], in 0 .. num_classes - 1.
+      num_classes: K.
+
+    Returns:
+      (mean f[K, z], variance f[K, z]); NaN for a class without vectors.
+    """
+    ones = jnp.ones((vectors.shape[0], 1), vectors.dtype)
+    # Centring on the overall mean first keeps E[x^2] - E[x]^2 from cancelling.
+    centre = vectors.mean(0)
+    centred = vectors - centre
+    moments = jnp.concatenate([centred, jnp.square(centred), ones], axis=-1)
+    sums = jax.ops.segment_sum(moments, classes, num_classes)
+    size = vectors.shape[1]
+    count = sums[:, -1:]
+    mean = sums[:, :size] / count
+    variance = sums[:, size : 2 * size] / count - jnp.square(mean)
+    return mean + centre, jnp.maximum(variance, jnp.zeros((), vectors.dtype))

@@ -1,0 +1,62 @@
+"""Synthetic data as plain images."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from d3jax.synthetic import labels
+from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
+
+
+def create(
+    *,
+    image_shape: Sequence[int],
+    num_classes: int,
+    num_items: int,
+    label_kind: str = "hard",
+    start: str = "real",
+) -> Synthetic:
+    """Images themselves, normalized: theta["data"]["images"] f[N, H, W, C].
+
+    Args:
+      image_shape: (H, W, C).
+      num_classes: K.
+      num_items: N; with hard labels a multiple of K, sorted by class.
+      label_kind: hard, probabilities or logits (`labels.KINDS`).
+      start: `real` (random real images of the classes) or `noise` (standard normal).
+
+    Raises:
+      InputError: N is not positive, or not a multiple of K where labels are hard.
+    """
+    shape = (num_items, *image_shape)
+    labels.check_kind(label_kind)
+    if num_items < 1 or (label_kind == "hard" and num_items % num_classes):
+        raise InputError(
+            f"the number of images must be a positive multiple of the {num_classes} classes, "
+            f"not {num_items}"
+        )
+
+    def init(key: Array, real: Real) -> dict[str, PyTree]:
+        if start == "noise":
+            images = jax.random.normal(key, shape, jnp.float32)
+        else:
+            index = real.sample_classes(key, -(-num_items // num_classes)).reshape(-1)
+            images = real.gather(index[:num_items])
+        theta: dict[str, PyTree] = {"data": {"images": images}}
+        if label_kind != "hard":
+            classes = labels.item_classes(num_items, num_classes)
+            theta["labels"] = jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
+        return theta
+
+    def sample(theta: dict[str, PyTree], key: Array | None, indices: Array | None = None) -> Batch:
+        del key  # images are what they are
+        images = theta["data"]["images"]
+        classes = labels.item_classes(num_items, num_classes, indices)
+        return Batch(
+            images if indices is None else images[indices],
+            labels.targets(theta, label_kind, classes, indices, num_classes),
+        )
+
+    return Synthetic(init, sample, lambda theta, key: theta, num_items, num_classes)

@@ -1,0 +1,684 @@
+"""d3jax.data, with the readers in sources.py, cache.py and prepare.py behind it."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from d3jax import prepare as prepare_module
+from d3jax import sources
+from d3jax.data import Dataset, Normalization, device_arrays, load
+from d3jax.prepare import prepare
+from d3jax.types import InputError
+
+SHARED = os.environ.get("D3JAX_DATA_DIR", "")
+needs_data = pytest.mark.skipif(not SHARED, reason="needs $D3JAX_DATA_DIR with the shared data")
+
+
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache_folder, monkeypatch):
+    monkeypatch.setenv("D3JAX_CACHE_DIR", str(cache_folder))
+
+
+def random_images(number, size=8, channels=1, seed=0):
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 256, (number, size, size, channels), np.uint8)
+
+
+def write_npz(path, number=20, **changes):
+    arrays = {
+        "train_images": random_images(number),
+        "train_labels": np.arange(number) * 7 % 5 % 2,
+        "test_images": random_images(6, seed=1),
+        "test_labels": np.array([1, 0, 1, 0, 1, 0]),
+    }
+    arrays.update(changes)
+    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
+    return arrays
+
+
+def write_tfds(root, name="tiny", splits=(("train", 12), ("validation", 4)), features=("label",)):
+    """A TFDS set as `download_and_prepare` leaves it, image i being of grey level i, shuffled."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_generated_pb2 as proto
+
+    folder = root / name / "1.0.0"
+    folder.mkdir(parents=True)
+    for split, number in splits:
+        file = folder / f"{name}-{split}.array_record-00000-of-00001"
+        writer = ArrayRecordWriter(str(file), "group_size:1")
+        for i in np.random.default_rng(0).permutation(number).tolist():
+            stream = io.BytesIO()
+            Image.fromarray(np.full((8, 8), i, np.uint8)).save(stream, "png")
+            example = proto.Example()
+            feature = example.features.feature
+            feature["image"].bytes_list.value.append(stream.getvalue())
+            feature["label"].int64_list.value.append(i % 2)
+            feature["id"].bytes_list.value.append(b"%s_%05d" % (split.encode(), i))
+            writer.write(example.SerializeToString())
+        writer.close()
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    info = {
+        **{"fileFormat": "array_record", "name": name, "version": "1.0.0", "description": ""},
+        "splits": [
+            {
+                **{"name": split, "filepathTemplate": template, "numBytes": "1"},
+                "shardLengths": [str(number)],
+            }
+            for split, number in splits
+        ],
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    classes = "tensorflow_datasets.core.features."
+    of_image = {"shape": {"dimensions": ["8", "8", "1"]}, "dtype": "uint8"}
+    known = {
+        "id": {"pythonClassName": f"{classes}text_feature.Text", "text": {}},
+        "image": {"pythonClassName": f"{classes}image_feature.Image", "image": of_image},
+        "label": {
+            "pythonClassName": f"{classes}class_label_feature.ClassLabel",
+            "classLabel": {"numClasses": "2"},
+        },
+    }
+    chosen = {key: known[key] for key in ("image", *features)}
+    of_all = {
+        "pythonClassName": f"{classes}features_dict.FeaturesDict",
+        "featuresDict": {"features": chosen},
+    }
+    (folder / "features.json").write_text(json.dumps(of_all))
+    return folder
+
+
+def write_folder(root, grey=True, held_out="test", size=(9, 9), sizes=None):
+    """Two classes, cat (3 + 1 images) and dog (2 + 1); every image of one grey level, 10 a step."""
+    level = 0
+    for split, cats, dogs in (("train", 3, 2), (held_out, 1, 1)):
+        for name, number in (("dog", dogs), ("cat", cats)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(number):
+                level += 10
+                file = root / split / name / f"{i}.png"
+                colour = level if grey or level > 10 else (level, 0, 0)
+                mode = "L" if grey or level > 10 else "RGB"
+                Image.new(mode, (sizes or {}).get(level, size), colour).save(file)
+    (root / "train" / "cat" / "notes.txt").write_text("not an image")
+    (root / "train" / ".hidden").mkdir()
+
+
+def assert_equal(first: Dataset, second: Dataset):
+    for one, other in zip(first[1:], second[1:]):
+        np.testing.assert_array_equal(one, other)
+
+
+# Digits
+
+
+def test_digits_are_all_of_scikit_learns_split_evenly():
+    digits = load_digits()
+    data = load("digits")
+    assert data.image_shape == (8, 8, 1)
+    assert data.num_classes == 10
+    assert data.class_names == tuple("0123456789")
+    assert (len(data.train_labels), len(data.test_labels)) == (1437, 360)
+    assert data.validation_images.shape == (0, 8, 8, 1)
+    images = np.concatenate([data.train_images, data.test_images])[..., 0]
+    labels = np.concatenate([data.train_labels, data.test_labels])
+    ours = sorted((image.tobytes(), label) for image, label in zip(images, labels))
+    # 16 greys to 255, by the nearest: 0, 16, 32, 48, 64, 80, 96, 112, 128, 143, 159, ...
+    levels = np.array(
+        [0, 16, 32, 48, 64, 80, 96, 112, 128, 143, 159, 175, 191, 207, 223, 239, 255], np.uint8
+    )
+    theirs = levels[digits.images.astype(int)]
+    assert ours == sorted((image.tobytes(), label) for image, label in zip(theirs, digits.target))
+    expected = np.bincount(digits.target) * 360 / 1797
+    assert np.abs(np.bincount(data.test_labels) - expected).max() <= 1
+    first = np.bincount(data.train_labels[:200])
+    assert np.abs(first - np.bincount(digits.target) * 200 / 1797).max() <= 1.5
+
+
+def test_limits_take_the_first_and_validation_takes_others():
+    full = load("digits")
+    data = load("digits", train_limit=1000, test_limit=50, validation=300, seed=3)
+    np.testing.assert_array_equal(data.train_images, full.train_images[:1000])
+    np.testing.assert_array_equal(data.test_labels, full.test_labels[:50])
+    assert data.validation_images.shape == (300, 8, 8, 1)
+    beyond = {image.tobytes() for image in full.train_images[1000:]}
+    assert all(image.tobytes() in beyond for image in data.validation_images)
+    again = load("digits", train_limit=1000, test_limit=50, validation=300, seed=3)
+    assert_equal(data, again)
+    other = load("digits", train_limit=1000, test_limit=50, validation=300, seed=4)
+    assert (data.validation_labels != other.validation_labels).any()
+    np.testing.assert_array_equal(data.train_images, other.train_images)
+
+
+@pytest.mark.parametrize(("limit", "left"), [(None, 1337), (1400, 1337), (1338, 1337)])
+def test_validation_is_cut_from_train_where_too_few_are_spare(limit, left):
+    full = load("digits")
+    data = load("digits", train_limit=limit, validation=100)
+    assert (len(data.train_labels), len(data.validation_labels)) == (left, 100)
+    parts = np.concatenate([data.train_images, data.validation_images])
+    assert sorted(image.tobytes() for image in parts) == sorted(
+        image.tobytes() for image in full.train_images
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"train_limit": 0}, "at least 1"),
+        ({"train_limit": 1438}, "1437"),
+        ({"test_limit": 361}, "360"),
+        ({"test_limit": -1}, "at least 1"),
+        ({"validation": 1437}, "leaves none"),
+        ({"validation": -1}, "negative"),
+        ({"seed": -1}, "negative"),
+    ],
+)
+def test_impossible_numbers_are_refused(numbers, message):
+    with pytest.raises(InputError, match=message):
+        load("digits", **numbers)
+
+
+# .npz files
+
+
+def test_npz_is_read_as_it_is(tmp_path):
+    arrays = write_npz(tmp_path / "own.npz")
+    data = load(str(tmp_path / "own.npz"))
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(getattr(data, key), array)
+    assert data.train_labels.dtype == np.int32
+    assert data.class_names == ("0", "1")
+
+
+def test_npz_takes_class_names_and_grey_images_without_channel(tmp_path):
+    arrays = write_npz(tmp_path / "data.npz", class_names=np.array(["no", "yes", "maybe"]))
+    arrays["train_images"] = arrays["train_images"][..., 0]
+    np.savez(tmp_path / "data.npz", **arrays)
+    data = load("data", tmp_path)
+    assert data.class_names == ("no", "yes", "maybe")
+    assert data.image_shape == (8, 8, 1)
+
+
+def test_images_sorted_by_class_are_taken_in_turn(tmp_path):
+    write_npz(tmp_path / "a.npz", train_labels=np.array([0] * 5 + [1] * 12 + [2] * 3))
+    data = load(str(tmp_path / "a.npz"))
+    images = random_images(20)
+    assert data.train_labels[:10].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+    np.testing.assert_array_equal(data.train_images[:5], images[[0, 5, 17, 1, 6]])
+    assert sorted(data.train_labels.tolist()) == [0] * 5 + [1] * 12 + [2] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_images": None}, "lacks test_images"),
+        ({"train_images": random_images(20).astype(np.float32)}, "must be uint8"),
+        ({"train_images": random_images(20)[..., 0, 0]}, "must be uint8"),
+        ({"train_images": random_images(20)[:, :, :7]}, "8x7x1"),
+        ({"train_images": random_images(20, size=7)}, "7x7x1"),
+        ({"train_images": random_images(20, channels=2)}, "8x8x2"),
+        ({"test_images": random_images(6, size=9)}, "another size"),
+        ({"train_images": random_images(0), "train_labels": np.zeros(0, int)}, "no image"),
+        ({"train_labels": np.zeros(19, int)}, r"20 integers, not int64 \[19\]"),
+        ({"train_labels": np.zeros(20)}, "20 integers, not float64"),
+        ({"train_labels": np.full(20, -1)}, "from -1 to -1"),
+        ({"train_labels": np.full(20, 10**9)}, "from 1000000000"),
+        ({"test_labels": np.full(6, 2)}, "from 2 to 2, but the 2 classes"),
+        ({"train_labels": np.array([{}] * 20)}, "cannot be read"),
+    ],
+)
+def test_lying_npz_is_refused(tmp_path, changes, message):
+    write_npz(tmp_path / "bad.npz", **changes)
+    with pytest.raises(InputError, match=message):
+        load(str(tmp_path / "bad.npz"))
+
+
+def test_damaged_npz_is_refused(tmp_path):
+    path = tmp_path / "bad.npz"
+    write_npz(path)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 4] ^= 255
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    for content in (
+        *(b"", b"nonsense", whole[:100], whole[: len(whole) // 2], whole[:-1]),
+        *(bytes(flipped), array.getvalue(), pickle.dumps({"train_images": 1})),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"bad\.npz"):
+            load(str(path))
+    with pytest.raises(InputError, match="no file"):
+        load(str(tmp_path / "absent.npz"))
+
+
+def jpeg_layout(number=6, size=8):
+    files = []
+    for i in range(number):
+        stream = io.BytesIO()
+        # One colour file and one grey, as in Tiny-ImageNet; flat, so that JPEG is exact.
+        image = Image.new("L", (size, size), 40 * i)
+        (image.convert("RGB") if i % 2 else image).save(stream, "jpeg")
+        files.append(stream.getvalue())
+    return np.frombuffer(b"".join(files), np.uint8), np.cumsum([0] + [len(f) for f in files])
+
+
+def test_jpeg_layout_is_decoded(tmp_path):
+    data, offsets = jpeg_layout()
+    layout = {"train_jpeg": data, "train_offsets": offsets, "val_jpeg": data}
+    labels = np.array([1, 0, 1, 0, 1, 0])
+    layout |= {"val_offsets": offsets, "train_labels": labels, "val_labels": labels}
+    path = tmp_path / "jpegs.npz"
+    np.savez(path, **layout, names=np.array(["fish", "bear"]))
+    found = load("jpegs", tmp_path)
+    assert found.class_names == ("fish", "bear")
+    assert found.train_images.shape == (6, 8, 8, 3)
+    np.testing.assert_array_equal(found.train_images[:, 3, 4, 1], 40 * np.arange(6))
+    np.testing.assert_array_equal(found.test_labels, labels)
+
+    np.savez(path, **{**layout, "train_offsets": offsets + 1})
+    with pytest.raises(InputError, match="train_offsets do not divide"):
+        load("jpegs", tmp_path)
+    broken = data.copy()
+    broken[offsets[2] : offsets[3]] = 0
+    np.savez(path, **{**layout, "train_jpeg": broken})
+    with pytest.raises(InputError, match="train image 2 cannot be read"):
+        load("jpegs", tmp_path)
+    np.savez(path, **{key: value for key, value in layout.items() if key != "val_offsets"})
+    with pytest.raises(InputError, match="lacks val_offsets"):
+        load("jpegs", tmp_path)
+
+
+# Image folders
+
+
+@pytest.mark.parametrize("held_out", ["test", "val"])
+def test_image_folder(tmp_path, held_out):
+    write_folder(tmp_path, held_out=held_out)
+    data = load(str(tmp_path))
+    assert data.class_names == ("cat", "dog")
+    assert data.image_shape == (9, 9, 1)
+    # Levels 10, 20 are the dogs', 30, 40, 50 the cats'; one of each class in turn.
+    assert data.train_images[:, 0, 0, 0].tolist() == [30, 10, 40, 20, 50]
+    assert data.train_labels.tolist() == [0, 1, 0, 1, 0]
+    assert data.test_images[:, 8, 8, 0].tolist() == [70, 60]
+
+
+def test_image_folder_is_colour_if_one_image_is(tmp_path):
+    write_folder(tmp_path / "pets", grey=False)
+    data = load("pets", tmp_path)
+    assert data.image_shape == (9, 9, 3)
+    assert data.train_images[1, 0, 0].tolist() == [10, 0, 0]
+    assert data.train_images[0, 0, 0].tolist() == [30, 30, 30]
+
+
+def test_bad_image_folders_are_refused(tmp_path):
+    write_folder(tmp_path / "sizes", sizes={40: (9, 10)})
+    with pytest.raises(InputError, match=r"cat/1.png is 9x10 pixels"):
+        load(str(tmp_path / "sizes"))
+    write_folder(tmp_path / "oblong", size=(9, 12))
+    with pytest.raises(InputError, match="12x9x1"):
+        load(str(tmp_path / "oblong"))
+    for content in (b"", b"no png", None):
+        folder = tmp_path / f"broken{content}"
+        write_folder(folder)
+        file = folder / "train" / "cat" / "2.png"
+        file.write_bytes(file.read_bytes()[:45] if content is None else content)
+        with pytest.raises(InputError, match=r"cat/2.png cannot be"):
+            load(str(folder))
+    write_folder(tmp_path / "deep")
+    Image.new("I;16", (9, 9), 500).save(tmp_path / "deep" / "test" / "dog" / "0.png")
+    with pytest.raises(InputError, match="8 bits"):
+        load(str(tmp_path / "deep"))
+    write_folder(tmp_path / "more")
+    (tmp_path / "more" / "test" / "cow").mkdir()
+    with pytest.raises(InputError, match="class cow"):
+        load(str(tmp_path / "more"))
+    (tmp_path / "empty" / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(InputError, match="no folder test or val"):
+        load(str(tmp_path / "empty"))
+    (tmp_path / "empty" / "test").mkdir()
+    with pytest.raises(InputError, match="has no CLASS"):
+        load(str(tmp_path / "empty"))
+    with pytest.raises(InputError, match="no folder train"):
+        load(str(tmp_path / "absent"))
+
+
+# TFDS
+
+
+def test_tfds_in_official_order_with_validation_as_test(tmp_path):
+    write_tfds(tmp_path / "tfds", features=("label", "id"))
+    data = load("tiny", tmp_path)
+    assert data.train_images[:, 5, 5, 0].tolist() == list(range(12))
+    assert data.train_labels.tolist() == [0, 1] * 6
+    assert data.test_images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_tfds_keeps_its_order_without_ids(tmp_path):
+    write_tfds(tmp_path, splits=(("train", 12), ("test", 4), ("validation", 5)))
+    data = load("tiny", tmp_path)
+    assert (
+        data.train_images[:, 0, 0, 0].tolist() == np.random.default_rng(0).permutation(12).tolist()
+    )
+    assert len(data.test_labels) == 4
+
+
+def test_bad_tfds_is_refused(tmp_path):
+    write_tfds(tmp_path, "unlabelled", features=("id",))
+    with pytest.raises(InputError, match="image and label"):
+        load("unlabelled", tmp_path)
+    write_tfds(tmp_path, "alone", splits=(("train", 12),))
+    with pytest.raises(InputError, match="neither test nor validation"):
+        load("alone", tmp_path)
+    folder = write_tfds(tmp_path, "short")
+    records = next(folder.glob("*train*"))
+    records.write_bytes(records.read_bytes()[:70])
+    with pytest.raises(InputError, match="remove it and run `d3jax prepare short`"):
+        load("short", tmp_path)
+
+
+def test_unprepared_names_say_what_prepares_them(tmp_path):
+    with pytest.raises(
+        InputError, match=r"`d3jax prepare mnist`.*`d3jax prepare mnist --from DIR`"
+    ):
+        load("mnist", tmp_path)
+
+
+def test_tensorflow_is_never_imported(tmp_path):
+    write_tfds(tmp_path)
+    code = (
+        "import sys, d3jax.data\n"
+        "assert 'tensorflow_datasets' not in sys.modules\n"
+        f"d3jax.data.load('tiny', {str(tmp_path)!r})\n"
+        "assert 'tensorflow_datasets' in sys.modules and 'tensorflow' not in sys.modules\n"
+    )
+    environment = {**os.environ, "D3JAX_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# The cache
+
+
+def test_cache_is_used_replaced_when_damaged_and_keyed_by_the_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("D3JAX_CACHE_DIR", str(tmp_path / "cache"))
+    write_folder(tmp_path / "pets")
+    decoded = []
+    decode = sources._decode
+    monkeypatch.setattr(sources, "_decode", lambda *a: decoded.append(1) or decode(*a))
+    first = load("pets", tmp_path)
+    (kept,) = (tmp_path / "cache").iterdir()
+    whole = kept.read_bytes()
+    assert len(decoded) == 2
+    assert_equal(first, load("pets", tmp_path))
+    assert len(decoded) == 2
+    for content in (whole[: len(whole) // 2], b"", b"nonsense"):
+        kept.write_bytes(content)
+        decoded.clear()
+        assert_equal(first, load("pets", tmp_path))
+        assert len(decoded) == 2
+        assert kept.read_bytes()[:2] == b"PK"
+    Image.new("L", (9, 9), 99).save(tmp_path / "pets" / "train" / "cat" / "0.png")
+    os.utime(tmp_path / "pets" / "train" / "cat" / "0.png", (1, 1))
+    assert load("pets", tmp_path).train_images[0, 0, 0, 0] == 99
+
+
+def test_unwritable_cache_is_skipped(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("D3JAX_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    write_folder(tmp_path / "pets")
+    assert len(load("pets", tmp_path).train_labels) == 5
+
+
+# Preparing
+
+
+def idx_bytes(array):
+    header = (0x0800 + array.ndim).to_bytes(4) + b"".join(n.to_bytes(4) for n in array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_idx(folder):
+    folder.mkdir()
+    labels = np.array([3, 0, 1, 2, 1, 0, 2])
+    for split, number in (("train", 7), ("t10k", 4)):
+        images = random_images(number)[..., 0]
+        (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(images)))
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(idx_bytes(labels[:number]))
+    return labels
+
+
+def test_prepare_from_idx_files(tmp_path):
+    labels = write_idx(tmp_path / "official")
+    written = prepare("mnist", tmp_path / "store", tmp_path / "official")
+    assert written == tmp_path / "store" / "data" / "mnist.npz"
+    assert [file.name for file in written.parent.iterdir()] == ["mnist.npz"]
+    data = load("mnist", tmp_path / "store")
+    np.testing.assert_array_equal(data.train_images, random_images(7))
+    np.testing.assert_array_equal(data.train_labels, labels)
+    np.testing.assert_array_equal(data.test_labels, labels[:4])
+    assert data.class_names == tuple("0123")
+    prepare("fashion_mnist", tmp_path / "store", tmp_path / "official")
+    assert load("fashion_mnist", tmp_path / "store").class_names[9] == "Ankle boot"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("train-images-idx3-ubyte.gz", lambda data: data[:-20], "cannot be read"),
+        ("train-images-idx3-ubyte.gz", lambda data: data[:2] + b"junk", "cannot be read"),
+        ("train-labels-idx1-ubyte", lambda data: data[:-1], "14 bytes where its header says 15"),
+        ("train-labels-idx1-ubyte", lambda data: data[:5], "not an idx file"),
+        ("t10k-labels-idx1-ubyte", lambda data: b"\0\0\x08\x03" + data[4:], "not an idx file"),
+        ("t10k-labels-idx1-ubyte", lambda _: idx_bytes(np.zeros(5)), "4 t10k images and 5"),
+        ("t10k-labels-idx1-ubyte", None, "has no t10k-labels-idx1-ubyte"),
+    ],
+)
+def test_bad_idx_files_are_refused_and_nothing_is_written(tmp_path, file, change, message):
+    write_idx(tmp_path / "official")
+    path = tmp_path / "official" / file
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError, match=message):
+        prepare("mnist", tmp_path / "store", tmp_path / "official")
+    assert not (tmp_path / "store").exists()
+
+
+def test_prepare_from_cifar_binary_files(tmp_path):
+    source = tmp_path / "official"
+    source.mkdir()
+    images = random_images(12, size=32, channels=3)
+    labels = np.arange(12, dtype=np.uint8) * 5 % 4
+    rows = np.concatenate([labels[:, None], images.transpose(0, 3, 1, 2).reshape(12, 3072)], axis=1)
+    for i in range(5):
+        (source / f"data_batch_{i + 1}.bin").write_bytes(rows[2 * i : 2 * i + 2].tobytes())
+    (source / "test_batch.bin").write_bytes(rows[10:].tobytes())
+    (source / "batches.meta.txt").write_text("airplane\nautomobile\nbird\ncat\n\n")
+    prepare("cifar10", tmp_path, source)
+    data = load("cifar10", tmp_path)
+    np.testing.assert_array_equal(data.train_images, images[:10])
+    np.testing.assert_array_equal(data.test_images, images[10:])
+    np.testing.assert_array_equal(data.train_labels, labels[:10])
+    assert data.class_names == ("airplane", "automobile", "bird", "cat")
+    (source / "data_batch_3.bin").write_bytes(rows[4:6].tobytes()[:-1])
+    with pytest.raises(InputError, match="not whole"):
+        prepare("cifar10", tmp_path, source)
+
+
+def test_prepare_refuses_what_it_cannot_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"pip install 'd3jax\[prepare\]'"):
+        prepare("mnist", tmp_path)
+    with pytest.raises(InputError, match="built in"):
+        prepare("digits", tmp_path)
+    with pytest.raises(InputError, match="not the name"):
+        prepare("../mnist", tmp_path, tmp_path)
+    with pytest.raises(InputError, match="no folder"):
+        prepare("mnist", tmp_path, tmp_path / "absent")
+    write_idx(tmp_path / "official")
+    (tmp_path / "data").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        prepare("mnist", tmp_path, tmp_path / "official")
+
+
+# Normalization
+
+
+def test_mean_and_sd_are_those_of_all_pixels():
+    images = random_images(5000, channels=3) // np.array([1, 2, 5], np.uint8)
+    normalization = Normalization.of(images)
+    pixels = images.astype(np.float64) / 255
+    np.testing.assert_allclose(normalization.mean, pixels.mean((0, 1, 2)), rtol=1e-7)
+    np.testing.assert_allclose(normalization.sd, pixels.std((0, 1, 2)), rtol=1e-7)
+    expected = (pixels - pixels.mean((0, 1, 2))) / pixels.std((0, 1, 2))
+    np.testing.assert_allclose(normalization.apply(images), expected, atol=1e-6)
+    np.testing.assert_array_equal(normalization.invert(normalization.apply(images)), images)
+
+
+def test_zca_against_numpy():
+    images = load("digits").train_images
+    normalization = Normalization.of(images, zca=True)
+    plain = Normalization.of(images)
+    flat = ((images / 255 - np.float64(plain.mean)) / np.float64(plain.sd)).reshape(-1, 64)
+    vectors, values, _ = np.linalg.svd(np.cov(flat, rowvar=False))
+    expected = vectors @ np.diag(1 / np.sqrt(values + 0.1)) @ vectors.T
+    np.testing.assert_allclose(normalization.zca, expected, atol=2e-5)
+    np.testing.assert_allclose(normalization.zca_mean, flat.mean(0), atol=1e-6)
+    whitened = normalization.apply(images)
+    assert whitened.dtype == np.float32
+    spectrum = np.linalg.eigvalsh(np.cov(whitened.reshape(-1, 64).astype(float), rowvar=False))
+    np.testing.assert_allclose(spectrum, np.sort(values / (values + 0.1)), atol=1e-5)
+    np.testing.assert_array_equal(normalization.invert(whitened), images)
+
+
+def test_zca_of_fewer_images_than_pixels_and_several_blocks():
+    images = random_images(5, channels=3)
+    few = Normalization.of(images, zca=True, eps=0.01)
+    np.testing.assert_array_equal(few.invert(few.apply(images)), images)
+    many = random_images(4500, seed=2)
+    normalization = Normalization.of(many, zca=True)
+    whitened = normalization.apply(many).reshape(-1, 64)
+    np.testing.assert_allclose(whitened.mean(0), 0, atol=1e-5)
+
+
+def test_invert_clips_and_constant_images_stay_finite():
+    normalization = Normalization.of(np.full((3, 8, 8, 1), 51, np.uint8))
+    assert normalization.mean[0] == np.float32(0.2)
+    assert normalization.sd[0] == 1
+    pictures = normalization.invert(np.array([-9.0, 0.0, 9.0, np.nan]).reshape(4, 1, 1, 1))
+    assert pictures.ravel().tolist()[:3] == [0, 51, 255]
+    with pytest.raises(InputError, match="too few"):
+        Normalization.of(np.zeros((0, 8, 8, 1), np.uint8))
+    with pytest.raises(InputError, match="too few"):
+        Normalization.of(np.zeros((1, 8, 8, 1), np.uint8), zca=True)
+
+
+# On the device
+
+
+def test_device_arrays_index_classes():
+    images = random_images(6, channels=3)
+    labels = np.array([2, 0, 2, 1, 2, 0], np.int32)
+    normalization = Normalization.of(images)
+    real = device_arrays(images, labels, 3, normalization)
+    assert real.images.dtype == np.uint8
+    assert real.class_index.tolist() == [[1, 5, 1], [3, 3, 3], [0, 2, 4]]
+    assert real.class_counts.tolist() == [2, 1, 3]
+    gathered = real.gather(jax.numpy.arange(6))
+    np.testing.assert_allclose(gathered, normalization.apply(images), rtol=1e-6, atol=1e-6)
+    drawn = np.asarray(real.sample_classes(jax.random.key(0), 50))
+    assert (labels[drawn] == np.arange(3)[:, None]).all()
+
+    whitening = Normalization.of(images, zca=True)
+    whitened = device_arrays(images, labels, 3, whitening)
+    assert whitened.images.dtype == np.float32
+    np.testing.assert_array_equal(whitened.gather(jax.numpy.arange(6)), whitening.apply(images))
+
+
+def test_device_arrays_refuse_a_class_without_images():
+    images = random_images(4)
+    normalization = Normalization.of(images)
+    with pytest.raises(InputError, match=r"class 1 \(dog\) has no training image"):
+        device_arrays(images, np.array([0, 0, 2, 2]), 3, normalization, ("cat", "dog", "cow"))
+    with pytest.raises(InputError, match="labels go from 0 to 3"):
+        device_arrays(images, np.array([0, 1, 2, 3]), 3, normalization)
+    with pytest.raises(InputError, match="4 images and 3 labels"):
+        device_arrays(images, np.array([0, 1, 2]), 3, normalization)
+
+
+# The shared data
+
+
+@needs_data
+def test_mnist_of_tfds_is_mnist_of_the_idx_files(tmp_path):
+    records = load("mnist")
+    prepare("mnist", tmp_path, os.path.join(SHARED, "data", "mnist"))
+    official = load("mnist", tmp_path)
+    # The first labels of the official files, as printed everywhere.
+    assert official.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert official.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert official.class_names == records.class_names
+    for split, number in (("train", 60000), ("test", 10000)):
+        rows = [
+            np.concatenate([images.reshape(number, 784), labels[:, None].astype(np.uint8)], axis=1)
+            for data in (records, official)
+            for images, labels in [
+                (getattr(data, f"{split}_images"), getattr(data, f"{split}_labels"))
+            ]
+        ]
+        first, second = (np.sort(np.ascontiguousarray(row).view("V785").ravel()) for row in rows)
+        assert (first == second).all()
+    # Published figures: mean 0.1307, standard deviation 0.3081.
+    normalization = Normalization.of(records.train_images)
+    assert (normalization.mean.round(4), normalization.sd.round(4)) == (
+        pytest.approx(0.1307),
+        pytest.approx(0.3081),
+    )
+
+
+@needs_data
+def test_cifar10_is_in_official_order():
+    data = load("cifar10", train_limit=4000)
+    assert data.class_names[6] == "frog"
+    assert data.test_images.shape == (10000, 32, 32, 3)
+    assert np.bincount(data.test_labels).tolist() == [1000] * 10
+    with np.load(os.path.join(SHARED, "data", "cifar10_lossless_first4000.npz")) as lossless:
+        np.testing.assert_array_equal(data.train_labels, lossless["train_labels"])
+        error = data.train_images.astype(float) - lossless["train_images"]
+    # The loss of the JPEG copy, as its README measured it: 5.8 grey levels, 29.98 dB.
+    assert np.abs(error).mean() == pytest.approx(5.8, abs=0.1)
+    assert 10 * np.log10(255**2 / (error**2).mean()) == pytest.approx(29.98, abs=0.02)
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "train", "test", "shape", "classes"),
+    [
+        ("usps", 7291, 2007, (16, 16, 1), 10),
+        ("tiny_imagenet_20", 10000, 1000, (64, 64, 3), 20),
+    ],
+)
+def test_sets_beside_tfds(name, train, test, shape, classes):
+    data = load(name)
+    assert (len(data.train_labels), len(data.test_labels)) == (train, test)
+    assert data.image_shape == shape
+    assert data.num_classes == classes
+    assert (np.bincount(data.train_labels[: 20 * classes], minlength=classes) > 0).all()
