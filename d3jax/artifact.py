@@ -202,8 +202,10 @@ def _header(entry: Any, path: Path) -> dict[str, Any]:
     if len(sizes) != 4 or not all(type(n) is int and 0 < n < 1 << 20 for n in sizes):
         raise InputError(f"the header of {path} has no usable image shape and number of classes")
     if len(header["class_names"]) != sizes[3]:
-        raise InputError(f"the header of {path} names {len(header['class_names'])} classes, "
-                         f"its parametrization has {sizes[3]}")
+        raise InputError(
+            f"the header of {path} names {len(header['class_names'])} classes, "
+            f"its parametrization has {sizes[3]}"
+        )
     for name in ("mean", "sd"):
         values = header["normalization"].get(name)
         good = isinstance(values, list) and len(values) == shape[2]
@@ -264,8 +266,10 @@ def _check_table(
             raise InputError(f"array {name} in {path} does not have the bytes of its shape")
         used += size
     if used != room:
-        raise InputError(f"{path} holds {room} bytes of arrays where its table says {used}; "
-                         f"it is cut off or was added to")
+        raise InputError(
+            f"{path} holds {room} bytes of arrays where its table says {used}; "
+            f"it is cut off or was added to"
+        )
 
 
 def _serialize(artifact: Artifact) -> bytes:

@@ -11,13 +11,15 @@ centre of the image is at ((H - 1) / 2, (W - 1) / 2): what PyTorch calls `align_
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from d3jax.types import InputError
+
+Transformation = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
 
 BRIGHTNESS = 1.0  # width of the range of what is added, centred at 0
 SATURATION = 2.0  # largest factor on the deviation from the pixel's mean over channels
@@ -263,7 +265,7 @@ _TRANSFORMATIONS = {
     "rotate": _Transformation(_draw_rotate, rotate),
 }
 
-STRATEGIES: tuple[str, ...] = tuple(_TRANSFORMATIONS)
+STRATEGIES: tuple[Transformation, ...] = get_args(Transformation)
 
 
 def draw_choice(key: Array, strategy: tuple[str, ...] = STRATEGIES) -> Array:

@@ -98,13 +98,14 @@ def run(
     with _manager(directory / "checkpoints") as manager, interruption() as asked:
         state = _restore(manager, state, reporter)
         step = int(state.step)
-        _forget_rows_after(directory / METRICS, step)
+        spent = _forget_rows_after(directory / METRICS, step)
         if step >= steps:
             return state
         advance = jax.jit(chunk_function(method, chunk), donate_argnums=1)
         size = jnp.asarray(min(chunk, steps - step), jnp.int32)
         advance = advance.lower(for_steps, state, real, size).compile()
-        start = saved = time.monotonic()
+        saved = time.monotonic()
+        start = saved - spent
         with reporter.stage("outer steps", steps, step) as stage:
             while step < steps:
                 size = jnp.asarray(min(chunk, steps - step), jnp.int32)
@@ -171,10 +172,11 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def _forget_rows_after(path: Path, step: int) -> None:
-    """Steps after the checkpoint will be run, and written, again."""
+def _forget_rows_after(path: Path, step: int) -> float:
+    """Drops rows that will be run, and written, again; returns the seconds spent on the others."""
     kept = [row for row in read_metrics(path) if row["step"] <= step]
     write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    return kept[-1]["seconds"] if kept else 0.0
 
 
 def _rows(

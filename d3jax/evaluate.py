@@ -1,5 +1,6 @@
 """Train fresh students on distilled data alone, several at once, and test them once, at the end."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,24 +13,34 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
-from d3jax.augment import STRATEGIES, augment, draw_choice
+from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
 from d3jax.networks import unraveler
 from d3jax.progress import Reporter
 from d3jax.types import InputError, Network, PyTree, Real, Synthetic
 
 
-class Protocol(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Protocol:
     """How a student is trained; the field's, with the last epoch's accuracy instead of the best."""
 
-    epochs: int = 300  # each visits every item once
-    batch_size: int = 256  # items per step
-    learning_rate: float | None = None  # None: the one that the artifact carries
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    decay: float = 0.1  # of the learning rate, at half time
-    augmentation: tuple[str, ...] = STRATEGIES  # siamese augmentation
-    with_means: bool = False  # visit the deterministic decodes too (soft labels, as in D3)
     students: int = 5
+    """How many fresh students, trained together."""
+    epochs: int = 300
+    """Epochs; each visits every distilled item once, freshly sampled."""
+    batch_size: int = 256
+    """Items per step."""
+    learning_rate: float | None = None
+    """Learning rate of SGD; default the one that was learned with the distilled data."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 5e-4
+    """Weight decay of SGD, added to the gradient."""
+    decay: float = 0.1
+    """The learning rate is multiplied by this at half time."""
+    augmentation: tuple[Transformation, ...] = STRATEGIES
+    """Siamese augmentation: one of these per step."""
+    with_means: bool = False
+    """Visit the deterministic decodes in each epoch too (the paper's protocol for soft labels)."""
 
 
 class Evaluation(NamedTuple):
@@ -210,4 +221,3 @@ def _accuracy(network: Network, batch_size: int) -> Callable[[Array, Real], Arra
         return hits.astype(jnp.float32) / jnp.asarray(images, jnp.float32)
 
     return jax.jit(correct)
-

@@ -1,14 +1,15 @@
 """Expert trajectories: networks trained on real data, one snapshot of their weights an epoch."""
 
+import dataclasses
 import fcntl
 import hashlib
 import json
-import os
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
-from d3jax.augment import STRATEGIES, augment, draw_choice
+from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
 from d3jax.networks import parameter_count, unraveler
 from d3jax.progress import Diverged, Interrupted, Reporter, interruption
 from d3jax.report import write_json
@@ -27,16 +28,24 @@ from d3jax.types import InputError, Network, PyTree, Real
 STORE_VERSION = 1
 
 
-class Options(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Options:
     """How experts are trained: plain SGD, as in the trajectory-matching literature."""
 
-    experts: int = 4  # how many
-    epochs: int = 10  # snapshots beside the initial one; training past what is read is waste
-    learning_rate: float = 0.01  # of SGD without momentum
-    batch_size: int = 256  # images per step
-    augmentation: tuple[str, ...] = STRATEGIES  # siamese augmentation of real images
-    dtype: str = "float32"  # of the stored snapshots: float32 or bfloat16
-    at_once: int = 4  # experts trained together under vmap; changes nothing but speed and memory
+    count: int = 4
+    """How many experts."""
+    epochs: int = 10
+    """Epochs, one snapshot each; what distillation does not read is wasted training."""
+    learning_rate: float = 0.01
+    """Learning rate of SGD without momentum."""
+    batch_size: int = 256
+    """Images per step; at most all, and an incomplete last batch is left out."""
+    augmentation: tuple[Transformation, ...] = STRATEGIES
+    """Siamese augmentation of the real images: one of these per step."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """How snapshots are stored."""
+    at_once: int = 4
+    """Experts trained together under vmap; they share each step's kind of augmentation."""
 
 
 def epoch_function(
@@ -115,14 +124,14 @@ def configuration(
 
     `data` must identify the images themselves: see `fingerprint`.
     """
-    training = options._asdict()
+    training = dataclasses.asdict(options)
     del training["at_once"]
     training["augmentation"] = list(options.augmentation)
     return {
         "version": STORE_VERSION,
         "training": training,
         # The kind of augmentation is shared by the experts trained together.
-        "shared_augmentation": min(options.at_once, options.experts),
+        "shared_augmentation": min(options.at_once, options.count),
         "network": network,
         "data": data,
         "seed": seed,
@@ -148,7 +157,7 @@ def stored_bytes(network: Network, options: Options) -> int:
     """How much disk the snapshots take, in bytes."""
     parameters = parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
     each = {"float32": 4, "bfloat16": 2}[options.dtype]
-    return options.experts * (options.epochs + 1) * parameters * each
+    return options.count * (options.epochs + 1) * parameters * each
 
 
 def train(
@@ -177,7 +186,7 @@ def train(
     needed = stored_bytes(network, options)
     store.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(store).free
-    reporter.say(f"experts: {options.experts} x {options.epochs} epochs, {needed / 1e6:.1f} MB")
+    reporter.say(f"experts: {options.count} x {options.epochs} epochs, {needed / 1e6:.1f} MB")
     if needed > free:
         raise InputError(
             f"the experts need {needed / 1e9:.1f} GB in {store} but only {free / 1e9:.1f} GB are "
@@ -191,7 +200,7 @@ def train(
 
 
 def _check(options: Options) -> None:
-    for name in ("experts", "epochs", "batch_size", "at_once"):
+    for name in ("count", "epochs", "batch_size", "at_once"):
         if getattr(options, name) < 1:
             raise InputError(f"experts' {name} must be at least 1, not {getattr(options, name)}")
     if options.dtype not in ("float32", "bfloat16"):
@@ -221,22 +230,23 @@ def _train(
         create=True,
         open=True,
         dtype=getattr(tensorstore, options.dtype),
-        shape=[options.experts, options.epochs + 1, parameters],
+        shape=[options.count, options.epochs + 1, parameters],
         chunk_layout=tensorstore.ChunkLayout(chunk_shape=[1, 1, parameters]),
     ).result()
     epoch = epoch_function(network, options)
     root = jax.random.key(seed)
     # Snapshots written, counted group by group: what an interrupted run has done.
-    done = _progress(path)
-    groups = range(0, options.experts, options.at_once)
+    done, before = _progress(path)
+    groups = range(0, options.count, options.at_once)
     total = len(groups) * (options.epochs + 1)
     exact = options.dtype == "float32"
     if not exact:
         done -= done % (options.epochs + 1)
     loss = float("nan")
+    begun = time.monotonic()
     with interruption() as asked, reporter.stage("expert epochs", total, done) as stage:
         for number, first in enumerate(groups):
-            members = jnp.arange(first, min(first + options.at_once, options.experts))
+            members = jnp.arange(first, min(first + options.at_once, options.count))
             keys = jax.vmap(lambda expert: jax.random.fold_in(root, expert))(members)
             offset = number * (options.epochs + 1)
             begin = min(max(done - offset, 0), options.epochs + 1)
@@ -261,19 +271,27 @@ def _train(
                         )
                 written = np.asarray(params.astype(options.dtype))
                 part[:, number_of_epoch].write(written).result()
-                write_json(path / "progress.json", {"done": offset + number_of_epoch + 1})
-                stage.update(offset + number_of_epoch + 1, f"loss {loss:.3f}")
+                seconds = before + time.monotonic() - begun
+                done = offset + number_of_epoch + 1
+                write_json(path / "progress.json", {"done": done, "seconds": seconds})
+                stage.update(done, f"loss {loss:.3f}")
                 if asked.requested:
                     raise Interrupted
-    write_json(path / "complete.json", {"experts": options.experts, "epochs": options.epochs})
-    os.sync()
+    write_json(path / "complete.json", {"seconds": _progress(path)[1]})
 
 
-def _progress(path: Path) -> int:
+def _progress(path: Path) -> tuple[int, float]:
+    """Snapshots written, and the seconds that took."""
     try:
-        return int(json.loads((path / "progress.json").read_text())["done"])
+        progress = json.loads((path / "progress.json").read_text())
+        return int(progress["done"]), float(progress["seconds"])
     except (OSError, ValueError, KeyError):
-        return 0
+        return 0, 0.0
+
+
+def training_seconds(path: Path) -> float:
+    """Wall time that training the experts in `path` took, in all its runs."""
+    return float(json.loads((path / "complete.json").read_text())["seconds"])
 
 
 def tree_of(network: Network, vector: np.ndarray) -> PyTree:

@@ -33,9 +33,9 @@ def unroll(
       learning_rates: f[T], positive.
       optimizer: any optax transformation that descends at unit learning rate, such as
         `optax.adam(1.0)`; default plain gradient descent, `optax.sgd(1.0)`.
-      rematerialize: recompute each step's activations on the way back, so that memory is T parameter
-        vectors and the activations of one step, not of T. Usually faster too: recomputing moves
-        less memory than storing.
+      rematerialize: recompute each step's activations on the way back, so that memory is T
+        parameter vectors and the activations of one step, not of T. Usually faster too, since
+        recomputing moves less memory than storing.
 
     Returns:
       The params after T steps, same structure, shapes and dtypes.

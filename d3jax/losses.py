@@ -55,8 +55,8 @@ def mmd2(x: Array, y: Array, bandwidths: Sequence[float] = BANDWIDTHS) -> Array:
         raise ValueError(f"mmd2 needs f[n, F] and f[m, F], n, m >= 2; got {x.shape}, {y.shape}")
 
     def within(z: Array) -> Array:
-        # The diagonal is masked rather than subtracted: its kernel is constant, and the cancellation
-        # of two large sums would cost digits.
+        # The diagonal is masked rather than subtracted: its kernel is constant, and cancelling two
+        # large sums would cost digits.
         size = z.shape[0]
         off_diagonal = ~jnp.eye(size, dtype=bool)
         kernel = jnp.where(off_diagonal, _kernel(z, z, bandwidths), jnp.zeros((), z.dtype))

@@ -113,7 +113,7 @@ class _Statistics:
 
 
 class ConvNet(nn.Module):
-    """The field's standard network: blocks of 3x3 convolution, norm, ReLU, pooling; one linear layer.
+    """The field's standard network: blocks of 3x3 convolution, norm, ReLU, pooling; then linear.
 
     The first convolution pads a one-channel 28x28 image to 32x32, as everywhere in the field.
     """

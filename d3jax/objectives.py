@@ -77,9 +77,7 @@ def trajectory_matching(
                 images = augment(for_augmentation, images, tuple(strategy))
             return losses.cross_entropy(network.apply(params, images), targets)
 
-        student = unroll(
-            student_loss, start, batches, learning_rates, rematerialize=rematerialize
-        )
+        student = unroll(student_loss, start, batches, learning_rates, rematerialize=rematerialize)
         distance = losses.trajectory_distance(student, target, start)
         rate = jnp.mean(learning_rates)
         return distance, (aux, {"distance": distance, "learning_rate": rate})

@@ -38,7 +38,7 @@ def convolution(
       stride: the step between outputs, in pixels.
       padding: zeros on every side, in pixels; default (k - 1) // 2, which keeps the size.
       lowering: `patches` (one product with all k*k shifted views side by side), `rows` (k
-        products, a row of views each: less memory, for large batches), or `lax` (XLA's convolution).
+        products, a row of views each: less memory), or `lax` (XLA's convolution).
     """
     size = kernel.shape[0]
     padding = (size - 1) // 2 if padding is None else padding

@@ -54,7 +54,7 @@ def interruption() -> Iterator[Interruption]:
 
 
 class Reporter:
-    """Shows how far a stage is: a rich bar on a terminal, a plain line every few seconds otherwise."""
+    """Shows how far a stage is: a bar on a terminal, else a plain line every few seconds."""
 
     def __init__(self, console: Console | None = None, seconds_between_lines: float = 10.0):
         self.console = Console(stderr=False) if console is None else console

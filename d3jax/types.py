@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 class Synthetic(NamedTuple):
     """How distilled data is parametrized; knows nothing of objectives.
 
-    `num_items` and `num_classes` are static; item i belongs to class `i * num_classes // num_items`.
+    Item i belongs to class `i * num_classes // num_items`; both numbers are static.
     """
 
     init: Callable[[Array, "Real"], dict[str, PyTree]]  # (key, real) -> theta
@@ -92,7 +92,7 @@ class Method(NamedTuple):
 
 
 class Real(NamedTuple):
-    """What an outer step needs of the real world: device-resident, sampled by key inside the step."""
+    """What a step needs of the real world: on the device, sampled by key inside the step."""
 
     images: Array  # u8[N, H, W, C] raw, or f[N, H, W, C] already normalized (ZCA)
     labels: Array  # i32[N]

@@ -1,6 +1,7 @@
 """D3: distributional dataset distillation (arXiv 2403.00999)."""
 
-from typing import Literal, NamedTuple
+import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,29 +9,47 @@ import optax
 from jax import Array
 
 from d3jax import objectives
+from d3jax.augment import Transformation
 from d3jax.outer import compose
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 
 
-class Options(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Options:
     """D3's outer step. Defaults are the paper's smallest setting; each ablation is one option."""
 
-    inner_steps: int = 10  # T, student steps per trajectory update
-    expert_epochs: int = 2  # M, epochs of the expert to be matched
-    max_start_epoch: int = 8  # start epochs are drawn from 0 .. max_start_epoch - 1
-    inner_batch_size: int | None = None  # items per inner step; None for all
-    inner_augmentation: tuple[str, ...] = ()  # siamese augmentation inside the student's steps
-    trajectory: bool = True  # False: no trajectory matching
-    mmd: bool = True  # False: no MMD
-    mmd_samples: int = 30  # decoded, and as many real, images per class
-    mmd_epoch: int | None = None  # snapshot that gives the features; None for the last
-    latent_optimizer: Literal["sgd", "adam"] = "sgd"  # sgd has momentum 0.5, as in the paper
+    inner_steps: int = 10
+    """Student steps T per trajectory update."""
+    expert_epochs: int = 2
+    """Epochs M of the expert that the student's steps should match."""
+    max_start_epoch: int = 8
+    """Expert start epochs are drawn from 0 to this, exclusive."""
+    inner_batch_size: int | None = None
+    """Items per inner step; default all of them."""
+    inner_augmentation: tuple[Transformation, ...] = ()
+    """Siamese augmentation inside the student's steps (the paper has none)."""
+    trajectory: bool = True
+    """Trajectory matching (off: an ablation)."""
+    mmd: bool = True
+    """Maximum mean discrepancy (off: an ablation)."""
+    mmd_samples: int = 30
+    """Decoded, and as many real, images per class in the MMD."""
+    mmd_epoch: int | None = None
+    """Expert epoch whose features the MMD compares; default the last."""
+    latent_optimizer: Literal["sgd", "adam"] = "sgd"
+    """Optimizer of the latents; sgd has momentum 0.5, as in the paper."""
     latent_learning_rate: float = 3e-4
-    decoder_learning_rate: float = 3e-4  # of Adam
-    decoder_weight_decay: float = 1e-5  # coupled: added to the gradient, as in the paper
-    student_learning_rate: float = 0.01  # the first value
-    learning_rate_learning_rate: float = 0.01  # of SGD, momentum 0.5, on the logarithm
-    schedule: Literal["constant", "cosine"] = "constant"  # of latents' and decoder's learning rates
+    """Its learning rate."""
+    decoder_learning_rate: float = 3e-4
+    """Adam's learning rate for the decoder."""
+    decoder_weight_decay: float = 1e-5
+    """Weight decay of the decoder, added to the gradient, as in the paper."""
+    student_learning_rate: float = 0.01
+    """First value of the learned student learning rate."""
+    learning_rate_learning_rate: float = 0.01
+    """Learning rate of SGD (momentum 0.5) on the logarithm of the student's learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Schedule of the latents' and the decoder's learning rates."""
 
 
 def d3(network: Network, synthetic: Synthetic, options: Options, outer_steps: int) -> Method:

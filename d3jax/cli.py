@@ -1,0 +1,112 @@
+"""The command line: `d3jax distill d3 | experts | evaluate | show | prepare`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from d3jax import config, jobs
+from d3jax.prepare import prepare
+from d3jax.progress import UNFINISHED, Diverged, Interrupted, Reporter
+from d3jax.types import InputError
+
+Subcommand = tyro.conf.subcommand
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Distill a data set: experts, distillation, evaluation and baselines, in one folder."""
+
+    # A union, which tyro turns into subcommands, needs two members.
+    method: Annotated[
+        Annotated[config.DistillD3, Subcommand("d3")] | Annotated[None, tyro.conf.Suppress],
+        config.Inlined,
+    ]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Train fresh students on an artifact and test them."""
+
+    artifact: tyro.conf.Positional[Path]
+    """The artifact to judge."""
+    options: Annotated[config.Judgement, config.Inlined] = field(default_factory=config.Judgement)
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print an artifact's header and byte ledger, and write its picture."""
+
+    artifact: tyro.conf.Positional[Path]
+    """The artifact to show."""
+    picture: Path | None = None
+    """The picture's file; default the artifact's name with .png."""
+    seed: int = 0
+    """Of the samples drawn."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Prepare a data set for `--dataset NAME`, through TFDS or from the official files."""
+
+    name: tyro.conf.Positional[str]
+    """The data set's TFDS name, such as mnist."""
+    source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Folder with the official files (idx for mnist and fashion_mnist, binary for cifar)."""
+    data_dir: Path | None = None
+    """Where to put it; default $D3JAX_DATA_DIR, else the TFDS default."""
+
+
+Command = (
+    Annotated[Distill, Subcommand("distill")]
+    | Annotated[config.Experts, Subcommand("experts")]
+    | Annotated[Evaluate, Subcommand("evaluate")]
+    | Annotated[Show, Subcommand("show")]
+    | Annotated[Prepare, Subcommand("prepare")]
+)
+
+
+def run(command: Command, reporter: Reporter) -> None:
+    """Runs one command.
+
+    Raises:
+      InputError, Interrupted, Diverged: as its stages do.
+    """
+    match command:
+        case Distill(config.DistillD3() as method):
+            jobs.distill_d3(method, reporter)
+        case config.Experts():
+            jobs.train_experts(command, reporter)
+        case Evaluate():
+            jobs.judge(command.artifact, command.options, reporter)
+        case Show():
+            jobs.show(command.artifact, command.picture, command.seed, reporter)
+        case Prepare():
+            reporter.say(f"prepared {prepare(command.name, command.data_dir, command.source)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point; exits with 0, 2 (bad input), 75 (interrupted: run again) or 1 (diverged)."""
+    command = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        prog="d3jax",
+        description=__doc__,
+        args=arguments,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+    try:
+        run(command, Reporter())
+    except InputError as error:
+        _leave(f"error: {error}", 2)
+    except Interrupted:
+        _leave("interrupted, all is saved: resume with the same command", UNFINISHED)
+    except Diverged as error:
+        _leave(f"stopped: {error}", 1)
+
+
+def _leave(text: str, code: int) -> None:
+    print(f"d3jax: {text}", file=sys.stderr)
+    raise SystemExit(code)
