@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 import safetensors.numpy
 from jax import Array
 
@@ -167,14 +168,18 @@ def load(path: str | Path) -> Artifact:
     header = _header(table.pop("__metadata__", None), path)
     names, structure = _expected(header, path)
     _check_table(table, names, size - 8 - length, path)
-    arrays = safetensors.numpy.load_file(path)
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:  # overlapping or unordered arrays, among others
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a sound safetensors file: {reason}") from None
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise InputError(f"array {name} in {path} holds values that are not finite")
     return Artifact(header, jax.tree.unflatten(structure, [arrays[name] for name in names]))
 
 
-def _parse(text: bytes, path: Path) -> dict[str, Any]:
+def _parse(text: bytes | str, path: Path) -> dict[str, Any]:
     try:
         table = json.loads(text)
     except (ValueError, RecursionError):
@@ -187,7 +192,7 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
 def _header(entry: Any, path: Path) -> dict[str, Any]:
     if not isinstance(entry, dict) or not isinstance(entry.get(_MAGIC), str):
         raise InputError(f"{path} is a safetensors file, but not one that d3jax wrote")
-    header = _parse(entry[_MAGIC].encode(), path)
+    header = _parse(entry[_MAGIC], path)
     for name, kind in _REQUIRED.items():
         if type(header.get(name)) is not kind:
             raise InputError(f"the header of {path} has no {name}, or one of the wrong type")
@@ -206,11 +211,17 @@ def _header(entry: Any, path: Path) -> dict[str, Any]:
             f"the header of {path} names {len(header['class_names'])} classes, "
             f"its parametrization has {sizes[3]}"
         )
+    if not all(isinstance(name, str) for name in header["class_names"]):
+        raise InputError(f"the class names in {path} are not all strings")
     for name in ("mean", "sd"):
         values = header["normalization"].get(name)
         good = isinstance(values, list) and len(values) == shape[2]
         if not good or not all(type(v) is float and math.isfinite(v) for v in values):
             raise InputError(f"the normalization in {path} needs one {name} for each channel")
+    if min(header["normalization"]["sd"]) <= 0:
+        raise InputError(f"the normalization in {path} has an sd that is not positive")
+    if not isinstance(header["normalization"].get("zca", 0), dict | None):
+        raise InputError(f"the normalization in {path} needs zca, a recipe or null")
     if not 0 < header["student_learning_rate"] < math.inf:
         raise InputError(f"the student learning rate in {path} is not a positive number")
     return header
@@ -235,11 +246,15 @@ def _expected(header: dict[str, Any], path: Path) -> tuple[dict[str, tuple[int, 
     )
     try:
         data = synthetic.create(spec)
-        tree = jax.eval_shape(lambda k, r: data.freeze(data.init(k, r), k), jax.random.key(0), real)
+        key = jax.random.key(0)
+        tree = jax.eval_shape(lambda k, r: data.freeze(data.init(k, r), k), key, real)
+        decoded = jax.eval_shape(data.sample, tree, key).images.shape
     except InputError as error:
         raise InputError(f"the parametrization in {path} is wrong: {error}") from None
     except (TypeError, ValueError, OverflowError, MemoryError):
         raise InputError(f"the parametrization in {path} describes no possible arrays") from None
+    if decoded != (data.num_items, height, width, channels):
+        raise InputError(f"the parametrization in {path} decodes to {decoded}, not to its images")
     shapes = {name: leaf.shape for name, leaf in _flatten(tree).items()}
     return shapes, jax.tree.structure(tree)
 
@@ -253,7 +268,7 @@ def _check_table(
     used = 0
     for name, entry in table.items():
         shape, kind = expected[name], entry.get("dtype") if isinstance(entry, dict) else None
-        if kind not in _DTYPES:
+        if not isinstance(kind, str) or kind not in _DTYPES:
             raise InputError(f"array {name} in {path} is {kind}, not float16 or float32")
         if entry.get("shape") != list(shape):
             raise InputError(
@@ -262,7 +277,8 @@ def _check_table(
             )
         offsets = entry.get("data_offsets")
         size = math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
-        if not isinstance(offsets, list) or len(offsets) != 2 or offsets[1] - offsets[0] != size:
+        whole = isinstance(offsets, list) and [type(n) for n in offsets] == [int, int]
+        if not whole or offsets[1] - offsets[0] != size:
             raise InputError(f"array {name} in {path} does not have the bytes of its shape")
         used += size
     if used != room:

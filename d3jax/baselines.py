@@ -28,10 +28,14 @@ def create(
       seed: of draws and of k-means' start.
 
     Raises:
-      InputError: an unknown name, or more images per class than a class has.
+      InputError: an unknown name, or images per class that are none, or more than a class has.
     """
     if name not in NAMES:
         raise InputError(f"unknown baseline {name!r}; known baselines: {', '.join(NAMES)}")
+    if per_class < 1:
+        raise InputError(f"images per class must be at least 1, not {per_class}")
+    if name == "class_mean" and per_class > 1:
+        raise InputError(f"class_mean is one image per class, not {per_class}")
     counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
     if per_class > counts.min():
         raise InputError(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from d3jax import config, jobs
+from d3jax import config, jobs, judging
 from d3jax.prepare import prepare
 from d3jax.progress import UNFINISHED, Diverged, Interrupted, Reporter
 from d3jax.types import InputError
@@ -81,9 +81,9 @@ def run(command: Command, reporter: Reporter) -> None:
         case config.Experts():
             jobs.train_experts(command, reporter)
         case Evaluate():
-            jobs.judge(command.artifact, command.options, reporter)
+            judging.judge(command.artifact, command.options, reporter)
         case Show():
-            jobs.show(command.artifact, command.picture, command.seed, reporter)
+            judging.show(command.artifact, command.picture, command.seed, reporter)
         case Prepare():
             reporter.say(f"prepared {prepare(command.name, command.data_dir, command.source)}")
 

@@ -29,6 +29,8 @@ class Data:
     """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
     train_limit: int | None = None
     """Use only the first so many training images; default all."""
+    test_limit: int | None = None
+    """Use only the first so many test images; default all."""
     validation: int = 0
     """Training images set aside, by seed, to choose learning rates on."""
     zca: bool = False
@@ -40,6 +42,7 @@ class Data:
             self.dataset,
             self.data_dir,
             train_limit=self.train_limit,
+            test_limit=self.test_limit,
             validation=self.validation,
             seed=seed,
         )
@@ -176,6 +179,8 @@ class Judgement:
     data_dir: Path | None = None
     """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
     architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
+    test_limit: int | None = None
+    """Use only the first so many test images; default all."""
     students: int | None = None
     """How many fresh students; default as the artifact says, as all of the protocol."""
     epochs: int | None = None

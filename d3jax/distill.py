@@ -117,7 +117,7 @@ def run(
                     _save(manager, step, state)
                     wrong = [n for n, v in rows[-1].items() if not np.isfinite(v)] or ["theta"]
                     raise Diverged(
-                        f"outer step {step} is not finite ({wrong[0]}); the state before it is "
+                        f"outer step {step + 1} is not finite ({wrong[0]}); the state before it is "
                         f"saved. Lower the learning rates and start in a new folder"
                     )
                 if observe is not None:
@@ -134,7 +134,9 @@ def run(
 
 def _manager(path: Path) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(path.resolve(), options=options)
+    # With its handler named, orbax does not guess it from what lies there, which may be damaged.
+    handler = ocp.StandardCheckpointHandler()
+    return ocp.CheckpointManager(path.resolve(), options=options, item_handlers=handler)
 
 
 def _save(manager: ocp.CheckpointManager, step: int, state: State) -> None:

@@ -1,6 +1,7 @@
 """Train fresh students on distilled data alone, several at once, and test them once, at the end."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
 from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
-from d3jax.networks import unraveler
+from d3jax.networks import forward_blocks, unraveler
 from d3jax.progress import Reporter
 from d3jax.types import InputError, Network, PyTree, Real, Synthetic
 
@@ -41,6 +42,34 @@ class Protocol:
     """Siamese augmentation: one of these per step."""
     with_means: bool = False
     """Visit the deterministic decodes in each epoch too (the paper's protocol for soft labels)."""
+
+
+def check(protocol: Protocol) -> None:
+    """Looks at every value, types too: a protocol may come from a file.
+
+    Raises:
+      InputError: a protocol that cannot be followed.
+    """
+    for name in ("students", "epochs", "batch_size"):
+        value = getattr(protocol, name)
+        if type(value) is not int or not 0 < value < 1 << 31:
+            raise InputError(f"the protocol's {name} must be a positive number, not {value!r}")
+    for name in ("momentum", "weight_decay", "decay", "learning_rate"):
+        value = getattr(protocol, name)
+        if name == "learning_rate" and value is None:
+            continue
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise InputError(f"the protocol's {name} must not be negative, it is {value!r}")
+    if protocol.learning_rate == 0:
+        raise InputError("the protocol's learning_rate must be positive, not 0")
+    known = isinstance(protocol.augmentation, tuple)
+    if not known or not all(kind in STRATEGIES for kind in protocol.augmentation):
+        raise InputError(
+            f"the protocol's augmentation must be some of {', '.join(STRATEGIES)}, "
+            f"not {protocol.augmentation!r}"
+        )
+    if type(protocol.with_means) is not bool:
+        raise InputError(f"the protocol's with_means is {protocol.with_means!r}, not true or false")
 
 
 class Evaluation(NamedTuple):
@@ -81,12 +110,10 @@ def evaluate(
     Raises:
       InputError: a protocol that cannot be followed.
     """
+    check(protocol)
     rate = learning_rate if protocol.learning_rate is None else protocol.learning_rate
-    if protocol.students < 1 or protocol.epochs < 1 or protocol.batch_size < 1 or not rate > 0:
-        raise InputError(
-            "students, epochs, batch size and learning rate must be positive, not "
-            f"{protocol.students}, {protocol.epochs}, {protocol.batch_size} and {rate}"
-        )
+    if not rate > 0:
+        raise InputError(f"the students' learning rate must be positive, not {rate}")
     params, seconds = train_students(network, synthetic, theta, protocol, rate, key, reporter)
     return Evaluation(np.asarray(accuracy(network, params, test)), seconds / protocol.students)
 
@@ -132,9 +159,8 @@ def _epochs(network: Network, synthetic: Synthetic, protocol: Protocol) -> Calla
     visits = synthetic.num_items * (2 if protocol.with_means else 1)
     batch_size = min(protocol.batch_size, visits)
     steps = -(-visits // batch_size)
-    descent = optax.chain(
-        optax.add_decayed_weights(protocol.weight_decay), optax.trace(protocol.momentum)
-    )
+    decay = optax.add_decayed_weights(protocol.weight_decay)
+    descent = optax.trace(protocol.momentum)
 
     def loss(
         params: Array, theta: PyTree, key: Array, choice: Array, visit: Array, weight: Array
@@ -147,7 +173,7 @@ def _epochs(network: Network, synthetic: Synthetic, protocol: Protocol) -> Calla
             images = jnp.where((visit < synthetic.num_items)[:, None, None, None], means, images)
         if protocol.augmentation:
             images = augment(for_augmentation, images, protocol.augmentation, choice=choice)
-        logits = network.apply(unravel(params), images)
+        logits = forward_blocks(network, unravel(params), images).logits
         # Rows past the epoch's end weigh nothing; the mean is over the others.
         scale = jnp.asarray(batch_size, weight.dtype) / jnp.sum(weight)
         return losses.cross_entropy(logits, targets * (weight * scale)[:, None])
@@ -167,9 +193,10 @@ def _epochs(network: Network, synthetic: Synthetic, protocol: Protocol) -> Calla
             step_keys = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
             choice = draw_choice(step_keys[0], protocol.augmentation)
             gradient = gradients(params, theta, step_keys, choice, visit, weight)
-            state = (optax.EmptyState(), optax.TraceState(momentum))
-            updates, state = descent.update(gradient, state, params)
-            return (params - rate * updates, state[1].trace), None
+            decayed, _ = decay.update(gradient, optax.EmptyState(), params)
+            velocity: Any = optax.TraceState(momentum)
+            updates, velocity = descent.update(decayed, velocity, params)
+            return (params - rate * jnp.asarray(updates), velocity.trace), None
 
         return jax.lax.scan(step, carry, (jnp.arange(steps, dtype=jnp.int32), order, weights))[0]
 
@@ -213,7 +240,7 @@ def _accuracy(network: Network, batch_size: int) -> Callable[[Array, Real], Arra
         def one(inputs: tuple[Array, Array]) -> Array:
             index, inside = inputs
             batch = real.gather(index)
-            logits = jax.vmap(lambda p: network.apply(unravel(p), batch))(params)
+            logits = jax.vmap(lambda p: forward_blocks(network, unravel(p), batch).logits)(params)
             hit = (jnp.argmax(logits, -1) == real.labels[index]) & inside
             return jnp.sum(hit, axis=1, dtype=jnp.int32)
 

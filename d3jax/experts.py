@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
 from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
-from d3jax.networks import parameter_count, unraveler
+from d3jax.networks import forward_blocks, parameter_count, unraveler
 from d3jax.progress import Diverged, Interrupted, Reporter, interruption
 from d3jax.report import write_json
 from d3jax.types import InputError, Network, PyTree, Real
@@ -78,7 +78,9 @@ def epoch_function(
             targets = jax.nn.one_hot(
                 real.labels[index], real.class_counts.shape[0], dtype=batch.dtype
             )
-            return losses.cross_entropy(network.apply(unravel(params), batch), targets)
+            return losses.cross_entropy(
+                forward_blocks(network, unravel(params), batch).logits, targets
+            )
 
         gradients = jax.vmap(jax.value_and_grad(loss), in_axes=(0, 0, None, 0))
 
@@ -102,7 +104,7 @@ class Trajectories:
 
     def __init__(self, path: Path):
         self._array = tensorstore.open(_zarr(path), open=True, read=True).result()
-        self.shape: tuple[int, int, int] = tuple(self._array.shape)
+        self.shape: tuple[int, ...] = tuple(self._array.shape)
 
     def read(self, expert: int, epoch: int) -> np.ndarray:
         """Parameters f[P] of one expert after one epoch; nothing else is read."""
@@ -178,7 +180,7 @@ def train(
       Interrupted: SIGTERM or SIGINT arrived; the snapshots so far are kept.
       Diverged: their loss is not finite.
     """
-    _check(options)
+    check(options)
     path = store_path(store, config)
     if (path / "complete.json").exists():
         reporter.say(f"experts: found in {path}")
@@ -199,7 +201,8 @@ def train(
     return path
 
 
-def _check(options: Options) -> None:
+def check(options: Options) -> None:
+    """Raises InputError where an option is out of range."""
     for name in ("count", "epochs", "batch_size", "at_once"):
         if getattr(options, name) < 1:
             raise InputError(f"experts' {name} must be at least 1, not {getattr(options, name)}")

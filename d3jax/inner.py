@@ -61,7 +61,8 @@ def unroll(
         params, state = carry
         batch, learning_rate = inputs
         gradient = jax.grad(loss)(params, batch)
-        updates, state = descent.update(gradient, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it: decay**count
+            updates, state = descent.update(gradient, state, params)
         params = jax.tree.map(
             lambda p, u: p + learning_rate.astype(p.dtype) * u.astype(p.dtype), params, updates
         )

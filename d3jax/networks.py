@@ -55,10 +55,10 @@ class Convolution(nn.Module):
         channels = images.shape[-1]
         kernel_init, bias_init = _initializers(self.initialization, channels * self.size**2)
         shape = (self.size, self.size, channels, self.features)
-        kernel = self.param("kernel", kernel_init, shape)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         out = ops.convolution(images, kernel, stride=self.stride, padding=self.padding)
         if self.bias:
-            out = out + self.param("bias", bias_init, (self.features,))
+            out = out + self.param("bias", bias_init, (self.features,), jnp.float32)
         return out
 
 
@@ -72,8 +72,9 @@ class Linear(nn.Module):
     def __call__(self, x: Array) -> Array:
         """f[B, n] -> f[B, features]."""
         kernel_init, bias_init = _initializers(self.initialization, x.shape[-1])
-        kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
-        return x @ kernel + self.param("bias", bias_init, (self.features,))
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        return x @ kernel + self.param("bias", bias_init, (self.features,), jnp.float32)
 
 
 class Normalization(nn.Module):
@@ -89,8 +90,8 @@ class Normalization(nn.Module):
         if self.kind == "none":
             return images, ()
         channels = images.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         if self.kind == "batch":
             images, used = ops.batch_norm(images, scale, bias, statistics)
             return images, (used,)
@@ -291,6 +292,9 @@ def create(
             raise InputError(f"unknown {option} {value!r}; known: {', '.join(known)}")
     options = {"width": width, "depth": depth, "norm": norm, "pooling": pooling}
     options = {key: value for key, value in options.items() if value is not None}
+    for option in ("width", "depth"):
+        if options.get(option, 1) < 1:
+            raise InputError(f"{option} must be at least 1, not {options[option]}")
     module = _MODULES[name]
     foreign = [key for key in options if key not in module.__dataclass_fields__]
     if foreign:
@@ -307,10 +311,14 @@ def create(
 
 
 def from_module(module: nn.Module, image_shape: tuple[int, int, int]) -> Network:
-    """A `Network` of any Flax module whose call is (images, statistics=None) -> Outputs."""
+    """A `Network` of any Flax module whose call is (images, statistics=None) -> Outputs.
+
+    Parameters start in float32, also where 64-bit types are enabled; to compute in float64, cast
+    parameters and images.
+    """
 
     def init(key: Array) -> PyTree:
-        return module.init(key, jnp.zeros((1, *image_shape), jnp.zeros(()).dtype))["params"]
+        return module.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
 
     def forward(params: PyTree, images: Array, *, statistics: PyTree = None) -> Outputs:
         return module.apply({"params": params}, images, statistics)  # type: ignore[return-value]
@@ -341,3 +349,16 @@ def unraveler(network: Network) -> Callable[[Array], PyTree]:
         return jax.tree.unflatten(structure, parts)
 
     return unravel
+
+
+def forward_blocks(network: Network, params: PyTree, images: Array) -> Outputs:
+    """`network.forward`, a cache-sized block of images at a time (`ops.map_blocks`).
+
+    Batch norm's statistics are those of the whole batch, so a network that has it is not split.
+    """
+
+    def forward(images: Array) -> Outputs:
+        return network.forward(params, images)
+
+    together = bool(jax.eval_shape(forward, images).statistics)
+    return ops.map_blocks(forward, images, None if together else ops.default_block(images.shape[1]))

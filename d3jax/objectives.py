@@ -9,7 +9,7 @@ from jax import Array
 from d3jax import losses
 from d3jax.augment import augment
 from d3jax.inner import positive_learning_rates, unroll
-from d3jax.networks import unraveler
+from d3jax.networks import forward_blocks, unraveler
 from d3jax.types import Network, Objective, PyTree, Real
 
 
@@ -123,8 +123,9 @@ def feature_mmd(
         params = unravel(real.trajectories[expert, epoch].astype(images.dtype))
         # Real features need no gradient; keeping them out of the decoded batch avoids storing it.
         picked = real.sample_classes(for_real, samples).reshape(-1)
-        target = network.forward(params, real.gather(picked).astype(images.dtype)).features
-        features = network.forward(params, images).features
+        real_images = real.gather(picked).astype(images.dtype)
+        target = forward_blocks(network, params, real_images).features
+        features = forward_blocks(network, params, images).features
 
         def by_class(x: Array) -> Array:
             return x.reshape(num_classes, samples, -1)

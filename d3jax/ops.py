@@ -6,12 +6,15 @@ product, and under `vmap` over weights it becomes a grouped convolution, slow ev
 matrix: every derivative of it is again a matrix product, and `vmap` makes it a batched one.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+
+from d3jax.types import PyTree
 
 Lowering = Literal["patches", "rows", "lax"]
 Statistics = tuple[Array, Array]  # mean f[C], variance f[C]
@@ -20,6 +23,38 @@ Statistics = tuple[Array, Array]  # mean f[C], variance f[C]
 def default_lowering() -> Lowering:
     """The convolution lowering of the current backend: patches on CPU, XLA's own elsewhere."""
     return "patches" if jax.default_backend() == "cpu" else "lax"
+
+
+def default_block(image_size: int) -> int | None:
+    """How many images a CPU's cache holds the intermediate arrays of; None for no limit.
+
+    4 images of 32x32 pixels at width 32 are about 1 MB of patches, a core's second-level cache.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    return max(1, 4096 // image_size**2)
+
+
+def map_blocks(function: Callable[[Array], PyTree], images: Array, block: int | None) -> PyTree:
+    """`function` of images f[B, ...], applied to at most `block` of them at a time.
+
+    Equal to `function(images)` where each row of the result depends on its own image alone. Blocks
+    are recomputed on the way back, so that in both directions the intermediate arrays stay in the
+    cache: on CPU the gradient of a ConvNet's features is 4 times faster than for a whole batch of
+    300, which is bound by memory (benchmarks/). None: the whole batch at once.
+    """
+    number = images.shape[0]
+    if block is None or number <= block:
+        return function(images)
+    blocks = -(-number // block)
+    size = -(-number // blocks)
+    sides = [(0, blocks * size - number)] + [(0, 0)] * (images.ndim - 1)
+    padded = jnp.pad(images, sides, mode="edge") if sides[0][1] else images
+    results = lax.map(
+        jax.checkpoint(function, prevent_cse=False),
+        padded.reshape(blocks, size, *images.shape[1:]),
+    )
+    return jax.tree.map(lambda x: x.reshape(blocks * size, *x.shape[2:])[:number], results)
 
 
 def convolution(

@@ -60,9 +60,10 @@ def compose(
 
             (_, (aux[position], measured)), gradient = jax.value_and_grad(loss, has_aux=True)(moved)
             for group in objective.updates:
-                change, optimizer[group] = optimizers[group].update(
-                    gradient[group], optimizer[group], theta[group]
-                )
+                with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it: decay**count
+                    change, optimizer[group] = optimizers[group].update(
+                        gradient[group], optimizer[group], theta[group]
+                    )
                 theta = {**theta, group: optax.apply_updates(theta[group], change)}
             metrics |= {f"{objective.name}/{name}": value for name, value in measured.items()}
         return State(theta, optimizer, tuple(aux), state.step + 1), metrics

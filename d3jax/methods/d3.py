@@ -109,9 +109,12 @@ def d3(network: Network, synthetic: Synthetic, options: Options, outer_steps: in
 def _check(options: Options) -> None:
     if not (options.trajectory or options.mmd):
         raise InputError("D3 without trajectory matching and without MMD learns nothing; keep one")
-    for name in ("inner_steps", "expert_epochs", "max_start_epoch"):
-        if getattr(options, name) < 1:
-            raise InputError(f"{name} must be at least 1, not {getattr(options, name)}")
+    for name in ("inner_steps", "expert_epochs", "max_start_epoch", "inner_batch_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    if options.mmd_epoch is not None and options.mmd_epoch < 0:
+        raise InputError(f"mmd_epoch must not be negative, it is {options.mmd_epoch}")
     if options.mmd and options.mmd_samples < 2:
         raise InputError(f"mmd_samples must be at least 2, not {options.mmd_samples}")
     if options.student_learning_rate <= 0:

@@ -47,9 +47,9 @@ class Upsampling(nn.Module):
         shape = (self.size, self.size, images.shape[-1], self.features)
         # PyTorch computes a transposed convolution's fan-in from its output channels.
         kernel_init, bias_init = fan_in_initializers(self.features * self.size**2)
-        kernel = self.param("kernel", kernel_init, shape)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         return ops.upsampling_convolution(images, kernel) + self.param(
-            "bias", bias_init, (self.features,)
+            "bias", bias_init, (self.features,), jnp.float32
         )
 
 
@@ -112,7 +112,7 @@ def create(
     if latent_size < 1 or (not recipe.project and latent_size != 4 * recipe.width):
         needed = "at least 1" if recipe.project else f"{4 * recipe.width}, four times its width"
         raise InputError(f"decoder {name} needs a latent size of {needed}, not {latent_size}")
-    module = DecoderModule(tuple(image_shape), recipe)
+    module = DecoderModule(image_shape, recipe)
 
     def init(key: Array) -> PyTree:
         return module.init(key, jnp.zeros((1, latent_size), jnp.float32))["params"]

@@ -64,6 +64,9 @@ def create(
     factor = np.ones(shape[2]) if scale is None else np.asarray(scale)
     if offset.shape != (shape[2],) or factor.shape != (shape[2],):
         raise InputError(f"shift and scale need one number for each of the {shape[2]} channels")
+    for numbers in (offset, factor):
+        if numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
+            raise InputError("shift and scale must be finite numbers")
 
     def init(key: Array, real: Real) -> dict[str, PyTree]:
         del real  # the paper starts from noise

@@ -42,8 +42,10 @@ def create(
         if start == "noise":
             images = jax.random.normal(key, shape, jnp.float32)
         else:
-            index = real.sample_classes(key, -(-num_items // num_classes)).reshape(-1)
-            images = real.gather(index[:num_items])
+            per_class = -(-num_items // num_classes)
+            classes = labels.item_classes(num_items, num_classes)
+            turns = jnp.arange(num_items, dtype=jnp.int32) % per_class
+            images = real.gather(real.sample_classes(key, per_class)[classes, turns])
         theta: dict[str, PyTree] = {"data": {"images": images}}
         if label_kind != "hard":
             classes = labels.item_classes(num_items, num_classes)
@@ -54,9 +56,10 @@ def create(
         del key  # images are what they are
         images = theta["data"]["images"]
         classes = labels.item_classes(num_items, num_classes, indices)
+        targets = labels.targets(theta, label_kind, classes, indices, num_classes)
         return Batch(
             images if indices is None else images[indices],
-            labels.targets(theta, label_kind, classes, indices, num_classes),
+            targets.astype(images.dtype),
         )
 
     return Synthetic(init, sample, lambda theta, key: theta, num_items, num_classes)

@@ -1,0 +1,198 @@
+"""Judging an artifact: fresh students, its ledger, its picture."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from rich.table import Table
+
+from d3jax import artifact, config, data, evaluate, experts, report
+from d3jax.evaluate import Protocol
+from d3jax.progress import Reporter
+from d3jax.types import InputError, Network, Real
+
+# What a stage draws follows from the run's seed and its number here.
+DISTILL, FREEZE, STUDENTS, VALIDATE = range(1, 5)
+
+
+def judge(
+    path: Path,
+    options: config.Judgement,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Runs `d3jax evaluate`: trains fresh students on the artifact at `path` and tests them.
+
+    Raises:
+      InputError: the artifact, the data set or the protocol cannot be used, or do not fit.
+    """
+    distilled = artifact.load(path)
+    if options.json is not None and not options.json.parent.is_dir():
+        raise InputError(f"there is no folder {options.json.parent} to write {options.json} to")
+    header = distilled.header
+    specification = header["parametrization"]
+    name = options.dataset or header["dataset"]
+    zca = header["normalization"]["zca"]
+    recipe = zca or {"train_limit": None, "validation": 0, "seed": 0}
+    dataset = data.load(
+        name,
+        options.data_dir,
+        train_limit=recipe["train_limit"],
+        test_limit=options.test_limit,
+        validation=recipe["validation"],
+        seed=recipe["seed"],
+    )
+    if list(dataset.image_shape) != specification["image_shape"]:
+        raise InputError(
+            f"{name} has images of shape {list(dataset.image_shape)}, the artifact of "
+            f"{specification['image_shape']}; name the data set that it was distilled from"
+        )
+    if dataset.num_classes != specification["num_classes"]:
+        raise InputError(
+            f"{name} has {dataset.num_classes} classes, the artifact "
+            f"{specification['num_classes']}; name the data set that it was distilled from"
+        )
+    normalization = _stored_normalization(header, dataset)
+    network = options.architecture.create(dataset.image_shape, dataset.num_classes)
+    test = held_out(dataset.test_images, dataset.test_labels, dataset, normalization)
+    protocol = _stored_protocol(header, options, path)
+    key = jax.random.fold_in(jax.random.key(options.seed), STUDENTS)
+    reached = evaluate_artifact(distilled, network, test, protocol, key, reporter)
+    finished = {
+        "artifact": path.name,
+        "method": header["method"],
+        "dataset": Path(name).name,
+        "network": options.architecture.network,
+        "accuracy": reached.summary(),
+        **distilled.ledger,
+        "seconds": {"student": reached.seconds},
+        "seed": options.seed,
+        "versions": artifact.versions(),
+    }
+    if options.json is not None:
+        report.write_json(options.json, finished)
+    reporter.console.print(accuracy_table({**finished, "baselines": {}}))
+    return finished
+
+
+def _stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data.Normalization:
+    """The normalization that the artifact was made with, a ZCA matrix recomputed."""
+    recipe = header["normalization"]["zca"]
+    if recipe is not None:
+        images = experts.fingerprint(dataset.train_images, dataset.train_labels)
+        if images != recipe["images"]:
+            raise InputError(
+                "the artifact was whitened with other images than this data set's; name the data "
+                "set that it was distilled from"
+            )
+        return data.Normalization.of(dataset.train_images, True, recipe["epsilon"])
+    mean, sd = (np.asarray(header["normalization"][n], np.float32) for n in ("mean", "sd"))
+    return data.Normalization(mean, sd)
+
+
+def _stored_protocol(header: dict[str, Any], options: config.Judgement, path: Path) -> Protocol:
+    """The protocol in the header, with what the command line says otherwise."""
+    stored = dict(header["protocol"])
+    if isinstance(stored.get("augmentation"), list):
+        stored["augmentation"] = tuple(stored["augmentation"])
+    said = {n: getattr(options, n) for n in ("students", "epochs", "learning_rate")}
+    try:
+        return Protocol(**{**stored, **{n: v for n, v in said.items() if v is not None}})
+    except TypeError as error:
+        raise InputError(f"the training protocol in {path} cannot be followed: {error}") from None
+
+
+def evaluate_artifact(
+    distilled: artifact.Artifact,
+    network: Network,
+    test: Real,
+    protocol: Protocol,
+    key: Array,
+    reporter: Reporter,
+) -> evaluate.Evaluation:
+    """What fresh students of `network` reach on an artifact, as it is stored."""
+    return evaluate.evaluate(
+        network,
+        distilled.synthetic,
+        distilled.decodable(),
+        test,
+        protocol,
+        distilled.header["student_learning_rate"],
+        key,
+        reporter,
+    )
+
+
+def held_out(
+    images: np.ndarray,
+    labels: np.ndarray,
+    dataset: data.Dataset,
+    normalization: data.Normalization,
+) -> Real:
+    """Images that are not trained on, on the device, normalized as the artifact says."""
+    return data.device_arrays(images, labels, dataset.num_classes, normalization)
+
+
+def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> None:
+    """Runs `d3jax show`: the artifact's header, ledger and picture.
+
+    Raises:
+      InputError: the artifact cannot be used.
+    """
+    distilled = artifact.load(path)
+    reporter.console.print_json(data=distilled.header)
+    ledger = distilled.ledger
+    reporter.console.print(report.ledger_table(ledger["bytes"]))
+    ipc = ledger["ipc_equivalent"]
+    reporter.say(
+        f"{ledger['floats']} stored floats; as many bytes as {ipc['float32']:.2f} float32 or "
+        f"{ipc['uint8']:.2f} uint8 images per class"
+    )
+    normalization = distilled.header["normalization"]
+    if normalization["zca"] is not None:
+        reporter.say("the picture shows whitened images: their colours are not those of pixels")
+    mean, sd = (np.asarray(normalization[n], np.float32) for n in ("mean", "sd"))
+    target = path.with_suffix(".png") if picture is None else picture
+    if not target.parent.is_dir():
+        raise InputError(f"there is no folder {target.parent} to write {target} to")
+    decoded_picture(target, distilled, data.Normalization(mean, sd), jax.random.key(seed))
+    reporter.say(f"picture: {target}")
+
+
+def decoded_picture(
+    path: Path, distilled: artifact.Artifact, normalization: data.Normalization, key: Array
+) -> None:
+    """One row a class: its first deterministic decodes, then samples (none of plain images)."""
+    names = distilled.header["class_names"]
+    shape = distilled.header["parametrization"]["image_shape"]
+
+    def by_class(images: Array) -> np.ndarray:
+        return normalization.invert(np.asarray(images)).reshape(len(names), -1, *shape)
+
+    means = by_class(distilled.sample().images)[:, :10]
+    title = f"{distilled.header['method']} on {distilled.header['dataset']}"
+    if distilled.header["parametrization"]["kind"] == "gaussian":
+        means = means[:, :4]
+        draws = math.ceil((10 - means.shape[1]) / means.shape[1])
+        samples = [by_class(distilled.sample(k).images) for k in jax.random.split(key, draws)]
+        columns = np.concatenate(samples, axis=1)[:, : 10 - means.shape[1]]
+        title += f": decoded means (first {means.shape[1]}), then samples"
+        means = np.concatenate([means, columns], axis=1)
+    report.picture(path, means, names, title)
+
+
+def accuracy_table(finished: dict[str, Any]) -> Table:
+    """A report's method and baselines, one row each."""
+    rows = [
+        {
+            "name": finished["method"],
+            "accuracy": finished["accuracy"],
+            "floats": finished["floats"],
+            "bytes": finished["bytes"]["total"],
+            "seconds": finished["seconds"]["student"],
+        }
+    ]
+    rows += [{"name": name, **row} for name, row in finished["baselines"].items()]
+    return report.comparison_table(rows)

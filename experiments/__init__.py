@@ -1,0 +1,1 @@
+"""Published results, one file each; each figure is remade by the command in its docstring."""

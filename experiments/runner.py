@@ -1,0 +1,179 @@
+"""Runs configurations of the main job over seeds, and keeps what they print in results/*.json.
+
+A run's folder is `runs/EXPERIMENT/LABEL-SEED`; a run that was interrupted goes on where it was, and
+one that is finished is read. `results/EXPERIMENT.json` holds a row for each label: configuration,
+seeds, mean and standard deviation over all students of all seeds, hardware, date and commit.
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d3jax import config, jobs, judging
+from d3jax.progress import UNFINISHED, Interrupted, Reporter
+from d3jax.report import write_json
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def hardware() -> str:
+    """The machine, in words."""
+    import jax
+
+    accelerators = {device.device_kind for device in jax.devices() if device.platform != "cpu"}
+    if accelerators:
+        return ", ".join(sorted(accelerators))
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores of {name}"
+
+
+def commit() -> str:
+    """The commit that is checked out, with a + where the working tree differs."""
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--", "d3jax"], capture_output=True, text=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if changed else "")
+
+
+def run(
+    experiment: str,
+    configurations: Mapping[str, config.DistillD3],
+    seeds: tuple[int, ...],
+    *,
+    subset: int | None = None,
+) -> None:
+    """Runs every configuration for every seed, and writes results/EXPERIMENT.json after each run.
+
+    Args:
+      experiment: the name of the results.
+      configurations: by label; their `out`, `experts` and `seed` are set here.
+      seeds: of data split, experts, distillation and students.
+      subset: judge the artifact a second time on the first so many test images.
+
+    Exits with 75 when it is interrupted: run it again.
+    """
+    reporter = Reporter()
+    root = Path("runs") / experiment
+    for seed in seeds:
+        for label, options in configurations.items():
+            out = root / f"{label}-{seed}"
+            options = dataclasses.replace(options, out=out, experts=Path("runs/experts"), seed=seed)
+            reporter.say(f"== {experiment}: {label}, seed {seed}")
+            cpu = time.process_time()
+            try:
+                jobs.distill_d3(options, reporter)
+            except Interrupted:
+                print("interrupted: run the same command again", file=sys.stderr)
+                raise SystemExit(UNFINISHED) from None
+            _note(out / "record.json", options, time.process_time() - cpu)
+            if subset is not None and not (out / f"first{subset}.json").exists():
+                judged = config.Judgement(
+                    data_dir=options.data.data_dir,
+                    test_limit=subset,
+                    architecture=options.architecture,
+                    seed=seed,
+                    json=out / f"first{subset}.json",
+                )
+                judging.judge(out / "artifact.safetensors", judged, reporter)
+            _collect(experiment, list(configurations), seeds, root, subset)
+
+
+def _note(path: Path, options: config.DistillD3, cpu: float) -> None:
+    """When, where and at which commit a run was made; CPU seconds of all its sittings."""
+    before = json.loads(path.read_text()) if path.exists() else {"cpu_seconds": 0.0}
+    if cpu < 5 and path.exists():
+        return  # it was finished already
+    record = {
+        "date": datetime.date.today().isoformat(),
+        "hardware": hardware(),
+        "commit": commit(),
+        "cpu_seconds": before["cpu_seconds"] + cpu,
+        "configuration": config.plain(options),
+    }
+    write_json(path, record)
+
+
+def _collect(
+    experiment: str,
+    labels: list[str],
+    seeds: tuple[int, ...],
+    root: Path,
+    subset: int | None,
+) -> None:
+    rows = []
+    for label in labels:
+        folders = [(seed, root / f"{label}-{seed}") for seed in seeds]
+        folders = [(seed, path) for seed, path in folders if (path / "record.json").exists()]
+        if not folders:
+            continue
+        reports = [json.loads((path / "report.json").read_text()) for _, path in folders]
+        records = [json.loads((path / "record.json").read_text()) for _, path in folders]
+        configuration = records[0]["configuration"]
+        for name in ("out", "experts", "seed"):
+            del configuration[name]
+        configuration["data"].pop("data_dir", None)
+        row = {
+            "label": label,
+            "seeds": [seed for seed, _ in folders],
+            "accuracy": _pooled([report["accuracy"] for report in reports]),
+            "floats": reports[0]["floats"],
+            "bytes": reports[0]["bytes"]["total"],
+            "seconds": {
+                name: float(np.mean([report["seconds"][name] for report in reports]))
+                for name in reports[0]["seconds"]
+            },
+            "cpu_seconds": float(np.mean([record["cpu_seconds"] for record in records])),
+            "baselines": {
+                name: {
+                    "accuracy": _pooled([r["baselines"][name]["accuracy"] for r in reports]),
+                    "floats": reports[0]["baselines"][name]["floats"],
+                    "learning_rates": [r["baselines"][name]["learning_rate"] for r in reports],
+                }
+                for name in reports[0]["baselines"]
+            },
+            "hardware": records[0]["hardware"],
+            "date": records[-1]["date"],
+            "commit": records[-1]["commit"],
+            "configuration": configuration,
+        }
+        files = [path / f"first{subset}.json" for _, path in folders]
+        if subset is not None and all(file.exists() for file in files):
+            judged = [json.loads(file.read_text())["accuracy"] for file in files]
+            row[f"accuracy_first_{subset}"] = _pooled(judged)
+        rows.append(row)
+    RESULTS.mkdir(exist_ok=True)
+    write_json(RESULTS / f"{experiment}.json", {"experiment": experiment, "rows": rows})
+
+
+def _pooled(accuracies: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and sample standard deviation over all students of all seeds, and over seeds' means."""
+    students = [value for accuracy in accuracies for value in accuracy["per_student"]]
+    means = [accuracy["mean"] for accuracy in accuracies]
+    return {
+        "mean": float(np.mean(students)),
+        "sd": float(np.std(students, ddof=1)) if len(students) > 1 else 0.0,
+        "sd_over_seeds": float(np.std(means, ddof=1)) if len(means) > 1 else 0.0,
+        "students": len(students),
+        "per_seed": means,
+    }

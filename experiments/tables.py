@@ -1,0 +1,73 @@
+"""Renders the tables of README.md and of the experiments' docstrings from results/*.json.
+
+    python -m experiments.tables [--check]
+
+A table stands between a line that holds `table: NAME` and one that holds `end of table`; NAME is
+that of results/NAME.json. With --check nothing is written, and the exit code is 1 where a file is
+out of step.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from d3jax.report import markdown_table, write_text
+
+ROOT = Path(__file__).parent.parent
+FILES = (ROOT / "README.md", *sorted((ROOT / "experiments").glob("*_d3.py")))
+_TABLE = re.compile(r"(?m)^(.*\btable: (\w+).*\n)((?:.*\n)*?)(.*\bend of table\b.*\n)")
+
+
+def percent(accuracy: dict[str, Any]) -> str:
+    """Mean and standard deviation over all students, in percent."""
+    return f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['sd']:.1f}"
+
+
+def rendered(name: str) -> str:
+    """The table of results/NAME.json, as Markdown."""
+    results = json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())
+    rows = results["rows"]
+    subsets = sorted({key for row in rows for key in row if key.startswith("accuracy_first_")})
+    baselines = [
+        name for name in ("random", "kmeans", "class_mean") if name in rows[0]["baselines"]
+    ]
+    header = ["run", "floats", "bytes", "test accuracy %"]
+    header += [f"on the first {key.rsplit('_', 1)[1]}" for key in subsets]
+    header += baselines
+    header += ["seeds x students", "CPU s"]
+    table = []
+    for row in rows:
+        cells = [row["label"], f"{row['floats']:,}", f"{row['bytes']:,}", percent(row["accuracy"])]
+        cells += [percent(row[key]) if key in row else "" for key in subsets]
+        cells += [
+            percent(row["baselines"][name]["accuracy"]) if name in row["baselines"] else ""
+            for name in baselines
+        ]
+        each = row["accuracy"]["students"] // len(row["seeds"])
+        cells += [f"{len(row['seeds'])} x {each}", f"{row['cpu_seconds']:,.0f}"]
+        table.append(cells)
+    last = rows[-1]
+    note = f"{last['hardware']}; {last['date']}; commit {last['commit']}."
+    return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
+
+
+def in_step(text: str) -> str:
+    """`text` with every table rendered afresh."""
+    return _TABLE.sub(lambda m: f"{m[1]}\n{rendered(m[2])}\n{m[4]}", text)
+
+
+def main(arguments: list[str]) -> None:
+    """Renders every file, or checks it."""
+    stale = [path for path in FILES if in_step(path.read_text()) != path.read_text()]
+    for path in stale:
+        if "--check" not in arguments:
+            write_text(path, in_step(path.read_text()))
+        print(f"{'out of step' if '--check' in arguments else 'rendered'}: {path.name}")
+    if stale and "--check" in arguments:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

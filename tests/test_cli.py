@@ -1,0 +1,420 @@
+"""The command line: one small finished run, looked at from all sides, and bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from d3jax import artifact, cli, experts
+from d3jax.progress import UNFINISHED
+
+OPTIONS = [
+    "--network=mlp", "--width=16", "--outer-steps=40", "--inner-steps=3", "--mmd-samples=4",
+    "--expert.count=2", "--expert.epochs=3", "--expert.augmentation", "--max-start-epoch=1",
+    "--student.students=2", "--student.epochs=10", "--student.augmentation", "flip",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """As the tests run: strict, warnings are errors; what one process compiled serves the next."""
+    return {
+        **os.environ,
+        "PYTHONWARNINGS": "error",
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def start(environment, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "d3jax", *map(str, arguments)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def finished(environment, tmp_path_factory):
+    """(folder, standard output) of a finished run. Not to be changed."""
+    out = tmp_path_factory.mktemp("run") / "d3"
+    process = start(environment, "distill", "d3", f"--out={out}", *OPTIONS)
+    text, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    return out, text
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def called(capsys, *arguments):
+    """The standard output of a command that succeeds."""
+    cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def refused(capsys, *arguments):
+    """The one line with which a command is refused."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("d3jax: error: ")
+    assert error.endswith("\n")
+    assert error.count("\n") == 1
+    return error
+
+
+# A good run
+
+
+def test_a_run_leaves_its_files(finished):
+    out, _ = finished
+    assert {path.name for path in out.iterdir()} == {
+        "artifact.safetensors", "config.yaml", "metrics.jsonl", "report.json", "images.png",
+        "curves.png", "checkpoints", "experts",
+    }  # fmt: skip
+    for name in ("images.png", "curves.png"):
+        with Image.open(out / name) as picture:
+            picture.load()
+            assert min(picture.size) > 100
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 41))
+    assert {"mmd/loss", "trajectory/distance"} <= set(lines[0])
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["method"] == "d3"
+    assert config["outer_steps"] == 40
+    assert config["architecture"]["network"] == "mlp"
+    assert config["parametrization"]["latent_size"] == 16  # resolved
+    assert config["student"]["epochs"] == 10
+
+
+def check_accuracy(accuracy):
+    assert set(accuracy) == {"mean", "sd", "students", "per_student"}
+    assert accuracy["students"] == 2
+    assert all(type(value) is float and 0 <= value <= 1 for value in accuracy["per_student"])
+    assert accuracy["mean"] == pytest.approx(np.mean(accuracy["per_student"]))
+    assert accuracy["sd"] == pytest.approx(np.std(accuracy["per_student"], ddof=1))
+
+
+def test_the_report_is_as_promised(finished):
+    out, _ = finished
+    report = json.loads((out / "report.json").read_text())
+    assert set(report) == {
+        "method", "dataset", "network", "accuracy", "baselines", "bytes", "floats",
+        "ipc_equivalent", "seconds", "seed", "versions",
+    }  # fmt: skip
+    assert (report["method"], report["dataset"], report["network"]) == ("d3", "digits", "mlp")
+    assert report["seed"] == 0
+    check_accuracy(report["accuracy"])
+    size = (out / "artifact.safetensors").stat().st_size
+    assert set(report["bytes"]) == {"total", "images", "latents", "decoder", "labels", "other"}
+    assert all(type(value) is int for value in report["bytes"].values())
+    assert report["bytes"]["total"] == size
+    assert sum(report["bytes"].values()) == 2 * size
+    assert report["bytes"]["latents"] == 2 * 10 * 2 * 16
+    assert report["floats"] * 2 == size - report["bytes"]["other"]
+    assert report["ipc_equivalent"] == {"float32": size / 2560, "uint8": size / 640}
+    assert set(report["seconds"]) == {"experts", "distill", "student"}
+    assert all(type(value) is float and value > 0 for value in report["seconds"].values())
+    assert {"d3jax", "jax"} <= set(report["versions"])
+    assert all(type(value) is str for value in report["versions"].values())
+    assert set(report["baselines"]) == {"random", "kmeans", "class_mean"}
+    for name, row in report["baselines"].items():
+        assert {"accuracy", "floats", "bytes", "seconds"} <= set(row)
+        check_accuracy(row["accuracy"])
+        assert type(row["bytes"]) is int
+        assert row["seconds"] > 0
+        # Whole images per class, rounded up in their favour.
+        images = 1 if name == "class_mean" else -(-report["floats"] // 640)
+        assert row["floats"] == 640 * images
+        assert row["bytes"] > 2 * row["floats"]
+
+
+def test_progress_is_plain_lines(finished):
+    _, text = finished
+    assert "\x1b" not in text
+    assert "\r" not in text
+    for stage in ("expert epochs 4/4", "outer steps 40/40", "student epochs 10/10"):
+        assert stage in text
+    for name in ("d3", "random", "kmeans", "class_mean"):
+        assert f"│ {name} " in text
+
+
+def test_run_again_it_says_so(finished, capsys):
+    out, _ = finished
+    before = contents(out)
+    text = called(capsys, "distill", "d3", "--out", out, *OPTIONS)
+    assert "is finished" in text
+    assert "class_mean" in text
+    assert contents(out) == before
+    # What changes no number may differ.
+    called(capsys, "distill", "d3", "--out", out, *OPTIONS, "--chunk=3")
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [("--seed=1", "seed = 0"), ("--outer-steps=41", "outer_steps = 40"),
+     ("--student.epochs=11", "student.epochs = 10"), ("--train-limit=500", "")],
+)  # fmt: skip
+def test_another_configuration_is_refused(finished, capsys, option, named):
+    out, _ = finished
+    before = contents(out)
+    error = refused(capsys, "distill", "d3", "--out", out, *OPTIONS, option)
+    assert named in error
+    assert "choose another --out" in error
+    assert contents(out) == before
+
+
+def test_a_folder_of_something_else(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("- [")
+    assert "not a configuration" in refused(capsys, "distill", "d3", "--out", tmp_path, *OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_evaluate(finished, capsys, tmp_path):
+    out, _ = finished
+    judged = tmp_path / "judged.json"
+    command = ["evaluate", out / "artifact.safetensors", "--network=mlp", "--width=16"]
+    called(capsys, *command, "--json", judged)
+    result = json.loads(judged.read_text())
+    report = json.loads((out / "report.json").read_text())
+    assert result["accuracy"] == report["accuracy"]  # the same protocol and seed
+    assert result["bytes"] == report["bytes"]
+
+
+def test_evaluate_on_another_network(finished, capsys, tmp_path):
+    out, _ = finished
+    judged = tmp_path / "judged.json"
+    text = called(
+        capsys, "evaluate", out / "artifact.safetensors", "--network=convnet", "--width=4",
+        "--students=3", "--epochs=2", "--seed=5", "--json", judged,
+    )  # fmt: skip
+    result = json.loads(judged.read_text())
+    assert result["network"] == "convnet"
+    assert result["accuracy"]["students"] == len(result["accuracy"]["per_student"]) == 3
+    assert result["seed"] == 5
+    assert "n=3" in text
+
+
+def test_show(finished, capsys, tmp_path):
+    path = tmp_path / "one.safetensors"
+    shutil.copy(finished[0] / "artifact.safetensors", path)
+    text = called(capsys, "show", path)
+    for word in ("parametrization", "latents", "decoder", f"{path.stat().st_size:,}", "float32"):
+        assert word in text
+    with Image.open(tmp_path / "one.png") as picture:
+        picture.load()
+    called(capsys, "show", path, "--picture", tmp_path / "two.png")
+    assert (tmp_path / "two.png").exists()
+
+
+# Interrupted
+
+
+def rows(out):
+    try:
+        return (out / "metrics.jsonl").read_text().count("\n")
+    except FileNotFoundError:
+        return 0
+
+
+def wait_for_rows(process, out, number):
+    deadline = time.monotonic() + 300
+    while rows(out) < number:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_terminated_then_killed_then_resumed_equals_uninterrupted(finished, environment, tmp_path):
+    whole, _ = finished
+    out = tmp_path / "d3"
+    # Another process's experts are found; a checkpoint each step makes steps slow enough to hit.
+    command = [
+        "distill", "d3", f"--out={out}", *OPTIONS, "--experts", whole / "experts", "--chunk=1",
+        "--checkpoint-minutes=0",
+    ]  # fmt: skip
+    process = start(environment, *command)
+    wait_for_rows(process, out, 5)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == UNFINISHED
+    assert errors == "d3jax: interrupted, all is saved: resume with the same command\n"
+    reached = rows(out)
+    assert 5 <= reached < 40
+    assert not (out / "report.json").exists()
+
+    process = start(environment, *command)
+    wait_for_rows(process, out, reached + 5)
+    process.kill()
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    assert f"resuming at outer step {reached}" in text
+    assert "experts: found" in text
+    assert reached < rows(out) < 40
+
+    process = start(environment, *command)
+    text, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "resuming at outer step" in text
+    name = "artifact.safetensors"
+    assert (out / name).read_bytes() == (whole / name).read_bytes()
+    one, other = (json.loads((folder / "report.json").read_text()) for folder in (out, whole))
+    assert one["accuracy"] == other["accuracy"]
+    for baseline in one["baselines"]:
+        assert one["baselines"][baseline]["accuracy"] == other["baselines"][baseline]["accuracy"]
+
+
+# Experts alone
+
+
+def test_experts_alone(capsys, tmp_path):
+    command = ["experts", "--experts", tmp_path, "--network=mlp", "--width=4", "--train-limit=50",
+               "--expert.count=1", "--expert.epochs=1", "--expert.augmentation"]  # fmt: skip
+    assert "expert epochs 2/2" in called(capsys, *command)
+    assert "found in" in called(capsys, *command)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--dataset=nonesuch"], "nonesuch"),
+        (["--dataset=none/such.npz"], "such.npz"),
+        (["--expert.epochs=2", "--max-start-epoch=3"], "--expert.epochs to 4"),
+        (["--expert.epochs=9", "--mmd-epoch=10"], "--expert.epochs to 10"),
+        (["--outer-steps=0"], "outer_steps"),
+        (["--chunk=0"], "chunk"),
+        (["--baseline-learning-rates", "0.1", "0.01"], "--validation"),
+        (["--train-limit=0"], "train_limit"),
+        (["--train-limit=3"], "raise train_limit"),
+        (["--seed=-1"], "seed"),
+        (["--latents-per-class=0"], "latents per class"),
+        (["--latent-size=0"], "latent size"),
+        (["--decoder-width=9"], "width"),
+        (["--no-mmd", "--no-trajectory"], "learns nothing"),
+        (["--inner-steps=0"], "inner_steps"),
+        (["--expert-epochs=0"], "expert_epochs"),
+        (["--mmd-samples=1"], "mmd_samples"),
+        (["--student-learning-rate=0"], "student_learning_rate"),
+        (["--expert.count=0"], "count"),
+        (["--expert.learning-rate=-1"], "learning_rate"),
+        (["--student.students=0"], "students"),
+        (["--student.epochs=0"], "epochs"),
+        (["--student.learning-rate=0"], "learning_rate"),
+        (["--network=lenet", "--depth=3"], "depth"),
+        (["--network=convnet", "--depth=9"], "depth"),
+        (["--width=0"], "width"),
+        (["--inner-batch-size=0"], "batch"),
+        (["--mmd-epoch=-2"], "mmd_epoch"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_distill_with_bad_input(options, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(experts, "train", None)  # it is said before anything is trained
+    out = tmp_path / "d3"
+    assert named in refused(capsys, "distill", "d3", "--out", out, *OPTIONS, *options)
+    assert not out.exists()
+
+
+def test_bad_input_to_a_process_of_its_own(environment, tmp_path):
+    out = tmp_path / "d3"
+    process = start(environment, "distill", "d3", f"--out={out}", "--dataset=nonesuch")
+    text, errors = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert text == ""
+    assert errors.startswith("d3jax: error: ")
+    assert errors.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["distill"], ["destill"], ["distill", "d4"], ["distill", "d3", "--nonesuch"],
+     ["distill", "d3", "--outer-steps=many"], ["distill", "d3", "--network=transformer"],
+     ["evaluate"], ["show"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_usage(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.out + captured.err
+    assert captured.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help(capsys):
+    for arguments in ([], ["distill"], ["distill", "d3"], ["evaluate"], ["show"], ["experts"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*arguments, "--help"])
+        assert caught.value.code == 0
+        captured = capsys.readouterr()
+        assert "--help" in captured.out
+        assert captured.err == ""
+
+
+@pytest.mark.parametrize("command", ["evaluate", "show"])
+def test_artifact_that_cannot_be_used(command, finished, capsys, tmp_path):
+    path = tmp_path / "a.safetensors"
+    assert "there is no artifact" in refused(capsys, command, path)
+    path.write_bytes((finished[0] / "artifact.safetensors").read_bytes()[:-1])
+    assert "cut off" in refused(capsys, command, path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--students=0"], ["--epochs=0"], ["--learning-rate=-1"], ["--dataset=nonesuch"],
+     ["--network=convnet", "--depth=9"], ["--width=0"], ["--json=none/such/file.json"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_evaluate_with_bad_input(options, finished, capsys):
+    refused(capsys, "evaluate", finished[0] / "artifact.safetensors", "--network=mlp", *options)
+
+
+def test_show_where_no_picture_can_be_written(finished, capsys, tmp_path):
+    refused(
+        capsys, "show", finished[0] / "artifact.safetensors",
+        "--picture", tmp_path / "none" / "such.png",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [{"students": "five"}, {"students": None}, {"students": 1.5}, {"epochs": [3]},
+     {"batch_size": "all"}, {"momentum": "a"}, {"decay": None}, {"learning_rate": "x"},
+     {"augmentation": 5}, {"augmentation": ["fold"]}, {"augmentation": [[1]]},
+     {"augmentation": "flip"}, {"weight_decay": {}}, {"with_means": "no"}, {"nonesuch": 1}],
+    ids=repr,
+)  # fmt: skip
+def test_evaluate_with_a_lying_protocol(protocol, finished, capsys, tmp_path):
+    made = artifact.load(finished[0] / "artifact.safetensors")
+    header = {**made.header, "protocol": {**made.header["protocol"], **protocol}}
+    path = tmp_path / "a.safetensors"
+    artifact.save(made._replace(header=header), path)
+    assert "protocol" in refused(capsys, "evaluate", path, "--network=mlp", "--width=4")

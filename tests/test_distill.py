@@ -1,0 +1,246 @@
+"""d3jax.distill: the outer loop on a quadratic whose trajectory is known."""
+
+import json
+import os
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from d3jax import distill
+from d3jax.progress import Diverged, Interrupted, Reporter
+from d3jax.types import Method, State
+
+TARGET = np.array([1.0, -2.0, 3.0], np.float32)
+STEPS = 20
+
+
+def quadratic(noise=0.0, fails_at=None, theta_fails_at=None):
+    """x <- x - 0.1 (x - TARGET + noise): from 0, x_t = TARGET (1 - 0.9^t) without noise.
+
+    The metric is |x|^2 after the step; step number `fails_at` (from 1) makes it NaN.
+    """
+
+    def init(key, real):
+        del key, real
+        momentum = jnp.zeros(3, jnp.float32)
+        return State(
+            {"data": jnp.zeros(3, jnp.float32)}, {"data": momentum}, (), jnp.asarray(0, jnp.int32)
+        )
+
+    def step(key, state, real):
+        del real
+        draw = jax.random.normal(jax.random.fold_in(key, state.step), (3,), jnp.float32)
+        x = state.theta["data"]
+        x = x - 0.1 * (x - jnp.asarray(TARGET) + noise * draw)
+        number = state.step + 1
+        square = jnp.sum(x * x)
+        if fails_at is not None:
+            square = jnp.where(number == fails_at, jnp.float32(np.nan), square)
+        if theta_fails_at is not None:
+            x = jnp.where(number == theta_fails_at, jnp.float32(np.inf), x)
+        moved = {"data": state.optimizer["data"] + draw}
+        return State({"data": x}, moved, state.aux, number), {"square": square}
+
+    return Method(init, step, None, ())
+
+
+def run(directory, method=None, steps=STEPS, **options):
+    method = quadratic(noise=1.0) if method is None else method
+    return distill.run(
+        method, jax.random.key(3), None, steps=steps, directory=directory, reporter=Reporter(),
+        **options,
+    )  # fmt: skip
+
+
+def rows(directory):
+    """The whole file, every line a row."""
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def squares(directory):
+    return [(row["step"], row["square"]) for row in rows(directory)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run: its last state and its metrics."""
+    directory = tmp_path_factory.mktemp("whole")
+    state = run(directory)
+    return state, squares(directory)
+
+
+def same(state, other):
+    for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def kill_at(step):
+    """Sends SIGTERM to this process when the rows of `step` come by."""
+
+    def observe(rows):
+        if any(row["step"] == step for row in rows):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return observe
+
+
+def test_closed_form(tmp_path):
+    state = run(tmp_path, quadratic())
+    np.testing.assert_allclose(state.theta["data"], TARGET * (1 - 0.9**STEPS), rtol=1e-5)
+    expected = [(t, 14 * (1 - 0.9**t) ** 2) for t in range(1, STEPS + 1)]
+    np.testing.assert_allclose(squares(tmp_path), expected, rtol=1e-5)
+    assert int(state.step) == STEPS
+    seconds = [row["seconds"] for row in rows(tmp_path)]
+    assert seconds == sorted(seconds)
+    assert seconds[0] >= 0
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 50])
+def test_chunks_change_no_number(chunk, whole, tmp_path):
+    seen = []
+    state = run(tmp_path, chunk=chunk, observe=seen.extend)
+    same(state, whole[0])
+    assert squares(tmp_path) == whole[1]
+    assert seen == rows(tmp_path)
+
+
+def test_resumed_equals_uninterrupted(whole, tmp_path, capsys):
+    with pytest.raises(Interrupted):
+        run(tmp_path, chunk=7, observe=kill_at(3))
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
+    with pytest.raises(Interrupted):
+        run(tmp_path, chunk=3, observe=kill_at(13))
+    assert "resuming at outer step 7" in capsys.readouterr().out
+    assert len(rows(tmp_path)) == 13
+    state = run(tmp_path)
+    same(state, whole[0])
+    assert squares(tmp_path) == whole[1]
+    seconds = [row["seconds"] for row in rows(tmp_path)]
+    assert seconds == sorted(seconds)
+
+
+def test_a_finished_run_is_not_run_again(whole, tmp_path):
+    run(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    broken = quadratic()._replace(step=None)
+    same(run(tmp_path, broken), whole[0])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_signal_in_the_last_chunk_ends_a_finished_run(whole, tmp_path):
+    same(run(tmp_path, observe=kill_at(STEPS)), whole[0])
+
+
+def test_handlers_are_given_back(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(Interrupted):
+        run(tmp_path, observe=kill_at(5))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+@pytest.mark.parametrize(
+    ("where", "named"), [({"fails_at": 14}, "square"), ({"theta_fails_at": 14}, "theta")],
+    ids=["metrics", "theta"],
+)  # fmt: skip
+@pytest.mark.parametrize("chunk", [5, 14, 13, 1])
+def test_divergence(where, named, chunk, whole, tmp_path):
+    method = quadratic(1.0, **where)
+    with pytest.raises(Diverged, match=rf"outer step 14 is not finite \({named}\)"):
+        run(tmp_path, method, chunk=chunk)
+    assert squares(tmp_path) == whole[1][:13]
+    # The state before is saved: without the fault the run goes on from there.
+    same(run(tmp_path), whole[0])
+    assert squares(tmp_path) == whole[1]
+
+
+def test_divergence_at_once_and_again(tmp_path):
+    for _ in range(2):
+        with pytest.raises(Diverged, match="outer step 1 "):
+            run(tmp_path, quadratic(fails_at=1))
+        assert rows(tmp_path) == []
+
+
+def interrupted_twice(directory):
+    """Checkpoints of steps 5 and 10."""
+    for step in (5, 10):
+        with pytest.raises(Interrupted):
+            run(directory, chunk=5, observe=kill_at(step))
+    assert sorted(f.name for f in (directory / "checkpoints").iterdir()) == ["10", "5"]
+
+
+def truncate(folder):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:7])
+
+
+def gut(folder):
+    shutil.rmtree(folder / "default")
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def unmanifested(folder):
+    for path in folder.rglob("manifest.ocdbt"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, gut, empty, unmanifested])
+def test_a_damaged_checkpoint_is_passed_over(damage, whole, tmp_path, capsys):
+    interrupted_twice(tmp_path)
+    damage(tmp_path / "checkpoints" / "10")
+    state = run(tmp_path)
+    out = capsys.readouterr().out
+    assert "resuming at outer step 5" in out
+    assert "resuming at outer step 10" not in out
+    same(state, whole[0])
+    assert squares(tmp_path) == whole[1]
+
+
+def test_all_checkpoints_damaged(whole, tmp_path):
+    interrupted_twice(tmp_path)
+    for step in ("5", "10"):
+        truncate(tmp_path / "checkpoints" / step)
+    same(run(tmp_path), whole[0])
+    assert squares(tmp_path) == whole[1]
+
+
+@pytest.mark.parametrize(
+    "tail", ['{"step": 11, "seco', '{"step": 11, "seconds": 0.1, "square": 1.0}\n', "\0" * 9]
+)
+def test_metrics_are_repaired(tail, whole, tmp_path):
+    interrupted_twice(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + tail)
+    assert len(distill.read_metrics(path)) == (11 if tail.endswith("\n") else 10)
+    run(tmp_path)
+    assert squares(tmp_path) == whole[1]
+
+
+def test_metrics_that_are_not_there(tmp_path):
+    assert distill.read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_checkpoints_in_between(tmp_path):
+    run(tmp_path, chunk=4, checkpoint_minutes=0.0)
+    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["16", "20"]
+
+
+def test_the_chunk_is_compiled_once(tmp_path):
+    traced = []
+    method = quadratic()
+
+    def step(key, state, real):
+        traced.append(1)
+        return method.step(key, state, real)
+
+    run(tmp_path, method._replace(step=step), chunk=8)
+    # Once for the metrics' shapes, once in the loop.
+    assert len(traced) <= 3

@@ -1,0 +1,218 @@
+"""d3jax.evaluate: students against a plain NumPy loop, and what is counted at the end."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from d3jax import data, networks, synthetic
+from d3jax.evaluate import Evaluation, Protocol, accuracy, evaluate, train_students
+from d3jax.types import InputError
+
+PLAIN = Protocol(students=2, epochs=8, batch_size=32, learning_rate=0.05, augmentation=())
+
+
+@pytest.fixture(scope="module")
+def digits():
+    dataset = data.load("digits")
+    normalization = data.Normalization.of(dataset.train_images)
+    test = data.device_arrays(dataset.test_images, dataset.test_labels, 10, normalization)
+    return dataset, normalization, test
+
+
+def stored(images, labels, classes):
+    """Images and one-hot labels as a parametrization that stores both."""
+    specification = {
+        "kind": "pixels",
+        "image_shape": list(images.shape[1:]),
+        "num_classes": classes,
+        "num_items": len(images),
+        "label_kind": "probabilities",
+    }
+    theta = {
+        "data": {"images": jnp.asarray(images, jnp.float32)},
+        "labels": jax.nn.one_hot(jnp.asarray(labels), classes, dtype=jnp.float32),
+    }
+    return synthetic.create(specification), theta
+
+
+def plain_loop(images, labels, test_images, test_labels, protocol, width, seed):
+    """Two hidden layers, SGD with momentum, derivatives by hand, in NumPy alone."""
+    generator = np.random.default_rng(seed)
+    x, targets = images.reshape(len(images), -1).astype(np.float64), np.eye(10)[labels]
+    sizes = [x.shape[1], width, width, 10]
+    weights = []
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        bound = 1 / np.sqrt(fan_in)
+        weights.append(generator.uniform(-bound, bound, (fan_in, fan_out)))
+        weights.append(generator.uniform(-bound, bound, fan_out))
+    velocity = [np.zeros_like(w) for w in weights]
+
+    def forward(x):
+        first = np.maximum(x @ weights[0] + weights[1], 0)
+        second = np.maximum(first @ weights[2] + weights[3], 0)
+        return first, second, second @ weights[4] + weights[5]
+
+    for epoch in range(protocol.epochs):
+        rate = protocol.learning_rate * (protocol.decay if epoch >= protocol.epochs // 2 else 1)
+        order = generator.permutation(len(x))
+        for start in range(0, len(x), protocol.batch_size):
+            batch = order[start : start + protocol.batch_size]
+            first, second, logits = forward(x[batch])
+            exponents = np.exp(logits - logits.max(1, keepdims=True))
+            error = (exponents / exponents.sum(1, keepdims=True) - targets[batch]) / len(batch)
+            back = (error @ weights[4].T) * (second > 0)
+            further = (back @ weights[2].T) * (first > 0)
+            gradient = [x[batch].T @ further, further.sum(0), first.T @ back, back.sum(0),
+                        second.T @ error, error.sum(0)]  # fmt: skip
+            for w, v, g in zip(weights, velocity, gradient):
+                v *= protocol.momentum
+                v += g + protocol.weight_decay * w
+                w -= rate * v
+    logits = forward(test_images.reshape(len(test_images), -1))[2]
+    return (logits.argmax(1) == test_labels).mean()
+
+
+def test_full_digits_reach_what_a_plain_loop_reaches(digits):
+    dataset, normalization, test = digits
+    images = normalization.apply(dataset.train_images)
+    network = networks.create("mlp", image_shape=(8, 8, 1), num_classes=10, width=32)
+    parametrization, theta = stored(images, dataset.train_labels, 10)
+    # The protocol's learning rate counts, not the one that is handed over.
+    reached = evaluate(network, parametrization, theta, test, PLAIN, 1e-9, jax.random.key(0))
+    plain = [
+        plain_loop(
+            images,
+            dataset.train_labels,
+            normalization.apply(dataset.test_images),
+            dataset.test_labels,
+            PLAIN,
+            32,
+            seed,
+        )
+        for seed in range(2)
+    ]
+    assert min(plain) > 0.9
+    assert reached.per_student.min() > 0.9
+    assert abs(reached.per_student.mean() - np.mean(plain)) < 0.03
+    assert reached.seconds > 0
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    """Six images of two classes, a network, and test data."""
+    dataset, normalization, _ = digits
+    rows = np.flatnonzero(dataset.train_labels < 2)[:6]
+    parametrization, theta = stored(
+        normalization.apply(dataset.train_images[rows]), dataset.train_labels[rows], 2
+    )
+    held = np.flatnonzero(dataset.test_labels < 2)[:50]
+    test = data.device_arrays(
+        dataset.test_images[held], dataset.test_labels[held], 2, normalization
+    )
+    network = networks.create("mlp", image_shape=(8, 8, 1), num_classes=2, width=6)
+    return network, parametrization, theta, test
+
+
+def test_seeds_are_deterministic_and_the_last_epoch_counts(few):
+    network, parametrization, theta, test = few
+    protocol = Protocol(
+        students=3, epochs=4, batch_size=4, learning_rate=0.1, augmentation=("crop", "flip")
+    )
+    key = jax.random.key(1)
+    one, same = (
+        train_students(network, parametrization, theta, protocol, 0.1, key)[0] for _ in range(2)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert float(jnp.abs(one[0] - one[1]).max()) > 1e-3
+    other = train_students(network, parametrization, theta, protocol, 0.1, jax.random.key(2))[0]
+    assert float(jnp.abs(one - other).max()) > 1e-3
+    reached = evaluate(network, parametrization, theta, test, protocol, 7.0, key)
+    np.testing.assert_array_equal(reached.per_student, accuracy(network, one, test))
+
+
+def test_an_incomplete_last_batch_is_averaged_over_its_rows(few):
+    """Two epochs of six items in batches of four, against the same steps written out."""
+    network, parametrization, theta, _ = few
+    protocol = Protocol(students=2, epochs=2, batch_size=4, momentum=0.8, weight_decay=0.01,
+                        decay=0.5, augmentation=())  # fmt: skip
+    key = jax.random.key(5)
+    actual, _ = train_students(network, parametrization, theta, protocol, 0.2, key)
+
+    def loss(params, images, targets):
+        logits = network.apply(params, images)
+        return optax.softmax_cross_entropy(logits, targets).mean()
+
+    for student, own in enumerate(jax.random.split(key, 2)):
+        params = network.init(own)
+        velocity = jax.tree.map(jnp.zeros_like, params)
+        for epoch in range(2):
+            rate = 0.2 if epoch == 0 else 0.1
+            # Two steps an epoch; the order is drawn with the number after them.
+            order = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(own, epoch), 2), 6)
+            for rows in (order[:4], order[4:]):
+                gradient = jax.grad(loss)(
+                    params, theta["data"]["images"][rows], theta["labels"][rows]
+                )
+                velocity = jax.tree.map(
+                    lambda v, g, p: 0.8 * v + g + 0.01 * p, velocity, gradient, params
+                )
+                params = jax.tree.map(lambda p, v, rate=rate: p - rate * v, params, velocity)
+        np.testing.assert_allclose(actual[student], ravel_pytree(params)[0], atol=2e-6)
+
+
+def test_accuracy_is_a_plain_count(digits):
+    _, _, test = digits
+    test = test._replace(images=test.images[:100], labels=test.labels[:100])
+    network = networks.create("mlp", image_shape=(8, 8, 1), num_classes=10, width=8)
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = [network.init(key) for key in keys]
+    images = test.gather(jnp.arange(100))
+    counted = [
+        np.mean(np.argmax(np.asarray(network.apply(p, images)), 1) == np.asarray(test.labels))
+        for p in params
+    ]
+    vectors = jnp.stack([ravel_pytree(p)[0] for p in params])
+    for batch_size in (7, 100, 512):
+        actual = accuracy(network, vectors, test, batch_size=batch_size)
+        np.testing.assert_allclose(actual, counted, atol=1e-6)
+
+
+def test_means_are_visited_too(few):
+    """Pixels decode alike with and without a key: visiting both is visiting each twice."""
+    network, parametrization, theta, _ = few
+    twice = Protocol(students=1, epochs=3, batch_size=12, augmentation=(), with_means=True)
+    once = dataclasses.replace(twice, with_means=False)
+    key = jax.random.key(0)
+    one, _ = train_students(network, parametrization, theta, twice, 0.1, key)
+    other, _ = train_students(network, parametrization, theta, once, 0.1, key)
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"students": 0}, {"epochs": 0}, {"epochs": -1}, {"batch_size": 0}, {"learning_rate": 0.0},
+     {"learning_rate": -1.0}, {"learning_rate": float("nan")}, {"augmentation": ("fold",)}],
+    ids=repr,
+)  # fmt: skip
+def test_a_protocol_that_cannot_be_followed(few, wrong):
+    network, parametrization, theta, test = few
+    protocol = dataclasses.replace(PLAIN, **wrong)
+    with pytest.raises(InputError):
+        evaluate(network, parametrization, theta, test, protocol, 0.1, jax.random.key(0))
+
+
+def test_summary():
+    summary = Evaluation(np.array([0.5, 0.7]), 1.0).summary()
+    assert summary == {
+        "mean": pytest.approx(0.6),
+        "sd": pytest.approx(0.02**0.5),
+        "students": 2,
+        "per_student": [0.5, 0.7],
+    }
+    assert Evaluation(np.array([0.5]), 1.0).summary()["sd"] == 0.0

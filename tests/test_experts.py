@@ -1,0 +1,226 @@
+"""d3jax.experts: training against a slow loop, and the store."""
+
+import dataclasses
+import fcntl
+import json
+from collections import namedtuple
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from d3jax import data, experts, networks
+from d3jax.experts import Options, Trajectories, configuration, store_path
+from d3jax.progress import Diverged, Interrupted, Reporter
+from d3jax.types import InputError
+
+OPTIONS = Options(count=3, epochs=3, learning_rate=0.1, batch_size=16, augmentation=(), at_once=2)
+NETWORK = networks.create("mlp", image_shape=(8, 8, 1), num_classes=10, width=4)
+SEED = 11
+
+
+@pytest.fixture(scope="module")
+def real():
+    dataset = data.load("digits", train_limit=60)  # 3 steps of 16 an epoch, 12 images left out
+    normalization = data.Normalization.of(dataset.train_images)
+    return data.device_arrays(dataset.train_images, dataset.train_labels, 10, normalization)
+
+
+def recipe(options=OPTIONS, **changes):
+    arguments = {"network": {"network": "mlp"}, "data": {"images": "abc"}, "seed": SEED}
+    return configuration(options, **{**arguments, **changes})
+
+
+def trained(real, store, options=OPTIONS):
+    return experts.train(NETWORK, options, real, store, recipe(options), Reporter())
+
+
+@pytest.fixture(scope="module")
+def store(real, tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    trained(real, store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def snapshots(store):
+    return Trajectories(store_path(store, recipe())).read_all()
+
+
+def test_the_folder_follows_from_all_that_counts(tmp_path):
+    replace = dataclasses.replace
+    paths = [
+        store_path(tmp_path, config)
+        for config in (
+            recipe(),
+            recipe(seed=12),
+            recipe(data={"images": "abd"}),
+            recipe(network={"network": "lenet"}),
+            recipe(replace(OPTIONS, epochs=4)),
+            recipe(replace(OPTIONS, learning_rate=0.2)),
+            recipe(replace(OPTIONS, augmentation=("flip",))),
+            recipe(replace(OPTIONS, dtype="bfloat16")),
+        )
+    ]
+    assert len(set(paths)) == len(paths)
+    assert store_path(tmp_path, recipe()) == paths[0]
+    assert {path.parent for path in paths} == {tmp_path}
+
+
+def test_fingerprint_sees_contents_shape_and_dtype():
+    zeros = np.zeros((4, 2), np.uint8)
+    changed = zeros.copy()
+    changed[3, 1] = 1
+    prints = [experts.fingerprint(array) for array in (
+        zeros, changed, zeros.reshape(2, 4), zeros.astype(np.int8),
+    )]  # fmt: skip
+    assert len(set(prints)) == 4
+    assert experts.fingerprint(zeros[:, ::-1]) == prints[0]
+
+
+def test_snapshot_0_is_the_start(snapshots):
+    for expert in range(3):
+        start = NETWORK.init(jax.random.fold_in(jax.random.key(SEED), expert))
+        np.testing.assert_allclose(snapshots[expert, 0], ravel_pytree(start)[0], atol=1e-7)
+
+
+def test_epochs_equal_a_slow_loop(real, snapshots):
+    assert snapshots.shape == (3, 4, 64 * 4 + 4 + 4 * 4 + 4 + 4 * 10 + 10)
+    pixels = np.asarray(real.images, np.float32) / 255
+    images = (pixels - np.asarray(real.mean)) / np.asarray(real.sd)
+    labels = np.asarray(real.labels)
+
+    def loss(params, images, labels):
+        logits = NETWORK.apply(params, images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    gradient = jax.jit(jax.grad(loss))
+    for expert in range(3):
+        key = jax.random.fold_in(jax.random.key(SEED), expert)
+        params = NETWORK.init(key)
+        for epoch in (1, 2):
+            order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), 60))
+            for step in range(3):
+                batch = order[16 * step : 16 * (step + 1)]
+                moves = gradient(params, jnp.asarray(images[batch]), jnp.asarray(labels[batch]))
+                params = jax.tree.map(lambda p, g: p - 0.1 * g, params, moves)
+            np.testing.assert_allclose(
+                snapshots[expert, epoch], ravel_pytree(params)[0], rtol=1e-5, atol=1e-6
+            )
+
+
+def test_one_snapshot_is_read_alone(store, snapshots):
+    path = store_path(store, recipe())
+    trajectories = Trajectories(path)
+    assert trajectories.shape == snapshots.shape
+    np.testing.assert_array_equal(trajectories.read(2, 1), snapshots[2, 1])
+    np.testing.assert_array_equal(
+        trajectories.read_all(slice(1, 3), slice(0, 2)), snapshots[1:3, 0:2]
+    )
+    # One file a snapshot: what is read is one of them.
+    files = [f for f in (path / "snapshots").iterdir() if f.name != ".zarray"]
+    assert len(files) == 3 * 4
+    assert jax.tree.leaves(experts.tree_of(NETWORK, snapshots[0, 0]))[0].dtype == jnp.float32
+
+
+def test_found_again_without_training(real, store, monkeypatch, capsys):
+    def forbidden(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(experts, "epoch_function", forbidden)
+    path = trained(real, store)
+    assert path == store_path(store, recipe())
+    assert f"found in {path}" in capsys.readouterr().out
+    assert experts.training_seconds(path) > 0
+
+
+@contextmanager
+def interrupted_after(monkeypatch, looks):
+    """As if a signal came before the `looks`-th snapshot was written."""
+
+    class Asked:
+        seen = 0
+
+        @property
+        def requested(self):
+            Asked.seen += 1
+            return Asked.seen >= looks
+
+    @contextmanager
+    def interruption():
+        yield Asked()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(experts, "interruption", interruption)
+        yield
+
+
+@pytest.mark.parametrize("looks", [1, 3, 4, 6, 8])
+def test_resumed_equals_uninterrupted(real, snapshots, looks, tmp_path, monkeypatch):
+    with interrupted_after(monkeypatch, looks), pytest.raises(Interrupted):
+        trained(real, tmp_path)
+    path = store_path(tmp_path, recipe())
+    assert not (path / "complete.json").exists()
+    assert json.loads((path / "progress.json").read_text())["done"] == looks
+    trained(real, tmp_path)
+    np.testing.assert_array_equal(Trajectories(path).read_all(), snapshots)
+
+
+def test_bfloat16_store(real, snapshots, tmp_path, monkeypatch):
+    options = dataclasses.replace(OPTIONS, dtype="bfloat16")
+    with interrupted_after(monkeypatch, 6), pytest.raises(Interrupted):
+        trained(real, tmp_path, options)
+    half = Trajectories(trained(real, tmp_path, options)).read_all()
+    assert half.dtype == jnp.bfloat16
+    assert experts.stored_bytes(NETWORK, options) == half.nbytes
+    assert experts.stored_bytes(NETWORK, OPTIONS) == 2 * half.nbytes
+    # Rounded where stored, not where trained, also after an interruption.
+    np.testing.assert_array_equal(half, snapshots.astype(jnp.bfloat16))
+
+
+def test_too_little_disk_is_said_before(real, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    needed = experts.stored_bytes(NETWORK, OPTIONS)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 0, needed - 1))
+    monkeypatch.setattr(experts, "epoch_function", None)
+    with pytest.raises(InputError, match=r"need .* free"):
+        trained(real, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_at_work_is_left_alone(real, tmp_path, monkeypatch):
+    path = store_path(tmp_path, recipe())
+    path.mkdir(parents=True)
+    with (path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process"):
+            trained(real, tmp_path)
+    assert not (path / "snapshots").exists()
+
+
+def test_experts_that_diverge(real, tmp_path):
+    options = dataclasses.replace(OPTIONS, learning_rate=1e30)
+    with pytest.raises(Diverged, match=r"epoch [12]; lower"):
+        trained(real, tmp_path, options)
+    assert not (store_path(tmp_path, recipe(options)) / "complete.json").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"count": 0}, {"epochs": 0}, {"batch_size": -1}, {"at_once": 0}, {"dtype": "float16"},
+     {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"augmentation": ("fold",)}],
+    ids=repr,
+)  # fmt: skip
+def test_options_out_of_range(real, tmp_path, wrong):
+    with pytest.raises(InputError):
+        trained(real, tmp_path, dataclasses.replace(OPTIONS, **wrong))
+
+
+def test_a_batch_is_at_most_all_images(real, tmp_path):
+    options = dataclasses.replace(OPTIONS, count=1, epochs=1, batch_size=1000)
+    few = real._replace(images=real.images[:20], labels=real.labels[:20])
+    assert Trajectories(trained(few, tmp_path, options)).shape[:2] == (1, 2)

@@ -1,0 +1,127 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import check_gradient, quick_jit
+
+from d3jax.inner import positive_learning_rates, unroll
+
+STEPS = 4
+OPTIMIZERS = {
+    "descent": None,
+    "momentum": optax.sgd(1.0, momentum=0.9, nesterov=True),
+    "adam": optax.adam(1.0),
+}
+
+
+def _loss(params, batch):
+    images, targets = batch
+    hidden = jnp.tanh(images @ params["first"]["kernel"] + params["first"]["bias"])
+    return jnp.mean(jnp.square(jax.nn.softplus(hidden @ params["second"]) - targets))
+
+
+def _problem(dtype):
+    generator = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(generator.normal(size=shape), dtype)
+
+    params = {"first": {"kernel": normal(3, 4), "bias": normal(4)}, "second": normal(4)}
+    batches = (normal(STEPS, 5, 3), normal(STEPS, 5))
+    return params, batches, jnp.asarray([0.3, 0.1, 0.2, 0.4], dtype)
+
+
+@partial(quick_jit, static_argnums=3)
+def _loop(params, batches, learning_rates, optimizer):
+    """The same, a step at a time, as anyone would write it."""
+    state = None if optimizer is None else optimizer.init(params)
+    for t in range(STEPS):
+        batch = jax.tree.map(lambda x, t=t: x[t], batches)
+        updates = jax.tree.map(jnp.negative, jax.grad(_loss)(params, batch))
+        if optimizer is not None:
+            gradient = jax.tree.map(jnp.negative, updates)
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = optimizer.update(gradient, state, params)
+        params = jax.tree.map(lambda p, u, t=t: p + learning_rates[t] * u, params, updates)
+    return params
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_unroll_is_a_plain_loop(name, dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        arguments = _problem(dtype)
+        expected = _loop(*arguments, OPTIMIZERS[name])
+        actual = unroll(_loss, *arguments, optimizer=OPTIMIZERS[name])
+        assert jax.tree.structure(actual) == jax.tree.structure(arguments[0])
+        tolerance = 1e-5 if dtype == jnp.float32 else 1e-12
+        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
+            assert a.dtype == dtype
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("rematerialize", [True, False])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_meta_gradient_against_finite_differences(name, rematerialize):
+    with jax.enable_x64(True):
+        params, batches, learning_rates = _problem(jnp.float64)
+        target = jax.tree.map(jnp.ones_like, params)
+
+        def outer(x):
+            trained = unroll(
+                _loss,
+                x["params"],
+                x["batches"],
+                x["learning_rates"],
+                optimizer=OPTIMIZERS[name],
+                rematerialize=rematerialize,
+            )
+            return optax.tree.norm(optax.tree.sub(trained, target), squared=True)
+
+        groups = {"params": params, "batches": batches, "learning_rates": learning_rates}
+        check_gradient(outer, groups)
+
+
+def test_one_step_of_a_quadratic_in_closed_form():
+    # loss = a p^2 / 2: p' = p (1 - eta a), so dp'^2/deta = -2 a p^2 (1 - eta a).
+    def trained(eta):
+        params = unroll(lambda p, a: a * p**2 / 2, jnp.float32(3), jnp.ones(1) * 2, eta[None])
+        return params**2
+
+    value, slope = jax.value_and_grad(trained)(jnp.float32(0.1))
+    np.testing.assert_allclose(value, 9 * 0.8**2, rtol=1e-6)
+    np.testing.assert_allclose(slope, -2 * 2 * 9 * 0.8, rtol=1e-6)
+
+
+def test_rematerializing_changes_nothing_but_memory():
+    params, batches, learning_rates = _problem(jnp.float32)
+
+    def outer(params, rematerialize):
+        trained = unroll(_loss, params, batches, learning_rates, rematerialize=rematerialize)
+        return jnp.sum(jnp.square(trained["second"]))
+
+    kept, again = (
+        quick_jit(jax.grad(outer), static_argnums=1)(params, flag) for flag in (False, True)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), kept, again)
+
+
+def test_unroll_refuses_shapes_that_do_not_fit():
+    params, batches, learning_rates = _problem(jnp.float32)
+    with pytest.raises(ValueError, match=r"must be a vector f\[T\], got \(\)"):
+        unroll(_loss, params, batches, learning_rates[0])
+    with pytest.raises(ValueError, match=r"leading axis T = 3 of learning_rates, got .*4, 5"):
+        unroll(_loss, params, batches, learning_rates[:3])
+    with pytest.raises(ValueError, match=r"got shape \(\)"):
+        unroll(_loss, params, jnp.float32(1), learning_rates)
+
+
+def test_positive_learning_rates_are_exponentials():
+    one = positive_learning_rates(jnp.log(jnp.float32(0.02)), 3)
+    np.testing.assert_allclose(one, [0.02] * 3, rtol=1e-6)
+    several = positive_learning_rates(jnp.asarray([-80.0, 0.0]), 2)
+    assert several[0] > 0
+    assert several[1] == 1

@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import check_gradient, quick_jit
+
+from d3jax import losses
+
+_compiled = quick_jit(losses.mmd2, static_argnums=2)
+
+
+def _random(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).normal(size=shape)
+
+
+def _mmd2(x, y, bandwidths):
+    def kernel(a, b):
+        return sum(np.exp(-np.sum((a - b) ** 2) / (2 * s**2)) for s in bandwidths)
+
+    n, m = len(x), len(y)
+    within_x = sum(kernel(x[i], x[j]) for i in range(n) for j in range(n) if i != j)
+    within_y = sum(kernel(y[i], y[j]) for i in range(m) for j in range(m) if i != j)
+    between = sum(kernel(x[i], y[j]) for i in range(n) for j in range(m))
+    return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m)
+
+
+@pytest.mark.parametrize("bandwidths", [losses.BANDWIDTHS, (0.7,)])
+def test_mmd2_is_the_double_loop(bandwidths):
+    x, y = _random(5, 3) * 2, _random(7, 3) + 1
+    expected = _mmd2(x, y, bandwidths)
+    with jax.enable_x64(True):
+        actual = _compiled(jnp.asarray(x), jnp.asarray(y), bandwidths)
+        np.testing.assert_allclose(actual, expected, rtol=1e-10)
+    actual = _compiled(jnp.float32(x), jnp.float32(y), bandwidths)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_mmd2_of_equal_distributions_is_zero_on_average():
+    x, y = (jnp.asarray(_random(2000, 6, 2, seed=s), jnp.float32) for s in (1, 2))
+    batched = quick_jit(jax.vmap(losses.mmd2))
+    values = np.asarray(batched(x, y))
+    error = values.std() / np.sqrt(len(values))
+    assert abs(values.mean()) < 4 * error
+    assert (values < 0).mean() > 0.3
+    assert np.asarray(batched(x, y + 1)).mean() > 20 * error
+
+
+def test_mmd2_gradient_against_finite_differences_also_where_draws_coincide():
+    with jax.enable_x64(True):
+        x, y = jnp.asarray(_random(4, 3)), jnp.asarray(_random(5, 3, seed=1))
+        check_gradient(lambda z: losses.mmd2(z["x"], z["y"]), {"x": x, "y": y})
+        gradient = quick_jit(jax.grad(losses.mmd2))(jnp.zeros_like(x), jnp.zeros_like(y))
+        np.testing.assert_array_equal(gradient, 0)
+
+
+def test_mmd2_of_far_and_large_features_stays_finite():
+    x = jnp.asarray(_random(4, 8) * 1e4, jnp.float32)
+    value, gradient = quick_jit(jax.value_and_grad(losses.mmd2))(x, x + 1e6)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize(("x", "y"), [((1, 3), (4, 3)), ((4, 3), (1, 3)), ((4, 3), (4, 2))])
+def test_mmd2_refuses_single_draws_and_different_features(x, y):
+    with pytest.raises(ValueError, match="mmd2 needs"):
+        losses.mmd2(jnp.zeros(x), jnp.zeros(y))
+
+
+def test_cross_entropy_of_hard_and_soft_targets():
+    logits = _random(5, 4).astype(np.float32) * 3
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    classes = np.array([0, 3, 1, 1, 2])
+    hard = np.eye(4, dtype=np.float32)[classes]
+    expected = -np.log(probabilities[np.arange(5), classes]).mean()
+    np.testing.assert_allclose(losses.cross_entropy(logits, hard), expected, rtol=1e-5)
+    soft = np.random.default_rng(0).dirichlet(np.ones(4), 5).astype(np.float32)
+    expected = -(soft * np.log(probabilities)).sum(-1).mean()
+    np.testing.assert_allclose(losses.cross_entropy(logits, soft), expected, rtol=1e-5)
+    # In nats, and without overflow.
+    np.testing.assert_allclose(losses.cross_entropy(np.zeros((1, 4)), hard[:1]), np.log(4), 1e-6)
+    np.testing.assert_allclose(losses.cross_entropy(logits * 1e4, hard[:1] * 0), 0)
+
+
+def test_trajectory_distance_is_one_at_the_start_and_zero_at_the_target():
+    start = {"a": jnp.asarray([1.0, 2.0]), "b": jnp.asarray([[3.0]])}
+    target = {"a": jnp.asarray([2.0, 0.0]), "b": jnp.asarray([[5.0]])}
+    middle = jax.tree.map(lambda a, b: (a + b) / 2, start, target)
+    assert losses.trajectory_distance(start, target, start) == 1
+    assert losses.trajectory_distance(target, target, start) == 0
+    assert losses.trajectory_distance(middle, target, start) == 0.25
+    # (0 - 2)^2 + 0 + (5 - 5)^2 over (1 - 2)^2 + 2^2 + 2^2.
+    student = {"a": jnp.asarray([0.0, 0.0]), "b": jnp.asarray([[5.0]])}
+    np.testing.assert_allclose(losses.trajectory_distance(student, target, start), 4 / 9, 1e-6)
+    assert not np.isfinite(losses.trajectory_distance(student, start, start))

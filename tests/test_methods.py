@@ -1,0 +1,215 @@
+"""The contract test: what every method promises. A new method is one more entry of METHODS."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_real, quick_jit, to_float64
+from jax.sharding import AxisType, PartitionSpec
+
+from d3jax.methods.d3 import Options, d3
+from d3jax.synthetic import gaussian
+from d3jax.types import InputError, Method, State
+
+
+def _d3(network, label_kind="hard", **options):
+    data = gaussian.create(
+        image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, latents_per_class=2, latent_size=4,
+        width=8, label_kind=label_kind,
+    )  # fmt: skip
+    sizes = {"inner_steps": 2, "max_start_epoch": 2, "mmd_samples": 3}
+    return d3(network, data, Options(**sizes, **options), outer_steps=10)
+
+
+# name: network -> Method, tiny, on images of conftest.IMAGE_SHAPE.
+METHODS = {
+    "d3": _d3,
+    "d3-options": lambda network: _d3(
+        network,
+        label_kind="logits",
+        inner_batch_size=4,
+        inner_augmentation=("color", "flip"),
+        latent_optimizer="adam",
+        schedule="cosine",
+        mmd_epoch=2,
+    ),
+}
+KEY = jax.random.key(7)
+SUBTASKS = 4
+
+
+class Case:
+    """A method, the real data of its subtasks, and what is compiled once for all tests."""
+
+    def __init__(self, build, network):
+        self.method = build(network)
+        self.reals = [
+            make_real(network, seed, counts)
+            for seed, counts in enumerate([(3, 4, 5), (5, 5, 2), (4, 5, 3), (2, 5, 5)])
+        ]
+        self.keys = jax.random.split(KEY, SUBTASKS)
+        self.traces = 0
+        self.init = quick_jit(self.method.init)
+
+        def step(key, state, real):
+            self.traces += 1
+            return self.method.step(key, state, real)
+
+        self.step = quick_jit(step)
+        self.starts = [self.init(key, real) for key, real in zip(self.keys, self.reals)]
+
+    def run(self, subtask, steps):
+        state, history = self.starts[subtask], []
+        for _ in range(steps):
+            state, metrics = self.step(self.keys[subtask], state, self.reals[subtask])
+            history.append(metrics)
+        return state, history
+
+    def stacked(self):
+        """(keys, starts, reals), each with a leading axis of subtasks."""
+
+        def stack(trees):
+            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+        return self.keys, stack(self.starts), stack(self.reals)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def case(request, tiny_network):
+    return Case(METHODS[request.param], tiny_network)
+
+
+def _close(actual, expected, tolerance):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
+        actual, expected,
+    )  # fmt: skip
+
+
+def _same_bits(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_signature(case):
+    assert isinstance(case.method, Method)
+    assert list(inspect.signature(case.method.init).parameters) == ["key", "real"]
+    assert list(inspect.signature(case.method.step).parameters) == ["key", "state", "real"]
+    state = case.starts[0]
+    assert isinstance(state, State)
+    assert state.step.dtype == jnp.int32
+    assert len(state.aux) == len(case.method.objectives)
+    moved = {group for objective in case.method.objectives for group in objective.updates}
+    assert set(state.optimizer) == moved <= set(state.theta)
+    assert len({objective.name for objective in case.method.objectives}) == len(state.aux)
+    items = (case.method.synthetic.num_items, *IMAGE_SHAPE)
+    batch = jax.eval_shape(case.method.synthetic.sample, state.theta, KEY)
+    assert batch.images.shape == items
+    assert batch.targets.shape == (items[0], NUM_CLASSES)
+
+
+def test_types_are_stable(case):
+    def types(tree):
+        tree = jax.tree.map(lambda x: (x.shape, str(x.dtype), x.weak_type), tree)
+        return jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, tuple)), tree
+
+    start = jax.eval_shape(case.method.init, KEY, case.reals[0])
+    after, metrics = jax.eval_shape(case.method.step, KEY, start, case.reals[0])
+    assert types(after) == types(start)
+    for metric in metrics.values():
+        assert metric.shape == ()
+
+
+def test_one_compilation_finite_values_and_movement(case):
+    state, history = case.run(0, 3)
+    case.run(1, 1)
+    assert case.traces == 1
+    assert case.step._cache_size() == 1
+    assert state.step == 3
+    for leaf in jax.tree.leaves((state.theta, state.optimizer, history)):
+        assert np.all(np.isfinite(leaf))
+    for objective in case.method.objectives:
+        for group in objective.updates:
+            before, after = case.starts[0].theta[group], state.theta[group]
+            moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 0, before, after)
+            assert any(jax.tree.leaves(moved))
+    still = set(state.theta) - set(state.optimizer)
+    _same_bits([state.theta[g] for g in still], [case.starts[0].theta[g] for g in still])
+
+
+def test_resumed_equals_uninterrupted(case):
+    whole, _ = case.run(0, 3)
+    state, _ = case.run(0, 2)
+    leaves, structure = jax.tree.flatten(state)
+    stored = [np.asarray(leaf).copy() for leaf in leaves]  # what a checkpoint keeps
+    restored = jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in stored])
+    resumed, _ = case.step(case.keys[0], restored, case.reals[0])
+    _same_bits(resumed, whole)
+
+
+def _mesh():
+    devices = jax.devices()[: min(2, len(jax.devices()))]
+    return jax.make_mesh((len(devices),), ("subtask",), (AxisType.Auto,), devices=devices)
+
+
+def test_subtasks_sharded_and_under_vmap_equal_separate_runs(case):
+    # In float64: what normalization makes irrelevant (a bias before it) has rounding errors for
+    # gradients, which Adam would blow up to whole steps.
+    with jax.enable_x64(True):
+        keys, states, reals = case.stacked()
+        states, reals = to_float64((states, reals))
+        spread, step = PartitionSpec("subtask"), quick_jit(case.method.step)
+        together = quick_jit(
+            jax.shard_map(
+                jax.vmap(case.method.step), mesh=_mesh(), in_specs=spread, out_specs=spread
+            )
+        )(keys, states, reals)
+        for subtask in range(SUBTASKS):
+            arguments = jax.tree.map(lambda x, i=subtask: x[i], (keys, states, reals))
+            picked = jax.tree.map(lambda x, i=subtask: x[i], together)
+            _close(picked, step(*arguments), 1e-6)
+
+
+def test_subtasks_may_be_sharded_one_after_another_and_seeds_on_the_same_data(case):
+    spread = PartitionSpec("subtask")
+    keys, states, reals = case.stacked()
+
+    def turns(keys, states, reals):
+        return jax.lax.map(lambda x: case.method.step(*x), (keys, states, reals))
+
+    step = jax.shard_map(turns, mesh=_mesh(), in_specs=spread, out_specs=spread)
+    assert jax.eval_shape(step, keys, states, reals)[0].step.shape == (SUBTASKS,)
+    step = jax.shard_map(
+        jax.vmap(case.method.step, in_axes=(0, 0, None)),
+        mesh=_mesh(),
+        in_specs=(spread, spread, PartitionSpec()),
+        out_specs=spread,
+    )
+    assert jax.eval_shape(step, keys, states, case.reals[0])[0].step.shape == (SUBTASKS,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trajectory": False, "mmd": False}, "learns nothing; keep one"),
+        ({"inner_steps": 0}, "inner_steps must be at least 1, not 0"),
+        ({"max_start_epoch": 0}, "max_start_epoch must be at least 1, not 0"),
+        ({"mmd_samples": 1}, "mmd_samples must be at least 2, not 1"),
+        ({"student_learning_rate": 0.0}, "student_learning_rate must be positive"),
+    ],
+)
+def test_d3_refuses_options_that_cannot_be(tiny_network, options, message):
+    data = gaussian.create(image_shape=IMAGE_SHAPE, num_classes=3, width=8)
+    with pytest.raises(InputError, match=message):
+        d3(tiny_network, data, Options(**options), outer_steps=1)
+
+
+def test_d3s_ablations_leave_their_update_out(tiny_network):
+    names = [objective.name for objective in _d3(tiny_network).objectives]
+    assert names == ["trajectory", "mmd"]
+    assert _d3(tiny_network).objectives[1].updates == ("data", "decoder")
+    assert [o.name for o in _d3(tiny_network, mmd=False).objectives] == ["trajectory"]
+    assert [o.name for o in _d3(tiny_network, trajectory=False).objectives] == ["mmd"]

@@ -1,0 +1,200 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import quick_jit
+from jax import lax
+
+from d3jax import ops
+
+
+def _random(*shape, seed=0, dtype=np.float32):
+    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(dtype)
+
+
+def _values_and_derivatives(convolve):
+    """Values, gradients and the Hessian times a direction, of a smooth function of the output."""
+
+    def function(images, kernel):
+        return jnp.sum(jnp.tanh(convolve(images, kernel)))
+
+    def slope(arguments, direction):
+        return jax.jvp(jax.grad(function, (0, 1)), arguments, direction)[1]
+
+    @quick_jit
+    def evaluate(arguments, direction):
+        gradient = jax.grad(function, (0, 1))(*arguments)
+        return convolve(*arguments), gradient, slope(arguments, direction)
+
+    return evaluate
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"),
+    [(1, 1, None), (1, 2, 0), (3, 1, None), (3, 1, 3), (3, 2, None), (5, 1, 0), (5, 2, None)],
+)
+def test_convolution_and_two_derivatives_equal_those_of_xla(size, stride, padding):
+    arguments = (_random(2, 7, 8, 3), _random(size, size, 3, 4))
+    direction = (_random(2, 7, 8, 3, seed=1), _random(size, size, 3, 4, seed=1))
+    sides = (size - 1) // 2 if padding is None else padding
+
+    def reference(images, kernel):
+        return lax.conv_general_dilated(
+            images, kernel, (stride, stride), [(sides, sides)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+    expected = _values_and_derivatives(reference)(arguments, direction)
+    for lowering in ("patches", "rows", "lax"):
+
+        def convolve(images, kernel, lowering=lowering):
+            return ops.convolution(
+                images, kernel, stride=stride, padding=padding, lowering=lowering
+            )
+
+        actual = _values_and_derivatives(convolve)(arguments, direction)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), actual, expected
+        )
+
+
+def test_convolution_of_one_output_is_the_sum_that_it_should_be():
+    images, kernel = _random(1, 3, 3, 2), _random(3, 3, 2, 1)
+    for lowering in ("patches", "rows", "lax"):
+        out = ops.convolution(images, kernel, padding=0, lowering=lowering)
+        assert out.shape == (1, 1, 1, 1)
+        np.testing.assert_allclose(out[0, 0, 0, 0], np.sum(images[0] * kernel[..., 0]), rtol=1e-5)
+
+
+def test_convolution_over_several_weights_by_vmap():
+    images, kernels = _random(3, 2, 5, 5, 2), _random(3, 3, 3, 2, 4)
+    batched = jax.vmap(lambda x, k: ops.convolution(x, k, lowering="patches"))(images, kernels)
+    for i in range(3):
+        alone = ops.convolution(images[i], kernels[i], lowering="lax")
+        np.testing.assert_allclose(batched[i], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_convolution_refuses_an_unknown_lowering():
+    with pytest.raises(ValueError, match="known: patches, rows, lax"):
+        ops.convolution(_random(1, 3, 3, 1), _random(3, 3, 1, 1), lowering="winograd")
+
+
+def _scatter(images, kernel):
+    """PyTorch's ConvTranspose2d(stride 2, padding 1): input i adds tap t to output 2i - 1 + t."""
+    batch, height, width, _ = images.shape
+    out = np.zeros((batch, 2 * height, 2 * width, kernel.shape[-1]))
+    for i, j in np.ndindex(height, width):
+        for s, t in np.ndindex(*kernel.shape[:2]):
+            row, column = 2 * i - 1 + s, 2 * j - 1 + t
+            if 0 <= row < 2 * height and 0 <= column < 2 * width:
+                out[:, row, column] += images[:, i, j] @ kernel[s, t]
+    return out
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_upsampling_convolution_scatters_as_pytorch_does(size):
+    arguments = (_random(2, 3, 4, 3), _random(size, size, 3, 5))
+    direction = (_random(2, 3, 4, 3, seed=1), _random(size, size, 3, 5, seed=1))
+    results = []
+    for lowering in ("patches", "rows", "lax"):
+
+        def upsample(images, kernel, lowering=lowering):
+            return ops.upsampling_convolution(images, kernel, lowering=lowering)
+
+        results.append(_values_and_derivatives(upsample)(arguments, direction))
+        np.testing.assert_allclose(results[-1][0], _scatter(*arguments), rtol=1e-4, atol=1e-5)
+    for result in results[:2]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), result, results[2]
+        )
+
+
+def test_average_pool_is_the_mean_of_blocks_without_odd_edges():
+    images = _random(2, 5, 6, 3)
+    expected = np.empty((2, 2, 3, 3))
+    for i, j in np.ndindex(2, 3):
+        expected[:, i, j] = images[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2))
+    np.testing.assert_allclose(ops.average_pool(images), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("window", "padding"), [(2, 0), (3, 0), (3, 1)])
+def test_max_pool_is_the_maximum_of_windows_of_stride_two(window, padding):
+    images = _random(2, 7, 8, 3)
+    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = np.pad(images, sides, constant_values=-np.inf)
+    height, width = ((n + 2 * padding - window) // 2 + 1 for n in (7, 8))
+    expected = np.empty((2, height, width, 3))
+    for i, j in np.ndindex(height, width):
+        block = padded[:, 2 * i : 2 * i + window, 2 * j : 2 * j + window]
+        expected[:, i, j] = block.max((1, 2))
+    np.testing.assert_array_equal(ops.max_pool(images, window, padding=padding), expected)
+    gradient = jax.grad(lambda x: ops.max_pool(x, window, padding=padding).sum())(images)
+    # Without ties each output sends its one unit of gradient to one input.
+    np.testing.assert_allclose(gradient.sum(), expected.size, rtol=1e-6)
+    np.testing.assert_array_equal(gradient, np.round(gradient))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_group_norm_normalizes_each_group_of_each_image(groups):
+    images, scale, bias = _random(2, 4, 3, 6) * 3 + 1, _random(6), _random(6, seed=1)
+    expected = np.empty_like(images)
+    channels = 6 // groups
+    for b, g in np.ndindex(2, groups):
+        part = images[b, :, :, g * channels : (g + 1) * channels].astype(np.float64)
+        normal = (part - part.mean()) / np.sqrt(part.var() + 1e-5)
+        expected[b, :, :, g * channels : (g + 1) * channels] = normal
+    actual = ops.group_norm(images, scale, bias, groups)
+    np.testing.assert_allclose(actual, expected * scale + bias, rtol=1e-4, atol=1e-5)
+
+
+def test_group_norm_refuses_groups_that_do_not_divide_the_channels():
+    with pytest.raises(ValueError, match="6 channels cannot be split into 4 groups"):
+        ops.group_norm(_random(1, 2, 2, 6), np.ones(6), np.zeros(6), 4)
+
+
+def test_batch_norm_uses_the_batch_or_what_it_is_given():
+    images, scale, bias = _random(4, 3, 2, 5) * 3 + 1, _random(5), _random(5, seed=1)
+    mean, variance = images.mean((0, 1, 2)), images.var((0, 1, 2))
+    actual, used = ops.batch_norm(images, scale, bias)
+    expected = (images - mean) / np.sqrt(variance + 1e-5) * scale + bias
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(used[0], mean, rtol=1e-5)
+    np.testing.assert_allclose(used[1], variance, rtol=1e-5)
+    mean, variance = _random(5, seed=2), np.square(_random(5, seed=3))
+    actual, used = ops.batch_norm(images, scale, bias, (mean, variance))
+    expected = (images - mean) / np.sqrt(variance + 1e-5) * scale + bias
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(used[0], mean)
+
+
+def test_local_response_norm_is_pytorchs():
+    images = _random(2, 2, 3, 7) * 10
+    size, alpha, beta, k = 4, 0.3, 0.75, 2.0
+    expected = np.empty_like(images)
+    for c in range(7):
+        window = images[..., max(0, c - 2) : c + 2]  # size // 2 back, (size - 1) // 2 ahead
+        base = k + alpha / size * np.square(window).sum(-1)
+        expected[..., c] = images[..., c] / base**beta
+    actual = ops.local_response_norm(images, size, alpha, beta, k)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, None])
+def test_blocks_of_images_change_neither_values_nor_gradients(block):
+    images, weights = _random(5, 4, 4, 2), _random(5, 4, 4, 2, seed=1)
+
+    def function(images):
+        x = jnp.tanh(images - images.mean((1, 2), keepdims=True))
+        return {"maps": x, "sums": x.sum((1, 2, 3))}
+
+    def loss(images, block):
+        out = ops.map_blocks(function, images, block)
+        return jnp.sum(out["maps"] * weights) + jnp.sum(jnp.square(out["sums"])), out
+
+    def evaluate(block):
+        return quick_jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(images, block)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        evaluate(block), evaluate(None),
+    )  # fmt: skip

@@ -1,0 +1,296 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import quick_jit, random_params
+
+from d3jax import networks, synthetic
+from d3jax.synthetic import decoders, gaussian, labels, pixels
+from d3jax.types import InputError
+
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def gaussians():
+    return gaussian.create(
+        image_shape=SHAPE, num_classes=3, latents_per_class=2, latent_size=4, width=8
+    )
+
+
+@pytest.fixture(scope="module")
+def theta(gaussians):
+    return random_params(partial(gaussians.init, real=None))
+
+
+@pytest.fixture(scope="module")
+def frozen(gaussians, theta):
+    return quick_jit(gaussians.freeze)(theta, jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def sample(gaussians):
+    return quick_jit(gaussians.sample)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "latent_size", "width", "expected"),
+    [
+        ("small", (32, 32, 3), 64, 64, 61_083),
+        ("small", (32, 32, 3), 64, 128, 210_227),
+        ("small", (64, 64, 3), 64, 256, 789_187),
+        ("medium", (64, 64, 3), 2048, None, 5_774_691),
+        ("large", (64, 64, 3), 4096, None, 6_308_547),
+    ],
+)
+def test_decoder_parameter_counts(name, shape, latent_size, width, expected):
+    decoder = decoders.create(name, image_shape=shape, latent_size=latent_size, width=width)
+    params = jax.eval_shape(decoder.init, jax.random.key(0))
+    assert networks.parameter_count(params) == expected
+    latents = jax.ShapeDtypeStruct((5, latent_size), jnp.float32)
+    images, statistics = jax.eval_shape(decoder.forward, params, latents)
+    assert images.shape == (5, *shape)
+    assert len(statistics) == decoders.stages(shape[0])
+
+
+@pytest.mark.parametrize(
+    ("size", "stages"), [(8, 2), (16, 3), (28, 4), (32, 4), (33, 5), (64, 5), (128, 6)]
+)
+def test_stages_double_two_to_the_size_at_least(size, stages):
+    assert decoders.stages(size) == stages
+    assert 2 * 2**stages >= size > 2**stages
+
+
+def test_other_sizes_are_cropped_about_the_centre():
+    latents = jax.random.normal(jax.random.key(1), (4, 5))
+    large, small = (
+        decoders.create("small", image_shape=(size, size, 3), latent_size=5, width=8)
+        for size in (32, 28)
+    )
+    params = random_params(large.init)
+    images, _ = quick_jit(large.forward)(params, latents)
+    cropped, _ = quick_jit(small.forward)(params, latents)
+    assert cropped.shape == (4, 28, 28, 3)
+    np.testing.assert_allclose(cropped, images[:, 2:30, 2:30], rtol=1e-5, atol=1e-6)
+    assert np.abs(images).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "huge"}, "unknown decoder 'huge'; known decoders: small, medium, large"),
+        ({"width": 12}, "needs a width divisible by 8, not 12"),
+        ({"width": 4}, "needs a width divisible by 8, not 4"),
+        ({"latent_size": 0}, "needs a latent size of at least 1, not 0"),
+        ({"name": "large", "width": 32}, "latent size of 128, four times its width, not 4"),
+    ],
+)
+def test_decoders_refuse_what_cannot_be(options, message):
+    with pytest.raises(InputError, match=message):
+        decoders.create(**{"name": "small", "image_shape": SHAPE, "latent_size": 4, **options})
+
+
+def test_a_decode_without_key_is_deterministic_and_with_key_is_not(theta, sample):
+    decoded = sample(theta, None)
+    assert decoded.images.shape == (6, *SHAPE)
+    np.testing.assert_array_equal(decoded.images, sample(theta, None).images)
+    np.testing.assert_array_equal(np.argmax(decoded.targets, -1), [0, 0, 1, 1, 2, 2])
+    first, again, second = (sample(theta, jax.random.key(k)).images for k in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - second).max() > 1e-3
+    assert np.abs(first - decoded.images).max() > 1e-3
+
+
+def test_latents_start_as_standard_normals():
+    large = gaussian.create(
+        image_shape=SHAPE, num_classes=10, latents_per_class=10, latent_size=64, width=8
+    )
+    for values in quick_jit(large.init)(jax.random.key(0), None)["data"].values():
+        assert values.shape == (100, 64)
+        assert abs(values.mean()) < 4 / np.sqrt(6400)
+        assert abs(values.var() - 1) < 4 * np.sqrt(2 / 6400)
+
+
+def test_draws_have_the_mean_and_variance_of_their_gaussian(monkeypatch):
+    def plain(*_, **__):
+        """A decoder that shows the latents themselves."""
+        return decoders.Decoder(
+            lambda key: {}, lambda params, z, statistics: (z.reshape(-1, 1, 2, 1), ())
+        )
+
+    monkeypatch.setattr(decoders, "create", plain)
+    options = {"image_shape": (1, 2, 1), "num_classes": 3, "latent_size": 2}
+    shown = gaussian.create(**options)
+    theta = shown.init(jax.random.key(0), None)
+    keys = jax.random.split(jax.random.key(1), 20_000)
+    draws = quick_jit(jax.vmap(lambda key: shown.sample(theta, key).images))(keys)
+    draws = np.asarray(draws).reshape(20_000, 3, 2)
+    mean, variance = theta["data"]["mean"], np.exp(theta["data"]["log_variance"])
+    assert np.all(np.abs(draws.mean(0) - mean) < 5 * np.sqrt(variance / 20_000))
+    np.testing.assert_allclose(draws.var(0), variance, rtol=5 * np.sqrt(2 / 20_000))
+    correlation = np.corrcoef(draws.reshape(20_000, 6).T) - np.eye(6)
+    assert np.abs(correlation).max() < 5 / np.sqrt(20_000)
+    fixed = gaussian.create(**options, stochastic=False).sample(theta, jax.random.key(1))
+    np.testing.assert_array_equal(fixed.images.reshape(3, 2), mean)
+
+
+def test_a_frozen_decode_does_not_depend_on_its_neighbours(theta, frozen, sample):
+    indices = jnp.asarray([4, 0, 3])
+    together, alone = sample(frozen, None), sample(frozen, None, indices)
+    np.testing.assert_allclose(alone.images, together.images[indices], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(alone.targets, together.targets[indices])
+    free = sample(theta, None, indices).images
+    assert np.abs(free - sample(theta, None).images[indices]).max() > 1e-3
+
+
+def test_freeze_takes_the_statistics_of_the_population(theta, frozen):
+    decoder = decoders.create("small", image_shape=SHAPE, latent_size=4, width=8)
+    forward = quick_jit(decoder.forward)
+    mean, spread = theta["data"]["mean"], np.exp(theta["data"]["log_variance"] / 2)
+    keys = jax.random.split(jax.random.key(1), gaussian.FREEZE_BATCHES)
+    batches = [mean + spread * jax.random.normal(key, mean.shape) for key in keys]
+    # The first normalization sees an affine map of the latents: its population is that of one
+    # batch of them all.
+    _, statistics = forward(theta["decoder"], np.concatenate(batches))
+    for actual, expected in zip(frozen["statistics"][0], statistics[0]):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    # The second sees what each batch's own statistics have made.
+    means, variances = zip(*(forward(theta["decoder"], batch)[1][1] for batch in batches))
+    second = frozen["statistics"][1]
+    np.testing.assert_allclose(second[0], np.mean(means, 0), rtol=1e-4, atol=1e-5)
+    expected = np.mean(variances, 0) + np.var(means, 0)
+    np.testing.assert_allclose(second[1], expected, rtol=1e-4, atol=1e-5)
+    assert all(frozen[group] is not None for group in theta)
+
+
+def test_shift_and_scale_map_the_decoders_range_by_channel():
+    options = {"image_shape": (8, 8, 3), "num_classes": 2, "latent_size": 4, "width": 8}
+    shift, scale = [1.0, 2.0, 3.0], [0.5, 0.25, 2.0]
+    plain, mapped = gaussian.create(**options), gaussian.create(**options, shift=shift, scale=scale)
+    theta = random_params(partial(plain.init, real=None))
+    decoded, changed = (quick_jit(x.sample)(theta, None).images for x in (plain, mapped))
+    np.testing.assert_allclose(changed, np.asarray(decoded) * scale + shift, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latents_per_class": 0}, "must be positive, not 3 and 0"),
+        ({"num_classes": 0}, "must be positive, not 0 and 1"),
+        ({"label_kind": "soft"}, "unknown label kind 'soft'"),
+        ({"shift": [0.0, 0.0]}, "one number for each of the 1 channels"),
+        ({"scale": [1.0, 1.0]}, "one number for each of the 1 channels"),
+        ({"decoder": "huge"}, "unknown decoder"),
+    ],
+)
+def test_gaussians_refuse_what_cannot_be(options, message):
+    with pytest.raises(InputError, match=message):
+        gaussian.create(**{"image_shape": SHAPE, "num_classes": 3, **options})
+
+
+def test_fit_takes_mean_and_variance_of_each_class():
+    generator = np.random.default_rng(0)
+    classes = np.array([0, 2, 2, 0, 2, 0, 3, 2], np.int32)
+    vectors = (generator.normal(size=(8, 5)) + 100).astype(np.float32)  # far from the origin
+    mean, variance = quick_jit(gaussian.fit, static_argnums=2)(vectors, classes, 4)
+    for k in (0, 2, 3):
+        mine = vectors[classes == k].astype(np.float64)
+        np.testing.assert_allclose(mean[k], mine.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(variance[k], mine.var(0), rtol=1e-3, atol=1e-5)
+    assert np.isnan(mean[1]).all()
+    assert np.isnan(variance[1]).all()
+
+
+def _tagged(real):
+    """Images that show their class, in a real of the same index."""
+    images = np.empty(real.images.shape, np.uint8)
+    images[:] = np.asarray(real.labels)[:, None, None, None] * 50
+    return real._replace(images=jnp.asarray(images))
+
+
+@pytest.mark.parametrize(
+    ("items", "kind"),
+    [(6, "hard"), (6, "logits"), (4, "probabilities"), (8, "logits"), (2, "logits")],
+)
+def test_pixels_start_from_real_images_of_their_class(tiny_real, items, kind):
+    data = pixels.create(image_shape=SHAPE, num_classes=3, num_items=items, label_kind=kind)
+    theta = data.init(jax.random.key(0), _tagged(tiny_real))
+    shown = np.asarray(theta["data"]["images"])[:, 0, 0, 0] * 0.3 + 0.4
+    expected = np.arange(items) * 3 // items
+    np.testing.assert_allclose(np.round(shown * 255 / 50), expected)
+    targets = data.sample(theta, None).targets
+    np.testing.assert_array_equal(np.argmax(targets, -1), expected)
+    np.testing.assert_allclose(targets.sum(-1), 1, rtol=1e-6)
+
+
+def test_pixels_are_drawn_at_random_from_all_of_the_class(tiny_real):
+    data = pixels.create(image_shape=SHAPE, num_classes=3, num_items=300)
+    images = np.asarray(data.init(jax.random.key(0), tiny_real)["data"]["images"])
+    originals = np.asarray(tiny_real.gather(jnp.arange(12)))
+    for k, positions in enumerate(([0, 1, 2], [3, 4, 5, 6], [7, 8, 9, 10, 11])):
+        mine = images[100 * k : 100 * (k + 1), None] - originals[None, positions]
+        same = np.abs(mine).max((2, 3, 4)) < 1e-5
+        assert np.all(same.sum(1) == 1)
+        assert np.all(same.sum(0) > 5)
+
+
+def test_pixels_are_what_they_are(tiny_real):
+    data = pixels.create(image_shape=SHAPE, num_classes=3, num_items=6, start="noise")
+    theta = data.init(jax.random.key(0), tiny_real)
+    everything = data.sample(theta, jax.random.key(1))
+    np.testing.assert_array_equal(everything.images, theta["data"]["images"])
+    some = data.sample(theta, None, jnp.asarray([5, 1]))
+    np.testing.assert_array_equal(some.images, theta["data"]["images"][jnp.asarray([5, 1])])
+    np.testing.assert_array_equal(np.argmax(some.targets, -1), [2, 0])
+    assert data.freeze(theta, jax.random.key(0)) is theta
+
+
+@pytest.mark.parametrize("items", [0, 4])
+def test_pixels_with_hard_labels_need_a_multiple_of_the_classes(items):
+    with pytest.raises(InputError, match="multiple of the 3 classes"):
+        pixels.create(image_shape=SHAPE, num_classes=3, num_items=items)
+
+
+def test_targets_of_each_kind():
+    stored = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    theta, index = {"labels": jnp.asarray(stored)}, jnp.asarray([3, 0])
+    classes = labels.item_classes(4, 2, index)
+    np.testing.assert_array_equal(classes, [1, 0])
+    hard = labels.targets({}, "hard", classes, index, 2)
+    np.testing.assert_array_equal(hard, [[0, 1], [1, 0]])
+    probabilities = labels.targets(theta, "probabilities", classes, index, 2)
+    np.testing.assert_array_equal(probabilities, stored[[3, 0]])
+    logits = labels.targets(theta, "logits", labels.item_classes(4, 2), None, 2)
+    expected = np.exp(stored) / np.exp(stored).sum(-1, keepdims=True)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5)
+
+
+def test_targets_have_the_dtype_of_the_images(tiny_real):
+    with jax.enable_x64(True):
+        data = pixels.create(image_shape=SHAPE, num_classes=3, num_items=3)
+        theta = {"data": {"images": jnp.zeros((3, *SHAPE), jnp.float64)}}
+        batch = data.sample(theta, None)
+        assert batch.targets.dtype == batch.images.dtype == jnp.float64
+
+
+@pytest.mark.parametrize(
+    ("specification", "message"),
+    [
+        ({}, "unknown parametrization None; known: gaussian, pixels"),
+        ({"kind": "tree"}, "unknown parametrization 'tree'"),
+        ({"kind": "pixels", "image_shape": SHAPE}, "options of parametrization pixels do not fit"),
+        ({"kind": "gaussian", "num_items": 3}, "options of parametrization gaussian do not fit"),
+    ],
+)
+def test_specifications_that_do_not_fit_are_refused(specification, message):
+    with pytest.raises(InputError, match=message):
+        synthetic.create(specification)
+
+
+def test_a_specification_makes_its_parametrization():
+    specification = {"kind": "pixels", "image_shape": [8, 8, 1], "num_classes": 3, "num_items": 6}
+    data = synthetic.create(specification)
+    assert (data.num_items, data.num_classes) == (6, 3)
+    assert specification["kind"] == "pixels"
