@@ -8,7 +8,6 @@ from d3jax.inner import unroll as unroll
 from d3jax.losses import cross_entropy as cross_entropy
 from d3jax.losses import mmd2 as mmd2
 from d3jax.losses import trajectory_distance as trajectory_distance
-from d3jax.methods.d3 import Options as D3Options
 from d3jax.methods.d3 import d3 as d3
 from d3jax.objectives import feature_mmd as feature_mmd
 from d3jax.objectives import trajectory_matching as trajectory_matching

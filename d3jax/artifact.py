@@ -71,7 +71,7 @@ class Artifact(NamedTuple):
         """
         data = "images" if self.header["parametrization"]["kind"] == "pixels" else "latents"
         rooms = {"data": data, "decoder": "decoder", "statistics": "decoder", "labels": "labels"}
-        held = dict.fromkeys(("images", "latents", "decoder", "labels"), 0)
+        held: dict[str, int] = dict.fromkeys(("images", "latents", "decoder", "labels"), 0)
         floats = 0
         for name, array in _flatten(self.theta).items():
             held[rooms[name.split("/")[0]]] += array.nbytes
@@ -233,7 +233,7 @@ def _expected(header: dict[str, Any], path: Path) -> tuple[dict[str, tuple[int, 
     height, width, channels = spec["image_shape"]
     classes = spec["num_classes"]
 
-    def abstract(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+    def abstract(dtype: Any, *shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
 
     real = Real(
@@ -277,8 +277,11 @@ def _check_table(
             )
         offsets = entry.get("data_offsets")
         size = math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
-        whole = isinstance(offsets, list) and [type(n) for n in offsets] == [int, int]
-        if not whole or offsets[1] - offsets[0] != size:
+        if (
+            not isinstance(offsets, list)
+            or [type(n) for n in offsets] != [int, int]
+            or offsets[1] - offsets[0] != size
+        ):
             raise InputError(f"array {name} in {path} does not have the bytes of its shape")
         used += size
     if used != room:

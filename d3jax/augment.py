@@ -268,6 +268,16 @@ _TRANSFORMATIONS = {
 STRATEGIES: tuple[Transformation, ...] = get_args(Transformation)
 
 
+# Data sets whose classes a mirror would confuse.
+_NOT_MIRRORED = ("digits", "mnist", "usps", "svhn_cropped", "kmnist", "emnist", "qmnist")
+
+
+def default_strategy(dataset: str) -> tuple[Transformation, ...]:
+    """All kinds, but no flip for data sets of digits and letters, as is the field's habit."""
+    family = dataset.split("/")[0]
+    return tuple(n for n in STRATEGIES if n != "flip" or family not in _NOT_MIRRORED)
+
+
 def draw_choice(key: Array, strategy: tuple[str, ...] = STRATEGIES) -> Array:
     """Which of `strategy` a batch gets, i32[], drawn uniformly; 0 of an empty strategy.
 

@@ -53,7 +53,7 @@ def create(
         if name == "class_mean" or per_class == 1:
             chosen.append(images.mean(0, keepdims=True))
         else:
-            clusters = KMeans(per_class, n_init=3, random_state=seed)
+            clusters = KMeans(per_class, n_init=3, random_state=seed)  # type: ignore[arg-type]
             centres = clusters.fit(images.reshape(len(images), -1)).cluster_centers_
             chosen.append(centres.reshape(per_class, *images.shape[1:]))
     return np.concatenate(chosen).astype(np.float32)

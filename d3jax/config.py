@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from d3jax import data, networks, report
+from d3jax import data, experts, networks, report
+from d3jax.augment import default_strategy
 from d3jax.baselines import NAMES as BASELINES
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
@@ -197,7 +198,18 @@ class Judgement:
 _FREE = ("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data_dir")
 
 
-def resolved(options: DistillD3, specification: dict[str, Any]) -> DistillD3:
+def resolved_experts(options: ExpertOptions, dataset: data.Dataset) -> ExpertOptions:
+    """The experts' options with every default that depends on the data filled in."""
+    return dataclasses.replace(
+        options,
+        augmentation=default_strategy(dataset.name)
+        if options.augmentation is None
+        else options.augmentation,
+        batch_size=options.batch_size or experts.default_batch_size(len(dataset.train_labels)),
+    )
+
+
+def resolved(options: DistillD3, dataset: data.Dataset, specification: dict[str, Any]) -> DistillD3:
     """The options with every default that depends on the data filled in."""
     replace = dataclasses.replace
     parametrization = replace(
@@ -218,18 +230,23 @@ def resolved(options: DistillD3, specification: dict[str, Any]) -> DistillD3:
         )
     if options.outer_steps < 1 or options.chunk < 1:
         raise InputError("outer_steps and chunk must be at least 1")
+    if not options.baseline_learning_rates:
+        raise InputError("baselines need a learning rate: give --baseline-learning-rates 0.01")
     if len(options.baseline_learning_rates) > 1 and not options.data.validation:
         raise InputError(
             "several baseline learning rates are chosen among on validation images; set "
             "--validation to their number"
         )
     student = options.student
+    if student.augmentation is None:
+        student = replace(student, augmentation=default_strategy(dataset.name))
     if options.parametrization.labels == "expert":
         student = replace(student, with_means=True)
     return replace(
         options,
         parametrization=parametrization,
         architecture=replace(options.architecture, depth=depth),
+        expert=resolved_experts(options.expert, dataset),
         student=student,
         experts=options.experts or options.out / "experts",
     )

@@ -149,7 +149,7 @@ def _restore(manager: ocp.CheckpointManager, state: State, reporter: Reporter) -
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            restored = manager.restore(step, args=ocp.args.StandardRestore(target))
+            restored: Any = manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:  # orbax raises many kinds for a damaged checkpoint
             reporter.say(f"the checkpoint of step {step} cannot be read, it is left aside: {error}")
             manager.delete(step)

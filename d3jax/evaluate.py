@@ -38,8 +38,8 @@ class Protocol:
     """Weight decay of SGD, added to the gradient."""
     decay: float = 0.1
     """The learning rate is multiplied by this at half time."""
-    augmentation: tuple[Transformation, ...] = STRATEGIES
-    """Siamese augmentation: one of these per step."""
+    augmentation: tuple[Transformation, ...] | None = None
+    """Siamese augmentation, one of these per step; default all (digits: no flip)."""
     with_means: bool = False
     """Visit the deterministic decodes in each epoch too (the paper's protocol for soft labels)."""
 
@@ -62,8 +62,8 @@ def check(protocol: Protocol) -> None:
             raise InputError(f"the protocol's {name} must not be negative, it is {value!r}")
     if protocol.learning_rate == 0:
         raise InputError("the protocol's learning_rate must be positive, not 0")
-    known = isinstance(protocol.augmentation, tuple)
-    if not known or not all(kind in STRATEGIES for kind in protocol.augmentation):
+    kinds = STRATEGIES if protocol.augmentation is None else protocol.augmentation
+    if not isinstance(kinds, tuple) or not all(kind in STRATEGIES for kind in kinds):
         raise InputError(
             f"the protocol's augmentation must be some of {', '.join(STRATEGIES)}, "
             f"not {protocol.augmentation!r}"
@@ -159,6 +159,7 @@ def _epochs(network: Network, synthetic: Synthetic, protocol: Protocol) -> Calla
     visits = synthetic.num_items * (2 if protocol.with_means else 1)
     batch_size = min(protocol.batch_size, visits)
     steps = -(-visits // batch_size)
+    strategy = STRATEGIES if protocol.augmentation is None else protocol.augmentation
     decay = optax.add_decayed_weights(protocol.weight_decay)
     descent = optax.trace(protocol.momentum)
 
@@ -171,8 +172,8 @@ def _epochs(network: Network, synthetic: Synthetic, protocol: Protocol) -> Calla
         if protocol.with_means:
             means, _ = synthetic.sample(theta, None, item)
             images = jnp.where((visit < synthetic.num_items)[:, None, None, None], means, images)
-        if protocol.augmentation:
-            images = augment(for_augmentation, images, protocol.augmentation, choice=choice)
+        if strategy:
+            images = augment(for_augmentation, images, strategy, choice=choice)
         logits = forward_blocks(network, unravel(params), images).logits
         # Rows past the epoch's end weigh nothing; the mean is over the others.
         scale = jnp.asarray(batch_size, weight.dtype) / jnp.sum(weight)
@@ -191,7 +192,7 @@ def _epochs(network: Network, synthetic: Synthetic, protocol: Protocol) -> Calla
             params, momentum = carry
             number, visit, weight = inputs
             step_keys = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
-            choice = draw_choice(step_keys[0], protocol.augmentation)
+            choice = draw_choice(step_keys[0], strategy)
             gradient = gradients(params, theta, step_keys, choice, visit, weight)
             decayed, _ = decay.update(gradient, optax.EmptyState(), params)
             velocity: Any = optax.TraceState(momentum)

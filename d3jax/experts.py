@@ -38,10 +38,10 @@ class Options:
     """Epochs, one snapshot each; what distillation does not read is wasted training."""
     learning_rate: float = 0.01
     """Learning rate of SGD without momentum."""
-    batch_size: int = 256
-    """Images per step; at most all, and an incomplete last batch is left out."""
-    augmentation: tuple[Transformation, ...] = STRATEGIES
-    """Siamese augmentation of the real images: one of these per step."""
+    batch_size: int | None = None
+    """Images per step, an incomplete last batch left out; default 256, 32 below 5000 images."""
+    augmentation: tuple[Transformation, ...] | None = None
+    """Siamese augmentation, one of these per step; default all (digits: no flip)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How snapshots are stored."""
     at_once: int = 4
@@ -60,10 +60,11 @@ def epoch_function(
       so the branch stays a branch under vmap.
     """
     unravel = unraveler(network)
+    strategy = STRATEGIES if options.augmentation is None else options.augmentation
 
     def epoch(params: Array, keys: Array, real: Real) -> tuple[Array, Array]:
         images = real.images.shape[0]
-        batch_size = min(options.batch_size, images)
+        batch_size = min(options.batch_size or default_batch_size(images), images)
         steps = images // batch_size
 
         def order(key: Array) -> Array:
@@ -73,8 +74,8 @@ def epoch_function(
 
         def loss(params: Array, key: Array, choice: Array, index: Array) -> Array:
             batch = real.gather(index)
-            if options.augmentation:
-                batch = augment(key, batch, options.augmentation, choice=choice)
+            if strategy:
+                batch = augment(key, batch, strategy, choice=choice)
             targets = jax.nn.one_hot(
                 real.labels[index], real.class_counts.shape[0], dtype=batch.dtype
             )
@@ -87,7 +88,7 @@ def epoch_function(
         def step(params: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             number, index = inputs
             step_keys = jax.vmap(lambda key: jax.random.fold_in(key, number + 1))(keys)
-            choice = draw_choice(step_keys[0], options.augmentation)
+            choice = draw_choice(step_keys[0], strategy)
             value, gradient = gradients(params, step_keys, choice, index)
             rate = jnp.asarray(options.learning_rate, params.dtype)
             return params - rate * gradient, value
@@ -97,6 +98,11 @@ def epoch_function(
         return params, values.mean(0)
 
     return jax.jit(epoch, donate_argnums=0)
+
+
+def default_batch_size(images: int) -> int:
+    """256, but smaller where an epoch of few images would be only a handful of steps."""
+    return 256 if images >= 5000 else 32
 
 
 class Trajectories:
@@ -128,7 +134,8 @@ def configuration(
     """
     training = dataclasses.asdict(options)
     del training["at_once"]
-    training["augmentation"] = list(options.augmentation)
+    strategy = STRATEGIES if options.augmentation is None else options.augmentation
+    training["augmentation"] = list(strategy)
     return {
         "version": STORE_VERSION,
         "training": training,
@@ -204,7 +211,8 @@ def train(
 def check(options: Options) -> None:
     """Raises InputError where an option is out of range."""
     for name in ("count", "epochs", "batch_size", "at_once"):
-        if getattr(options, name) < 1:
+        value = getattr(options, name)
+        if value is not None and value < 1:
             raise InputError(f"experts' {name} must be at least 1, not {getattr(options, name)}")
     if options.dtype not in ("float32", "bfloat16"):
         raise InputError(f"experts' dtype must be float32 or bfloat16, not {options.dtype!r}")

@@ -31,6 +31,7 @@ from d3jax.types import Network, Real
 def train_experts(options: config.Experts, reporter: Reporter) -> Path:
     """Runs `d3jax experts`; returns the folder of the snapshots."""
     dataset, normalization = options.data.load(options.seed)
+    options = dataclasses.replace(options, expert=config.resolved_experts(options.expert, dataset))
     real = _train_arrays(dataset, normalization)
     path = _experts(options, dataset, normalization, real, reporter)
     reporter.say(f"experts: {path}")
@@ -78,7 +79,7 @@ def distill_d3(options: config.DistillD3, reporter: Reporter) -> dict[str, Any]:
     out = options.out
     dataset, normalization = options.data.load(options.seed)
     specification = options.parametrization.specification(dataset, normalization)
-    options = config.resolved(options, specification)
+    options = config.resolved(options, dataset, specification)
     network = options.architecture.create(dataset.image_shape, dataset.num_classes)
     data_ = synthetic.create(specification)
     method = d3.d3(network, data_, options.d3, options.outer_steps)
@@ -246,8 +247,8 @@ def _baselines(
 
         reporter.say(f"baseline {name}: {number} images per class")
         protocol = dataclasses.replace(options.student, learning_rate=None, with_means=False)
-        rate = options.baseline_learning_rates[0]
-        if len(options.baseline_learning_rates) > 1:
+        rate, *others = options.baseline_learning_rates
+        if others:
             held_out = judging.held_out(
                 dataset.validation_images, dataset.validation_labels, dataset, normalization
             )

@@ -1,18 +1,69 @@
-"""D3 on MNIST: accuracy against stored floats, and the ablations."""
+"""D3 on MNIST, 10 000 training images: accuracy against stored floats, and the ablations.
+
+    D3JAX_DATA_DIR=... python -m experiments.mnist_d3 [budgets] [ablations]
+
+ConvNet width 32, 4 experts of 10 epochs, 500 outer steps, test accuracy after the last epoch on all
+10 000 test images. Floats of 1, 3 and 10 images per class are 7840, 23 520 and 78 400; baselines
+have whole images at no fewer floats (class means one a class), and the same student protocol. The
+learning rates were chosen on the embedded digits' validation split. Deviations from the paper:
+Adam for the latents and a cosine schedule, which learn faster; valid pixels as the decoder's range.
+"""
 
 import dataclasses
 import sys
 
+from d3jax.augment import Transformation
 from d3jax.config import Architecture, Data, DistillD3, Parametrization
+from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
 from d3jax.methods.d3 import Options
 from experiments import runner
 
-STRATEGY = ("color", "crop", "cutout", "scale", "rotate")  # digits must not be mirrored
+# Digits must not be mirrored.
+AUGMENTATION: tuple[Transformation, ...] = ("color", "crop", "cutout", "scale", "rotate")
 
-# Floats of 1, 3 and 10 images per class are 7840, 23520 and 78400.
-BUDGETS = {
-    "1": Parametrization(latents_per_class=4, latent_size=32, decoder_width=16),
-    "3": Parametrization(latents_per_class=12, latent_size=32, decoder_width=32),
-    "10": Parametrization(latents_per_class=13, latent_size=64, decoder_width=64),
+BASE = DistillD3(
+    data=Data(dataset="mnist", train_limit=10_000),
+    architecture=Architecture(width=32),
+    d3=Options(
+        inner_batch_size=20,
+        latent_optimizer="adam",
+        latent_learning_rate=1e-2,
+        decoder_learning_rate=3e-3,
+        schedule="cosine",
+    ),
+    expert=ExpertOptions(augmentation=AUGMENTATION),
+    student=Protocol(augmentation=AUGMENTATION),
+    outer_steps=500,
+)
+PARAMETRIZATIONS = {
+    "1 image per class": Parametrization(latents_per_class=4, latent_size=32, decoder_width=16),
+    "3 images per class": Parametrization(latents_per_class=12, latent_size=32, decoder_width=32),
+    "10 images per class": Parametrization(latents_per_class=13, latent_size=64, decoder_width=64),
 }
+BUDGETS = {
+    label: dataclasses.replace(BASE, parametrization=parametrization)
+    for label, parametrization in PARAMETRIZATIONS.items()
+}
+
+_THREE = dataclasses.replace(BUDGETS["3 images per class"], baselines=())
+ABLATIONS = {
+    "full": _THREE,
+    "mean only": dataclasses.replace(
+        _THREE, parametrization=dataclasses.replace(_THREE.parametrization, sampling=False)
+    ),
+    "no MMD": dataclasses.replace(_THREE, d3=dataclasses.replace(_THREE.d3, mmd=False)),
+    "no trajectory matching": dataclasses.replace(
+        _THREE, d3=dataclasses.replace(_THREE.d3, trajectory=False)
+    ),
+    "MMD features of epoch 2": dataclasses.replace(
+        _THREE, d3=dataclasses.replace(_THREE.d3, mmd_epoch=2)
+    ),
+}
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or ["budgets", "ablations"]
+    if "budgets" in chosen:
+        runner.run("mnist_d3", BUDGETS, seeds=(0,))
+    if "ablations" in chosen:
+        runner.run("mnist_d3_ablations", ABLATIONS, seeds=(0, 1, 2))

@@ -77,7 +77,7 @@ def run(
     root = Path("runs") / experiment
     for seed in seeds:
         for label, options in configurations.items():
-            out = root / f"{label}-{seed}"
+            out = _folder(root, label, seed)
             options = dataclasses.replace(options, out=out, experts=Path("runs/experts"), seed=seed)
             reporter.say(f"== {experiment}: {label}, seed {seed}")
             cpu = time.process_time()
@@ -97,6 +97,10 @@ def run(
                 )
                 judging.judge(out / "artifact.safetensors", judged, reporter)
             _collect(experiment, list(configurations), seeds, root, subset)
+
+
+def _folder(root: Path, label: str, seed: int) -> Path:
+    return root / f"{label.replace(' ', '-')}-{seed}"
 
 
 def _note(path: Path, options: config.DistillD3, cpu: float) -> None:
@@ -123,7 +127,7 @@ def _collect(
 ) -> None:
     rows = []
     for label in labels:
-        folders = [(seed, root / f"{label}-{seed}") for seed in seeds]
+        folders = [(seed, _folder(root, label, seed)) for seed in seeds]
         folders = [(seed, path) for seed, path in folders if (path / "record.json").exists()]
         if not folders:
             continue
