@@ -176,6 +176,9 @@ def load(path: str | Path) -> Artifact:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise InputError(f"array {name} in {path} holds values that are not finite")
+        # Frozen statistics are pairs of mean and variance.
+        if name.startswith("statistics/") and name.endswith("/1") and (array < 0).any():
+            raise InputError(f"array {name} in {path} holds a negative variance")
     return Artifact(header, jax.tree.unflatten(structure, [arrays[name] for name in names]))
 
 

@@ -101,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(command, Reporter())
     except InputError as error:
         _leave(f"error: {error}", 2)
+    except OSError as error:  # a folder that is a file, no permission, a full disk
+        _leave(f"error: {error}", 2)
     except Interrupted:
         _leave("interrupted, all is saved: resume with the same command", UNFINISHED)
     except Diverged as error:

@@ -91,10 +91,10 @@ class Experts:
 class Parametrization:
     """How distilled data is stored."""
 
-    latents_per_class: int = 1
-    """Gaussians per class."""
+    latents_per_class: int | None = None
+    """Gaussians per class; default 5 up to 16 pixels, 1 above."""
     latent_size: int | None = None
-    """Length of a latent vector; default 16 up to 16 pixels, 64 above (large: 4 x its width)."""
+    """Length of a latent vector; default 8 up to 16 pixels, 64 above (large: 4 x its width)."""
     decoder: Literal["small", "medium", "large"] = "small"
     """The decoder's kind."""
     decoder_width: int | None = None
@@ -119,7 +119,10 @@ class Parametrization:
         )
         latent = self.latent_size
         if latent is None:
-            latent = 4 * width if self.decoder == "large" else 16 if size <= 16 else 64
+            latent = 4 * width if self.decoder == "large" else 8 if size <= 16 else 64
+        latents_per_class = self.latents_per_class
+        if latents_per_class is None:
+            latents_per_class = 5 if size <= 16 else 1
         channels = dataset.image_shape[2]
         shift, scale = [0.0] * channels, [1.0] * channels
         # Whitened images have no range that pixels would give them.
@@ -130,7 +133,7 @@ class Parametrization:
             "kind": "gaussian",
             "image_shape": list(dataset.image_shape),
             "num_classes": dataset.num_classes,
-            "latents_per_class": self.latents_per_class,
+            "latents_per_class": latents_per_class,
             "latent_size": latent,
             "decoder": self.decoder,
             "width": width,
@@ -155,7 +158,7 @@ class DistillD3:
     """The run's folder; the same command with the same folder resumes."""
     experts: Path | None = None
     """Store of expert trajectories, shareable between runs; default OUT/experts."""
-    outer_steps: int = 500
+    outer_steps: int = 1000
     """Outer steps, of two updates each."""
     seed: int = 0
     """Of everything that is drawn."""
@@ -200,12 +203,13 @@ _FREE = ("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data_d
 
 def resolved_experts(options: ExpertOptions, dataset: data.Dataset) -> ExpertOptions:
     """The experts' options with every default that depends on the data filled in."""
+    steps = experts.data_defaults(options, len(dataset.train_labels))
     return dataclasses.replace(
         options,
+        **steps._asdict(),
         augmentation=default_strategy(dataset.name)
         if options.augmentation is None
         else options.augmentation,
-        batch_size=options.batch_size or experts.default_batch_size(len(dataset.train_labels)),
     )
 
 
@@ -214,6 +218,7 @@ def resolved(options: DistillD3, dataset: data.Dataset, specification: dict[str,
     replace = dataclasses.replace
     parametrization = replace(
         options.parametrization,
+        latents_per_class=specification["latents_per_class"],
         latent_size=specification["latent_size"],
         decoder_width=specification["width"],
     )

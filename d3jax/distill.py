@@ -151,7 +151,7 @@ def _restore(manager: ocp.CheckpointManager, state: State, reporter: Reporter) -
         try:
             restored: Any = manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:  # orbax raises many kinds for a damaged checkpoint
-            reporter.say(f"the checkpoint of step {step} cannot be read, it is left aside: {error}")
+            reporter.say(f"the checkpoint of step {step} cannot be read and is discarded: {error}")
             manager.delete(step)
             continue
         reporter.say(f"resuming at outer step {step}")

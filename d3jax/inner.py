@@ -32,7 +32,9 @@ def unroll(
         which `loss` makes the batch, so that T batches never exist at once.
       learning_rates: f[T], positive.
       optimizer: any optax transformation that descends at unit learning rate, such as
-        `optax.adam(1.0)`; default plain gradient descent, `optax.sgd(1.0)`.
+        `optax.adam(1.0, eps_root=1e-12)`; default plain gradient descent, `optax.sgd(1.0)`.
+        (Adam without eps_root has no derivative where a gradient is exactly zero, as behind a dead
+        ReLU: its meta-gradient is then NaN.)
       rematerialize: recompute each step's activations on the way back, so that memory is T
         parameter vectors and the activations of one step, not of T. Usually faster too, since
         recomputing moves less memory than storing.

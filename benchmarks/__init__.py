@@ -1,0 +1,1 @@
+"""Measurements: compile time, throughput, memory."""
