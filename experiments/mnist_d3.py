@@ -5,35 +5,22 @@
 ConvNet width 32, 4 experts of 10 epochs, 500 outer steps, test accuracy after the last epoch on all
 10 000 test images. Floats of 1, 3 and 10 images per class are 7840, 23 520 and 78 400; baselines
 have whole images at no fewer floats (class means one a class), and the same student protocol. The
-learning rates were chosen on the embedded digits' validation split. Deviations from the paper:
-Adam for the latents and a cosine schedule, which learn faster; valid pixels as the decoder's range.
+learning rates, d3jax's defaults, were chosen on the embedded digits' validation split. Deviations
+from the paper: Adam for the latents, larger rates and a cosine schedule, which learn faster; valid
+pixels as the decoder's range; inner steps on 10 items, drawn by permutations.
 """
 
 import dataclasses
 import sys
 
-from d3jax.augment import Transformation
 from d3jax.config import Architecture, Data, DistillD3, Parametrization
-from d3jax.evaluate import Protocol
-from d3jax.experts import Options as ExpertOptions
 from d3jax.methods.d3 import Options
 from experiments import runner
-
-# Digits must not be mirrored.
-AUGMENTATION: tuple[Transformation, ...] = ("color", "crop", "cutout", "scale", "rotate")
 
 BASE = DistillD3(
     data=Data(dataset="mnist", train_limit=10_000),
     architecture=Architecture(width=32),
-    d3=Options(
-        inner_batch_size=20,
-        latent_optimizer="adam",
-        latent_learning_rate=1e-2,
-        decoder_learning_rate=3e-3,
-        schedule="cosine",
-    ),
-    expert=ExpertOptions(augmentation=AUGMENTATION),
-    student=Protocol(augmentation=AUGMENTATION),
+    d3=Options(inner_batch_size=10),
     outer_steps=500,
 )
 PARAMETRIZATIONS = {

@@ -62,6 +62,7 @@ def run(
     seeds: tuple[int, ...],
     *,
     subset: int | None = None,
+    labels: list[str] | None = None,
 ) -> None:
     """Runs every configuration for every seed, and writes results/EXPERIMENT.json after each run.
 
@@ -70,6 +71,7 @@ def run(
       configurations: by label; their `out`, `experts` and `seed` are set here.
       seeds: of data split, experts, distillation and students.
       subset: judge the artifact a second time on the first so many test images.
+      labels: rows of the results, where they are more than are run now.
 
     Exits with 75 when it is interrupted: run it again.
     """
@@ -80,13 +82,16 @@ def run(
             out = _folder(root, label, seed)
             options = dataclasses.replace(options, out=out, experts=Path("runs/experts"), seed=seed)
             reporter.say(f"== {experiment}: {label}, seed {seed}")
+            finished = (out / "report.json").exists()
             cpu = time.process_time()
             try:
                 jobs.distill_d3(options, reporter)
             except Interrupted:
                 print("interrupted: run the same command again", file=sys.stderr)
                 raise SystemExit(UNFINISHED) from None
-            _note(out / "record.json", options, time.process_time() - cpu)
+            finally:
+                if not finished and out.exists():
+                    _note(out / "record.json", options, time.process_time() - cpu)
             if subset is not None and not (out / f"first{subset}.json").exists():
                 judged = config.Judgement(
                     data_dir=options.data.data_dir,
@@ -96,7 +101,7 @@ def run(
                     json=out / f"first{subset}.json",
                 )
                 judging.judge(out / "artifact.safetensors", judged, reporter)
-            _collect(experiment, list(configurations), seeds, root, subset)
+            _collect(experiment, labels or list(configurations), seeds, root, subset)
 
 
 def _folder(root: Path, label: str, seed: int) -> Path:
@@ -106,8 +111,6 @@ def _folder(root: Path, label: str, seed: int) -> Path:
 def _note(path: Path, options: config.DistillD3, cpu: float) -> None:
     """When, where and at which commit a run was made; CPU seconds of all its sittings."""
     before = json.loads(path.read_text()) if path.exists() else {"cpu_seconds": 0.0}
-    if cpu < 5 and path.exists():
-        return  # it was finished already
     record = {
         "date": datetime.date.today().isoformat(),
         "hardware": hardware(),
@@ -128,7 +131,7 @@ def _collect(
     rows = []
     for label in labels:
         folders = [(seed, _folder(root, label, seed)) for seed in seeds]
-        folders = [(seed, path) for seed, path in folders if (path / "record.json").exists()]
+        folders = [(seed, path) for seed, path in folders if (path / "report.json").exists()]
         if not folders:
             continue
         reports = [json.loads((path / "report.json").read_text()) for _, path in folders]
