@@ -3,6 +3,9 @@
     python -m experiments.digits_d3
 
 table: digits_d3 (python -m experiments.tables)
+
+Not measured here yet.
+
 end of table
 """
 

@@ -56,6 +56,9 @@ def commit() -> str:
     return head + ("+" if changed else "")
 
 
+COMMIT = commit()  # of the code that this process has loaded
+
+
 def run(
     experiment: str,
     configurations: Mapping[str, config.DistillD3],
@@ -114,7 +117,7 @@ def _note(path: Path, options: config.DistillD3, cpu: float) -> None:
     record = {
         "date": datetime.date.today().isoformat(),
         "hardware": hardware(),
-        "commit": commit(),
+        "commit": COMMIT,
         "cpu_seconds": before["cpu_seconds"] + cpu,
         "configuration": config.plain(options),
     }

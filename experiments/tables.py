@@ -27,7 +27,10 @@ def percent(accuracy: dict[str, Any]) -> str:
 
 def rendered(name: str) -> str:
     """The table of results/NAME.json, as Markdown."""
-    results = json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())
+    path = ROOT / "experiments" / "results" / f"{name}.json"
+    if not path.exists():
+        return "Not measured here yet.\n"
+    results = json.loads(path.read_text())
     rows = results["rows"]
     subsets = sorted({key for row in rows for key in row if key.startswith("accuracy_first_")})
     baselines = [

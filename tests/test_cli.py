@@ -102,7 +102,7 @@ def test_a_run_leaves_its_files(finished):
     assert config["method"] == "d3"
     assert config["outer_steps"] == 40
     assert config["architecture"]["network"] == "mlp"
-    assert config["parametrization"]["latent_size"] == 16  # resolved
+    assert config["parametrization"]["latent_size"] == 8  # resolved
     assert config["student"]["epochs"] == 10
 
 
@@ -129,7 +129,7 @@ def test_the_report_is_as_promised(finished):
     assert all(type(value) is int for value in report["bytes"].values())
     assert report["bytes"]["total"] == size
     assert sum(report["bytes"].values()) == 2 * size
-    assert report["bytes"]["latents"] == 2 * 10 * 2 * 16
+    assert report["bytes"]["latents"] == 2 * (10 * 5) * 2 * 8  # float16, mean and log-variance
     assert report["floats"] * 2 == size - report["bytes"]["other"]
     assert report["ipc_equivalent"] == {"float32": size / 2560, "uint8": size / 640}
     assert set(report["seconds"]) == {"experts", "distill", "student"}
