@@ -201,6 +201,13 @@ class Judgement:
 _FREE = ("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data_dir")
 
 
+def resolved_architecture(options: Architecture, dataset: data.Dataset) -> Architecture:
+    """The network with its default depth filled in."""
+    if options.depth is not None or options.network != "convnet":
+        return options
+    return dataclasses.replace(options, depth=networks.default_depth(dataset.image_shape[0]))
+
+
 def resolved_experts(options: ExpertOptions, dataset: data.Dataset) -> ExpertOptions:
     """The experts' options with every default that depends on the data filled in."""
     steps = experts.data_defaults(options, len(dataset.train_labels))
@@ -222,9 +229,6 @@ def resolved(options: DistillD3, dataset: data.Dataset, specification: dict[str,
         latent_size=specification["latent_size"],
         decoder_width=specification["width"],
     )
-    depth = options.architecture.depth
-    if depth is None and options.architecture.network == "convnet":
-        depth = networks.default_depth(specification["image_shape"][0])
     needed = options.d3.max_start_epoch - 1 + options.d3.expert_epochs
     read = max(options.d3.mmd_epoch or 0, needed if options.d3.trajectory else 1)
     if options.expert.epochs < read:
@@ -250,7 +254,7 @@ def resolved(options: DistillD3, dataset: data.Dataset, specification: dict[str,
     return replace(
         options,
         parametrization=parametrization,
-        architecture=replace(options.architecture, depth=depth),
+        architecture=resolved_architecture(options.architecture, dataset),
         expert=resolved_experts(options.expert, dataset),
         student=student,
         experts=options.experts or options.out / "experts",

@@ -31,7 +31,11 @@ from d3jax.types import Network, Real
 def train_experts(options: config.Experts, reporter: Reporter) -> Path:
     """Runs `d3jax experts`; returns the folder of the snapshots."""
     dataset, normalization = options.data.load(options.seed)
-    options = dataclasses.replace(options, expert=config.resolved_experts(options.expert, dataset))
+    options = dataclasses.replace(
+        options,
+        architecture=config.resolved_architecture(options.architecture, dataset),
+        expert=config.resolved_experts(options.expert, dataset),
+    )
     real = _train_arrays(dataset, normalization)
     path = _experts(options, dataset, normalization, real, reporter)
     reporter.say(f"experts: {path}")

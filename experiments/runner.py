@@ -108,7 +108,7 @@ def run(
 
 
 def _folder(root: Path, label: str, seed: int) -> Path:
-    return root / f"{label.replace(' ', '-')}-{seed}"
+    return root / f"{label.replace(',', '').replace(' ', '-')}-{seed}"
 
 
 def _note(path: Path, options: config.DistillD3, cpu: float) -> None:

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from d3jax import artifact, cli, experts
-from d3jax.progress import UNFINISHED
+from d3jax import artifact, cli, config, evaluate, experts, jobs
+from d3jax.methods import d3
+from d3jax.progress import UNFINISHED, Reporter
 
 OPTIONS = [
     "--network=mlp", "--width=16", "--outer-steps=40", "--inner-steps=3", "--mmd-samples=4",
@@ -418,3 +419,30 @@ def test_evaluate_with_a_lying_protocol(protocol, finished, capsys, tmp_path):
     path = tmp_path / "a.safetensors"
     artifact.save(made._replace(header=header), path)
     assert "protocol" in refused(capsys, "evaluate", path, "--network=mlp", "--width=4")
+
+
+def test_experts_trained_alone_are_the_ones_that_distillation_finds(tmp_path):
+    store = tmp_path / "store"
+    trained = jobs.train_experts(
+        config.Experts(
+            architecture=config.Architecture(width=4),
+            expert=experts.Options(count=1, epochs=2),
+            experts=store,
+        ),
+        Reporter(),
+    )
+    options = config.DistillD3(
+        architecture=config.Architecture(width=4),
+        d3=d3.Options(inner_steps=1, mmd_samples=2, max_start_epoch=1),
+        expert=experts.Options(count=1, epochs=2),
+        student=evaluate.Protocol(students=1, epochs=1),
+        outer_steps=1,
+        baselines=(),
+        experts=store,
+        out=tmp_path / "run",
+    )
+    before = (trained / "complete.json").stat().st_mtime_ns
+    jobs.distill_d3(options, Reporter())
+    folders = [path for path in store.iterdir() if path.is_dir()]
+    assert folders == [trained]
+    assert (trained / "complete.json").stat().st_mtime_ns == before
