@@ -11,7 +11,11 @@ pixels as the decoder's range; inner steps on 10 items, drawn by permutations.
 
 table: mnist_d3 (python -m experiments.tables)
 
-Not measured here yet.
+| run | floats | bytes | test accuracy % | random | kmeans | class_mean | seeds x students | CPU s |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 1 image per class | 7,523 | 18,566 | 93.6 ± 0.1 | 58.3 ± 2.2 | 74.3 ± 6.0 | 74.3 ± 6.0 | 1 x 5 | 555 |
+
+2 cores of AMD EPYC; 2026-11-21; commit 0706801.
 
 end of table
 
