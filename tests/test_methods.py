@@ -1,6 +1,8 @@
 """The contract test: what every method promises. A new method is one more entry of METHODS."""
 
 import inspect
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from conftest import IMAGE_SHAPE, NUM_CLASSES, make_real, quick_jit, to_float64
 from jax.sharding import AxisType, PartitionSpec
 
 from d3jax.methods.d3 import Options, d3
-from d3jax.synthetic import gaussian
+from d3jax.synthetic import gaussian, pixels
 from d3jax.types import InputError, Method, State
 
 
@@ -23,9 +25,22 @@ def _d3(network, label_kind="hard", **options):
     return d3(network, data, Options(**sizes, **options), outer_steps=10)
 
 
+def _skeleton(network):
+    """The method that CONTRIBUTING.md shows, as printed there."""
+    del network
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    block = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    room: dict = {}
+    exec(compile(block[1], "CONTRIBUTING.md", "exec"), room)
+    data = pixels.create(image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, num_items=6)
+    return room["mean_matching"](data)
+
+
 # name: network -> Method, tiny, on images of conftest.IMAGE_SHAPE.
 METHODS = {
     "d3": _d3,
+    "skeleton": _skeleton,
     "d3-options": lambda network: _d3(
         network,
         label_kind="logits",
