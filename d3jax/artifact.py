@@ -225,6 +225,11 @@ def _header(entry: Any, path: Path) -> dict[str, Any]:
         raise InputError(f"the normalization in {path} has an sd that is not positive")
     if not isinstance(header["normalization"].get("zca", 0), dict | None):
         raise InputError(f"the normalization in {path} needs zca, a recipe or null")
+    recipe = header["normalization"]["zca"]
+    if recipe is not None:
+        missing = {"epsilon", "images", "train_limit", "validation", "seed"} - set(recipe)
+        if missing:
+            raise InputError(f"the ZCA recipe in {path} lacks {sorted(missing)[0]}")
     if not 0 < header["student_learning_rate"] < math.inf:
         raise InputError(f"the student learning rate in {path} is not a positive number")
     return header

@@ -1,5 +1,6 @@
 """The command line: `d3jax distill d3 | experts | evaluate | show | prepare`."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -90,6 +91,8 @@ def run(command: Command, reporter: Reporter) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point; exits with 0, 2 (bad input), 75 (interrupted: run again) or 1 (diverged)."""
+    # Stages that save catch signals themselves; between them, SIGTERM ends the run as SIGINT does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     command = tyro.cli(
         Command,  # type: ignore[arg-type]
         prog="d3jax",
@@ -103,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(f"error: {error}", 2)
     except OSError as error:  # a folder that is a file, no permission, a full disk
         _leave(f"error: {error}", 2)
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         _leave("interrupted, all is saved: resume with the same command", UNFINISHED)
     except Diverged as error:
         _leave(f"stopped: {error}", 1)

@@ -31,7 +31,7 @@ class Chunk(NamedTuple):
 def chunk_function(method: Method, size: int) -> Callable[[Array, State, Real, Array], Chunk]:
     """Up to `size` outer steps as one function: (key, state, real, number i32[]) -> Chunk.
 
-    At the first step whose metrics or theta are not finite, the loop ends with the state before it.
+    At the first step whose metrics or state are not finite, the loop ends with the state before it.
     The number of steps is an argument, so that a shorter last chunk is not compiled again. Jit it
     with `donate_argnums=1`.
     """
@@ -45,7 +45,7 @@ def chunk_function(method: Method, size: int) -> Callable[[Array, State, Real, A
 
         def body(carry: Chunk) -> Chunk:
             state, metrics = method.step(key, carry.state, real)
-            finite = _all_finite((metrics, state.theta))
+            finite = _all_finite((metrics, state))
             state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), state, carry.state)
             buffers = {n: carry.metrics[n].at[carry.done].set(v) for n, v in metrics.items()}
             return Chunk(state, buffers, carry.done + 1, finite)
@@ -57,7 +57,8 @@ def chunk_function(method: Method, size: int) -> Callable[[Array, State, Real, A
 
 
 def _all_finite(tree: Any) -> Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
 
 
 def run(
@@ -112,22 +113,23 @@ def run(
                 state, metrics, done, finite = advance(for_steps, state, real, size)
                 rows = _rows(metrics, int(done), step, time.monotonic() - start)
                 step = int(state.step)
-                _append(directory / METRICS, rows[: int(done) if finite else int(done) - 1])
+                good = rows if finite else rows[:-1]
+                _append(directory / METRICS, good)
+                if observe is not None:
+                    observe(good)
                 if not finite:
                     _save(manager, step, state)
-                    wrong = [n for n, v in rows[-1].items() if not np.isfinite(v)] or ["theta"]
+                    wrong = [n for n, v in rows[-1].items() if not np.isfinite(v)] or ["the state"]
                     raise Diverged(
                         f"outer step {step + 1} is not finite ({wrong[0]}); the state before it is "
                         f"saved. Lower the learning rates and start in a new folder"
                     )
-                if observe is not None:
-                    observe(rows)
                 stage.update(step, _note(rows[-1]))
                 late = time.monotonic() - saved > 60 * checkpoint_minutes
                 if late or asked.requested or step >= steps:
                     _save(manager, step, state)
                     saved = time.monotonic()
-                if asked.requested and step < steps:
+                if asked.requested:
                     raise Interrupted
     return state
 

@@ -1,9 +1,16 @@
 """Metrics as TensorBoard event files, without TensorFlow."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from os import PathLike, fspath
 
 from d3jax.types import InputError
+
+
+def check_installed() -> None:
+    """Raises InputError if tensorboardX, the extra `tensorboard`, is not installed."""
+    if find_spec("tensorboardX") is None:
+        raise InputError("TensorBoard event files need an extra: pip install 'd3jax[tensorboard]'")
 
 
 class EventWriter:

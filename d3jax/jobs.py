@@ -22,10 +22,10 @@ from d3jax import (
     report,
     synthetic,
 )
-from d3jax.events import EventWriter
+from d3jax.events import EventWriter, check_installed
 from d3jax.methods import d3
 from d3jax.progress import Reporter
-from d3jax.types import Network, Real
+from d3jax.types import InputError, Network, Real, Synthetic
 
 
 def train_experts(options: config.Experts, reporter: Reporter) -> Path:
@@ -90,6 +90,9 @@ def distill_d3(options: config.DistillD3, reporter: Reporter) -> dict[str, Any]:
     experts.check(options.expert)
     evaluate.check(options.student)
     real = _train_arrays(dataset, normalization)
+    _check_baselines(options, dataset, data_, real)
+    if options.tensorboard:
+        check_installed()
     config.claim(out, options, dataset)  # after all that can be refused, before all that is written
     if (out / "report.json").exists():
         reporter.say(f"{out} is finished; this is its report")
@@ -139,7 +142,7 @@ def distill_d3(options: config.DistillD3, reporter: Reporter) -> dict[str, Any]:
     ledger = distilled.ledger
     finished = {
         "method": "d3",
-        "dataset": Path(options.data.dataset).name,
+        "dataset": judging.dataset_name(options.data.dataset),
         "network": options.architecture.network,
         "accuracy": reached.summary(),
         "baselines": rows,
@@ -158,16 +161,36 @@ def distill_d3(options: config.DistillD3, reporter: Reporter) -> dict[str, Any]:
     return finished
 
 
+def _check_baselines(
+    options: config.DistillD3, dataset: data.Dataset, data_: Synthetic, real: Real
+) -> None:
+    """Raises InputError, before anything is trained, where the baselines cannot be made."""
+    shapes = jax.eval_shape(lambda k: data_.freeze(data_.init(k, real), k), jax.random.key(0))
+    number = baselines.images_per_class(
+        networks.parameter_count(shapes), dataset.image_shape, dataset.num_classes
+    )
+    smallest = int(real.class_counts.min())
+    if number > smallest and {"random", "kmeans"} & set(options.baselines):
+        raise InputError(
+            f"as many floats are {number} whole images per class, and the smallest class has "
+            f"{smallest}; leave random and kmeans out of --baselines"
+        )
+
+
 def _distill(
     options: config.DistillD3, method: Any, key: Array, real: Real, reporter: Reporter
 ) -> Any:
-    writer = EventWriter(options.out / "events") if options.tensorboard else None
+    writer: EventWriter | None = None
 
     def observe(rows: list[dict[str, float]]) -> None:
-        if writer is not None:
-            for row in rows:
-                scalars = {n: v for n, v in row.items() if n not in ("step", "seconds")}
-                writer.write(int(row["step"]), scalars)
+        nonlocal writer
+        if not options.tensorboard or not rows:
+            return
+        if writer is None:  # first_step hides what an interrupted run wrote after its checkpoint
+            writer = EventWriter(options.out / "events", first_step=int(rows[0]["step"]))
+        for row in rows:
+            scalars = {n: v for n, v in row.items() if n not in ("step", "seconds")}
+            writer.write(int(row["step"]), scalars)
 
     try:
         return distill.run(
@@ -202,7 +225,7 @@ def _provenance(
             "seed": options.seed,
         }
     return {
-        "dataset": Path(options.data.dataset).name,
+        "dataset": judging.dataset_name(options.data.dataset),
         "class_names": dataset.class_names,
         "normalization": {
             "mean": [float(v) for v in normalization.mean],

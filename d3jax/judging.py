@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from rich.table import Table
@@ -16,6 +17,12 @@ from d3jax.types import InputError, Network, Real
 
 # What a stage draws follows from the run's seed and its number here.
 DISTILL, FREEZE, STUDENTS, VALIDATE = range(1, 5)
+
+
+def dataset_name(name: str) -> str:
+    """How a data set is named in files: as given, but without the folders of a path."""
+    is_path = name.endswith(".npz") or name.startswith((".", "/", "~")) or Path(name).exists()
+    return Path(name).name if is_path else name
 
 
 def judge(
@@ -63,7 +70,7 @@ def judge(
     finished = {
         "artifact": path.name,
         "method": header["method"],
-        "dataset": Path(name).name,
+        "dataset": dataset_name(name),
         "network": options.architecture.network,
         "accuracy": reached.summary(),
         **distilled.ledger,
@@ -132,7 +139,15 @@ def held_out(
     normalization: data.Normalization,
 ) -> Real:
     """Images that are not trained on, on the device, normalized as the artifact says."""
-    return data.device_arrays(images, labels, dataset.num_classes, normalization)
+    # Nothing is drawn by class here, so a class may well be absent.
+    return Real(
+        images=jnp.asarray(images if normalization.zca is None else normalization.apply(images)),
+        labels=jnp.asarray(labels, jnp.int32),
+        class_index=jnp.zeros((dataset.num_classes, 1), jnp.int32),
+        class_counts=jnp.zeros((dataset.num_classes,), jnp.int32),
+        mean=jnp.asarray(normalization.mean, jnp.float32),
+        sd=jnp.asarray(normalization.sd, jnp.float32),
+    )
 
 
 def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> None:

@@ -307,7 +307,15 @@ def create(
                 f"use at most depth {int(math.log2(image_shape[0]))}"
             )
     module = module(num_classes, activation=activation, initialization=initialization, **options)
-    return from_module(module, image_shape)
+    network = from_module(module, image_shape)
+    try:
+        jax.eval_shape(network.init, jax.random.key(0))
+    except (TypeError, ValueError):  # a layer that nothing is left for, or channels not divisible
+        raise InputError(
+            f"network {name} with these options cannot take images of "
+            f"{image_shape[0]}x{image_shape[1]} pixels; convnet and mlp take any size"
+        ) from None
+    return network
 
 
 def from_module(module: nn.Module, image_shape: tuple[int, int, int]) -> Network:

@@ -51,8 +51,12 @@ def rendered(name: str) -> str:
         each = row["accuracy"]["students"] // len(row["seeds"])
         cells += [f"{len(row['seeds'])} x {each}", f"{row['cpu_seconds']:,.0f}"]
         table.append(cells)
-    last = rows[-1]
-    note = f"{last['hardware']}; {last['date']}; commit {last['commit']}."
+    notes = {f"{row['hardware']}; {row['date']}; commit {row['commit']}" for row in rows}
+    rates = {rate for row in rows for b in row["baselines"].values() for rate in b["learning_rates"]}
+    note = ". ".join(sorted(notes)) + "."
+    if rates:
+        note += f" Baselines' students train at {', '.join(map(str, sorted(rates)))}, D3's at the"
+        note += " learned rate."
     return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
 
 

@@ -13,9 +13,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from d3jax import artifact, cli, config, evaluate, experts, jobs
+from d3jax import artifact, cli, config, evaluate, experts, jobs, judging
 from d3jax.methods import d3
 from d3jax.progress import UNFINISHED, Reporter
+from d3jax.types import InputError
 
 OPTIONS = [
     "--network=mlp", "--width=16", "--outer-steps=40", "--inner-steps=3", "--mmd-samples=4",
@@ -446,3 +447,26 @@ def test_experts_trained_alone_are_the_ones_that_distillation_finds(tmp_path):
     folders = [path for path in store.iterdir() if path.is_dir()]
     assert folders == [trained]
     assert (trained / "complete.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("imagenet_resized/64x64", "imagenet_resized/64x64"),
+        ("digits", "digits"),
+        ("some/where/mine.npz", "mine.npz"),
+        ("/some/folder", "folder"),
+    ],
+)
+def test_a_header_names_the_data_set_but_no_folder(given, stored):
+    assert judging.dataset_name(given) == stored
+
+
+def test_more_images_than_a_class_has_are_refused_before_training(tmp_path):
+    options = config.DistillD3(
+        parametrization=config.Parametrization(decoder_width=128, latent_size=64),
+        out=tmp_path / "run",
+    )
+    with pytest.raises(InputError, match="leave random and kmeans out"):
+        jobs.distill_d3(options, Reporter())
+    assert not (tmp_path / "run").exists()

@@ -131,8 +131,10 @@ def test_a_finished_run_is_not_run_again(whole, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_signal_in_the_last_chunk_ends_a_finished_run(whole, tmp_path):
-    same(run(tmp_path, observe=kill_at(STEPS)), whole[0])
+def test_a_signal_in_the_last_chunk_is_heeded_too(whole, tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path, observe=kill_at(STEPS))
+    same(run(tmp_path), whole[0])
 
 
 def test_handlers_are_given_back(tmp_path):
@@ -143,7 +145,7 @@ def test_handlers_are_given_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("where", "named"), [({"fails_at": 14}, "square"), ({"theta_fails_at": 14}, "theta")],
+    ("where", "named"), [({"fails_at": 14}, "square"), ({"theta_fails_at": 14}, "the state")],
     ids=["metrics", "theta"],
 )  # fmt: skip
 @pytest.mark.parametrize("chunk", [5, 14, 13, 1])

@@ -186,3 +186,11 @@ def test_forward_in_blocks_equals_the_whole(monkeypatch, norm):
     blocks = quick_jit(lambda p, x: networks.forward_blocks(network, p, x))(params, images)
     whole = quick_jit(network.forward)(params, images)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), blocks, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("lenet", {}), ("convnet", {"norm": "group", "width": 6})]
+)
+def test_a_network_that_does_not_fit_the_images_says_so(name, options):
+    with pytest.raises(InputError, match="cannot take images of 8x8 pixels"):
+        networks.create(name, image_shape=(8, 8, 1), num_classes=3, **options)
