@@ -52,7 +52,8 @@ def rendered(name: str) -> str:
         cells += [f"{len(row['seeds'])} x {each}", f"{row['cpu_seconds']:,.0f}"]
         table.append(cells)
     notes = {f"{row['hardware']}; {row['date']}; commit {row['commit']}" for row in rows}
-    rates = {rate for row in rows for b in row["baselines"].values() for rate in b["learning_rates"]}
+    compared = [baseline for row in rows for baseline in row["baselines"].values()]
+    rates = {rate for baseline in compared for rate in baseline["learning_rates"]}
     note = ". ".join(sorted(notes)) + "."
     if rates:
         note += f" Baselines' students train at {', '.join(map(str, sorted(rates)))}, D3's at the"
