@@ -1,9 +1,9 @@
-"""Renders the tables of README.md and of the experiments' docstrings from results/*.json.
+"""Renders the tables of README.md and of the experiments' docstrings from their results.
 
     python -m experiments.tables [--check]
 
 A table stands between a line that holds `table: NAME` and one that holds `end of table`; NAME is
-that of results/NAME.json. With --check nothing is written, and the exit code is 1 where a file is
+that of a file in experiments/results/ or benchmarks/results/. With --check nothing is written, and the exit code is 1 where a file is
 out of step.
 """
 
@@ -26,11 +26,14 @@ def percent(accuracy: dict[str, Any]) -> str:
 
 
 def rendered(name: str) -> str:
-    """The table of results/NAME.json, as Markdown."""
-    path = ROOT / "experiments" / "results" / f"{name}.json"
-    if not path.exists():
+    """The table of NAME.json, as Markdown."""
+    paths = [ROOT / room / "results" / f"{name}.json" for room in ("experiments", "benchmarks")]
+    found = [path for path in paths if path.exists()]
+    if not found:
         return "Not measured here yet.\n"
-    results = json.loads(path.read_text())
+    results = json.loads(found[0].read_text())
+    if found[0] == paths[1]:
+        return _measured(results)
     rows = results["rows"]
     subsets = sorted({key for row in rows for key in row if key.startswith("accuracy_first_")})
     baselines = [
@@ -58,6 +61,27 @@ def rendered(name: str) -> str:
     if rates:
         note += f" Baselines' students train at {', '.join(map(str, sorted(rates)))}, D3's at the"
         note += " learned rate."
+    return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
+
+
+def _measured(results: dict[str, Any]) -> str:
+    """A table of benchmarks/results: each row's work, and what it took."""
+    header = ["work", "width", "T", "CPU s", "compile s", "temporary MB"]
+    table = [
+        [
+            row["work"],
+            row["width"],
+            row["inner_steps"],
+            f"{row['cpu_seconds']:.3f}",
+            f"{row['compile_seconds']:.1f}",
+            f"{row['temporary_bytes'] / 1e6:.1f}",
+        ]
+        for row in results["rows"]
+    ]
+    note = (
+        f"{results['hardware']}; jax {results['jax']}; {results['date']}; "
+        f"commit {results['commit']}."
+    )
     return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
 
 
