@@ -3,8 +3,8 @@
     python -m experiments.tables [--check]
 
 A table stands between a line that holds `table: NAME` and one that holds `end of table`; NAME is
-that of a file in experiments/results/ or benchmarks/results/. With --check nothing is written, and the exit code is 1 where a file is
-out of step.
+that of a file in experiments/results/ or benchmarks/results/. With --check nothing is written, and
+the exit code is 1 where a file is out of step.
 """
 
 import json
