@@ -1,10 +1,11 @@
-"""D3 on ImageNet-1K at 64x64, the paper's three budgets (arXiv 2403.00999): ready to run.
+"""D3 on ImageNet-1K at 64x64, the paper's three budgets (arXiv 2403.00999).
 
 Prepare the data once with `d3jax prepare imagenet_resized/64x64`, then
 
     python -m experiments.imagenet64_d3 [small medium large]
 
-Hardware: an accelerator with 80 GB; not run at full size here. The paper's figures (ConvNet,
+Not run at full size here, and one subtask of all 1000 classes will not fit a single accelerator:
+expert snapshots (31 GB) and the MMD's images (30 a class) are all resident. The paper's figures (ConvNet,
 ResNet-18 test accuracy, %): small 11.5, 9.7; medium 17.4, 16.0; large 20.3, 18.5, with subtasks of
 200, 500 and 200 classes. One subtask of all classes runs here; decomposition has its own issue.
 `tests/test_experiments.py` runs a few steps of each setting on small data of the same shape.
