@@ -16,8 +16,9 @@ table: mnist_d3 (python -m experiments.tables)
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | 1 image per class | 7,523 | 18,566 | 93.6 ± 0.1 | 58.3 ± 2.2 | 74.3 ± 6.0 | 74.3 ± 6.0 | 1 x 5 | 555 |
 | 3 images per class | 23,109 | 49,778 | 94.6 ± 0.1 | 83.3 ± 1.0 | 85.3 ± 2.7 | 74.3 ± 6.0 | 1 x 5 | 455 |
+| 10 images per class | 77,705 | 159,010 | 95.6 ± 0.2 | 92.5 ± 0.2 | 90.8 ± 1.8 | 74.3 ± 6.0 | 1 x 5 | 642 |
 
-2 cores of AMD EPYC; 2026-11-21; commit 0706801. 2 cores of AMD EPYC; 2026-11-21; commit bbfc1bc. Baselines' students train at 0.01, D3's at the learned rate.
+2 cores of AMD EPYC; 2026-11-21; commit 0706801. 2 cores of AMD EPYC; 2026-11-21; commit 4a21c16. 2 cores of AMD EPYC; 2026-11-21; commit bbfc1bc. Baselines' students train at 0.01, D3's at the learned rate.
 
 end of table
 
