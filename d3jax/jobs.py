@@ -25,7 +25,7 @@ from d3jax import (
 from d3jax.events import EventWriter, check_installed
 from d3jax.methods import d3
 from d3jax.progress import Reporter
-from d3jax.types import InputError, Network, Real, Synthetic
+from d3jax.types import InputError, Method, Network, Real, State, Synthetic
 
 
 def train_experts(options: config.Experts, reporter: Reporter) -> Path:
@@ -178,8 +178,8 @@ def _check_baselines(
 
 
 def _distill(
-    options: config.DistillD3, method: Any, key: Array, real: Real, reporter: Reporter
-) -> Any:
+    options: config.DistillD3, method: Method, key: Array, real: Real, reporter: Reporter
+) -> State:
     writer: EventWriter | None = None
 
     def observe(rows: list[dict[str, float]]) -> None:

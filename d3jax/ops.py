@@ -1,8 +1,8 @@
 """Convolution, pooling and normalization that differentiate twice and vmap over weights, fast.
 
 XLA's CPU convolution is one to two orders of magnitude slower inside `lax.scan` than a matrix
-product, and under `vmap` over weights it becomes a grouped convolution, slow everywhere
-(benchmarks/). So a convolution here is, by default on CPU, a concatenation of shifted views times a
+product, and under `vmap` over weights it becomes a grouped convolution, slow everywhere.
+So a convolution here is, by default on CPU, a concatenation of shifted views times a
 matrix: every derivative of it is again a matrix product, and `vmap` makes it a batched one.
 """
 
@@ -41,7 +41,7 @@ def map_blocks(function: Callable[[Array], PyTree], images: Array, block: int | 
     Equal to `function(images)` where each row of the result depends on its own image alone. Blocks
     are recomputed on the way back, so that in both directions the intermediate arrays stay in the
     cache: on CPU the gradient of a ConvNet's features is 4 times faster than for a whole batch of
-    300, which is bound by memory (benchmarks/). None: the whole batch at once.
+    300, which is bound by memory. None: the whole batch at once.
     """
     number = images.shape[0]
     if block is None or number <= block:
@@ -136,7 +136,7 @@ def upsampling_convolution(
     `output_padding=1`).
 
     On CPU the four output phases are one product of 3x3 patches with a [9 C, 4 D] matrix, followed
-    by depth-to-space: 2 to 11 times faster than `lax.conv_transpose` in a scan (PERFORMANCE.md).
+    by depth-to-space: 2 to 11 times faster than `lax.conv_transpose` in a scan.
     """
     size, _, channels, features = kernel.shape
     lowering = default_lowering() if lowering is None else lowering

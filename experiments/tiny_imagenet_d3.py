@@ -8,7 +8,7 @@ The 20 classes, with D3JAX_DATA_DIR naming the folder above data/:
 
     python -m experiments.tiny_imagenet_d3 tiny_imagenet_20
 
-The setting is METHODS.md's yardstick for 20 classes: small decoder k=128, z=64, one latent per
+The setting is that of an earlier measurement on the 20 classes: small decoder k=128, z=64, one latent per
 class, 250 outer steps with 15 MMD samples, 2 experts of 8 epochs, ConvNet depth 4, width 32. The
 authors' modules in a PyTorch loop reached 18.5 +- 1.5 % there.
 `tests/test_experiments.py` runs a few steps on small data of the same shape.
