@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from d3jax import distill, networks, synthetic
+from d3jax.files import write_json
 from d3jax.methods.d3 import Options, d3
-from d3jax.report import markdown_table, write_json
+from d3jax.report import markdown_table
 from d3jax.types import Real
 from experiments.runner import commit, hardware
 

@@ -6,7 +6,6 @@ says how to decode them. No pickle: a file is checked against its header before 
 
 import json
 import math
-import os
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import safetensors
 import safetensors.numpy
 from jax import Array
 
-from d3jax import synthetic
+from d3jax import files, synthetic
 from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
 
 FORMAT_VERSION = 1
@@ -31,6 +30,7 @@ _REQUIRED = {
     "dataset": str,
     "class_names": list,
     "normalization": dict,
+    "architecture": dict,
     "parametrization": dict,
     "student_learning_rate": float,
     "protocol": dict,
@@ -93,6 +93,7 @@ def create(
     dataset: str,
     class_names: tuple[str, ...],
     normalization: dict[str, Any],
+    architecture: dict[str, Any],
     parametrization: dict[str, Any],
     student_learning_rate: float,
     protocol: dict[str, Any],
@@ -105,6 +106,7 @@ def create(
       theta: the groups data, decoder, statistics, labels; learning rates go into the header.
       method, dataset, class_names, seed: say where it comes from.
       normalization: {"mean": [C], "sd": [C], "zca": None or its recipe and hash}.
+      architecture: of experts and students, as `networks.create` takes it, the name as "network".
       parametrization: the specification for `synthetic.create`.
       student_learning_rate: the learned one.
       protocol: how students were meant to be trained (`evaluate.Protocol` as a dictionary).
@@ -124,6 +126,7 @@ def create(
         "dataset": dataset,
         "class_names": list(class_names),
         "normalization": normalization,
+        "architecture": architecture,
         "parametrization": parametrization,
         "student_learning_rate": float(student_learning_rate),
         "protocol": protocol,
@@ -140,13 +143,7 @@ def versions() -> dict[str, str]:
 
 def save(artifact: Artifact, path: str | Path) -> None:
     """Writes the artifact as one file, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(_serialize(artifact))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_bytes(path, _serialize(artifact))
 
 
 def load(path: str | Path) -> Artifact:

@@ -1,4 +1,4 @@
-"""Decoded images kept on disk, and arrays written to disk all or nothing.
+"""Decoded images kept on disk.
 
 The cache lies under $D3JAX_CACHE_DIR, else $XDG_CACHE_HOME/d3jax, else ~/.cache/d3jax: one
 uncompressed .npz per data set, as large as its images. It may be deleted at any time.
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from d3jax.files import write_npz
 from d3jax.types import InputError
 
 # What NumPy, zipfile and Pillow raise on a truncated, foreign or lying file.
@@ -66,22 +67,6 @@ def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         stream.seek(0)
         with np.load(stream, allow_pickle=False) as file:
             yield file
-
-
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> None:
-    """Writes `arrays` to `path`, all or nothing; raises OSError where that is impossible."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as stream:
-            save = np.savez_compressed if compress else np.savez
-            save(stream, allow_pickle=False, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _identity(file: Path) -> list[str | int]:

@@ -1,5 +1,6 @@
 """The command line: `d3jax distill d3 | experts | evaluate | show | prepare`."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -7,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
 from d3jax import config, jobs, judging
+from d3jax.cache import cache_folder
 from d3jax.prepare import prepare
-from d3jax.progress import UNFINISHED, Diverged, Interrupted, Reporter
+from d3jax.progress import UNFINISHED, Busy, Diverged, Interrupted, Reporter
 from d3jax.types import InputError
 
 Subcommand = tyro.conf.subcommand
@@ -74,7 +77,7 @@ def run(command: Command, reporter: Reporter) -> None:
     """Runs one command.
 
     Raises:
-      InputError, Interrupted, Diverged: as its stages do.
+      InputError, Busy, Interrupted, Diverged: as its stages do.
     """
     match command:
         case Distill(config.DistillD3() as method):
@@ -90,7 +93,10 @@ def run(command: Command, reporter: Reporter) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point; exits with 0, 2 (bad input), 75 (interrupted: run again) or 1 (diverged)."""
+    """The entry point.
+
+    Exits with 0, 2 (bad input), 75 (interrupted, or the files are in use: run again), 1 (diverged).
+    """
     # Stages that save catch signals themselves; between them, SIGTERM ends the run as SIGINT does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     command = tyro.cli(
@@ -100,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args=arguments,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+    _keep_compiled()
     try:
         run(command, Reporter())
     except InputError as error:
@@ -108,8 +115,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(f"error: {error}", 2)
     except (Interrupted, KeyboardInterrupt):
         _leave("interrupted, all is saved: resume with the same command", UNFINISHED)
+    except Busy as error:
+        _leave(str(error), UNFINISHED)
     except Diverged as error:
         _leave(f"stopped: {error}", 1)
+
+
+def _keep_compiled() -> None:
+    """Compiled programs are kept between runs, unless JAX_COMPILATION_CACHE_DIR says where to."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 
 def _leave(text: str, code: int) -> None:

@@ -1,6 +1,7 @@
 """Configurations of the command line's stages: frozen dataclasses whose fields are its flags."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from d3jax import data, experts, networks, report
+from d3jax import data, experts, files, networks
 from d3jax.augment import default_strategy
 from d3jax.baselines import NAMES as BASELINES
 from d3jax.evaluate import Protocol
@@ -17,6 +18,9 @@ from d3jax.experts import fingerprint
 from d3jax.methods.d3 import Options as D3Options
 from d3jax.types import InputError, Network
 
+NetworkName = Literal["convnet", "lenet", "alexcifarnet", "mlp", "resnet18"]
+NormName = Literal["instance", "group", "layer", "batch", "none"]
+PoolingName = Literal["average", "max", "none"]
 Inlined = tyro.conf.arg(name="")  # the group's flags have no prefix
 
 
@@ -54,23 +58,22 @@ class Data:
 class Architecture:
     """Which network experts and students are."""
 
-    network: Literal["convnet", "lenet", "alexcifarnet", "mlp", "resnet18"] = "convnet"
+    network: NetworkName = "convnet"
     """Architecture of experts and students."""
-    width: int | None = 32
-    """Channels per layer, or hidden units; the field's figures have 128 for convnet."""
+    width: int | None = None
+    """Channels per layer, or hidden units; default 32 for convnet (the field's figures have 128),
+    64 for resnet18, 128 for mlp."""
     depth: int | None = None
     """Blocks of a convnet; default by image size: 3 at 28 to 32 pixels, 4 at 64, 5 at 128."""
-    norm: Literal["instance", "group", "layer", "batch", "none"] | None = None
+    norm: NormName | None = None
     """Normalization of convnet and resnet18; default instance."""
-    pooling: Literal["average", "max", "none"] | None = None
+    pooling: PoolingName | None = None
     """Pooling of a convnet; default average."""
 
     def create(self, image_shape: tuple[int, int, int], num_classes: int) -> Network:
         """The network for images of this shape."""
         options = dataclasses.asdict(self)
         name = options.pop("network")
-        if name in ("lenet", "alexcifarnet"):
-            options["width"] = None  # these have no width to choose
         return networks.create(name, image_shape=image_shape, num_classes=num_classes, **options)
 
 
@@ -164,8 +167,9 @@ class DistillD3:
     """Of everything that is drawn."""
     baselines: tuple[Literal["random", "kmeans", "class_mean"], ...] = BASELINES
     """What to compare with, at the same number of stored floats (class_mean: one image a class)."""
-    baseline_learning_rates: tuple[float, ...] = (0.01,)
-    """Student learning rates for baselines; with several, the best on validation images."""
+    baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    """Learning rates for baselines' students; the best is taken, on the validation images or, where
+    none are set aside, on 2000 training images (D3 learns its own on training images too)."""
     chunk: int = 10
     """Outer steps per compiled call; a signal is heeded in between."""
     checkpoint_minutes: float = 5.0
@@ -182,7 +186,16 @@ class Judgement:
     """Whose test images; default the data set that the artifact names."""
     data_dir: Path | None = None
     """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
-    architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
+    network: NetworkName | None = None
+    """Architecture of the students; default the one that the artifact was made with."""
+    width: int | None = None
+    """Channels per layer, or hidden units; default the artifact's, if it is the same network."""
+    depth: int | None = None
+    """Blocks of a convnet; default likewise."""
+    norm: NormName | None = None
+    """Normalization of convnet and resnet18; default likewise."""
+    pooling: PoolingName | None = None
+    """Pooling of a convnet; default likewise."""
     test_limit: int | None = None
     """Use only the first so many test images; default all."""
     students: int | None = None
@@ -202,10 +215,19 @@ _FREE = ("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data_d
 
 
 def resolved_architecture(options: Architecture, dataset: data.Dataset) -> Architecture:
-    """The network with its default depth filled in."""
-    if options.depth is not None or options.network != "convnet":
-        return options
-    return dataclasses.replace(options, depth=networks.default_depth(dataset.image_shape[0]))
+    """The network with its defaults filled in; what it does not have stays None."""
+    defaults: dict[str, dict[str, Any]] = {
+        "convnet": {
+            "width": 32,
+            "depth": networks.default_depth(dataset.image_shape[0]),
+            "norm": "instance",
+            "pooling": "average",
+        },
+        "resnet18": {"width": 64, "norm": "instance"},
+        "mlp": {"width": 128},
+    }
+    said = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
+    return Architecture(**{**defaults.get(options.network, {}), **said})
 
 
 def resolved_experts(options: ExpertOptions, dataset: data.Dataset) -> ExpertOptions:
@@ -241,19 +263,26 @@ def resolved(options: DistillD3, dataset: data.Dataset, specification: dict[str,
         raise InputError("outer_steps and chunk must be at least 1")
     if not options.baseline_learning_rates:
         raise InputError("baselines need a learning rate: give --baseline-learning-rates 0.01")
-    if len(options.baseline_learning_rates) > 1 and not options.data.validation:
+    if not all(0 < rate < math.inf for rate in options.baseline_learning_rates):
         raise InputError(
-            "several baseline learning rates are chosen among on validation images; set "
-            "--validation to their number"
+            f"baseline learning rates must be positive, they are {options.baseline_learning_rates}"
         )
     student = options.student
     if student.augmentation is None:
         student = replace(student, augmentation=default_strategy(dataset.name))
     if options.parametrization.labels == "expert":
         student = replace(student, with_means=True)
+    items = specification["latents_per_class"] * dataset.num_classes
+    batch = options.d3.inner_batch_size
+    d3 = replace(
+        options.d3,
+        mmd_epoch=options.expert.epochs if options.d3.mmd_epoch is None else options.d3.mmd_epoch,
+        inner_batch_size=items if batch is None else min(batch, items),
+    )
     return replace(
         options,
         parametrization=parametrization,
+        d3=d3,
         architecture=resolved_architecture(options.architecture, dataset),
         expert=resolved_experts(options.expert, dataset),
         student=student,
@@ -304,4 +333,4 @@ def claim(out: Path, options: DistillD3, dataset: data.Dataset) -> None:
                 )
         return
     out.mkdir(parents=True, exist_ok=True)
-    report.write_text(path, yaml.safe_dump(config, sort_keys=False))
+    files.write_text(path, yaml.safe_dump(config, sort_keys=False))

@@ -12,8 +12,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
 
+from d3jax.files import write_text
 from d3jax.progress import Diverged, Interrupted, Reporter, interruption
-from d3jax.report import write_text
 from d3jax.types import Method, Real, State
 
 METRICS = "metrics.jsonl"

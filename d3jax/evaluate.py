@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -76,14 +76,23 @@ class Evaluation(NamedTuple):
     """What fresh students reached."""
 
     per_student: np.ndarray  # f[S], test accuracy after the last epoch, fractions
+    learning_rate: float
+    diverged: int  # students whose weights are not finite: they answer as by chance
     seconds: float  # wall time per student, compilation not counted
 
     def summary(self) -> dict[str, Any]:
-        """Mean, sample standard deviation (0 for one student), and each student's accuracy."""
+        """Mean, sample standard deviation (0 for one student), each student's accuracy; how many
+        diverged."""
         values = [float(value) for value in self.per_student]
         sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         mean = float(np.mean(values))
-        return {"mean": mean, "sd": sd, "students": len(values), "per_student": values}
+        return {
+            "mean": mean,
+            "sd": sd,
+            "students": len(values),
+            "per_student": values,
+            "diverged": self.diverged,
+        }
 
 
 def evaluate(
@@ -115,7 +124,57 @@ def evaluate(
     if not rate > 0:
         raise InputError(f"the students' learning rate must be positive, not {rate}")
     params, seconds = train_students(network, synthetic, theta, protocol, rate, key, reporter)
-    return Evaluation(np.asarray(accuracy(network, params, test)), seconds / protocol.students)
+    return _tested(network, params, test, rate, seconds / protocol.students, reporter)
+
+
+def evaluate_best(
+    network: Network,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    choosing: Real,
+    test: Real,
+    protocol: Protocol,
+    candidates: Sequence[float],
+    key: Array,
+    reporter: Reporter | None = None,
+) -> tuple[Evaluation, tuple[float, ...]]:
+    """As `evaluate`, with the learning rate of `candidates` that is best on other images.
+
+    Args:
+      choosing: images that choose, so not those of the test.
+      candidates: positive learning rates; `protocol.students` students each, trained all at once.
+
+    The others as in `evaluate`. Only the students of the best learning rate meet the test images.
+
+    Returns:
+      What they reached, and the mean accuracy of each candidate on `choosing`.
+    """
+    check(protocol)
+    rates = np.repeat(np.asarray(candidates, np.float32), protocol.students)
+    many = dataclasses.replace(protocol, students=len(rates))
+    params, seconds = train_students(network, synthetic, theta, many, rates, key, reporter)
+    found = np.asarray(accuracy(network, params, choosing)).reshape(len(candidates), -1).mean(1)
+    best = int(found.argmax())
+    chosen = params.reshape(len(candidates), protocol.students, -1)[best]
+    reached = _tested(network, chosen, test, candidates[best], seconds / len(rates), reporter)
+    return reached, tuple(float(value) for value in found)
+
+
+def _tested(
+    network: Network,
+    params: Array,
+    test: Real,
+    rate: float,
+    seconds: float,
+    reporter: Reporter | None,
+) -> Evaluation:
+    diverged = int(np.sum(~np.isfinite(np.asarray(params)).all(1)))
+    if diverged and reporter is not None:
+        reporter.say(
+            f"{diverged} of {len(params)} students diverged at learning rate {rate:.4g} and count "
+            f"as they answer, by chance; a lower learning rate would be right"
+        )
+    return Evaluation(np.asarray(accuracy(network, params, test)), rate, diverged, seconds)
 
 
 def train_students(
@@ -123,19 +182,23 @@ def train_students(
     synthetic: Synthetic,
     theta: dict[str, PyTree],
     protocol: Protocol,
-    learning_rate: float,
+    learning_rate: float | np.ndarray,
     key: Array,
     reporter: Reporter | None = None,
 ) -> tuple[Array, float]:
     """Parameter vectors f[S, P] of S students trained together, and the seconds that it took.
 
+    learning_rate: of all, or f[S] of each.
+
     Students of one call share each step's kind of augmentation, not its parameters (see
     `augment`); all else is drawn for each alone.
     """
-    keys = jax.random.split(key, protocol.students)
+    for_weights, for_epochs = jax.random.split(key)
+    keys = jax.random.split(for_epochs, protocol.students)
     train = jax.jit(_epochs(network, synthetic, protocol), donate_argnums=0)
-    params = jax.vmap(lambda k: ravel_pytree(network.init(k))[0])(keys)
-    rate = jnp.asarray(learning_rate, params.dtype)
+    starts = jax.random.split(for_weights, protocol.students)
+    params = jax.jit(jax.vmap(lambda k: ravel_pytree(network.init(k))[0]))(starts)
+    rate = jnp.broadcast_to(jnp.asarray(learning_rate, params.dtype), (protocol.students,))
     carry = (params, jnp.zeros_like(params))
     ends = [protocol.epochs * part // 10 for part in range(1, 11)]
     begin = jnp.asarray(0, jnp.int32)
@@ -154,7 +217,7 @@ def train_students(
 
 
 def _epochs(network: Network, synthetic: Synthetic, protocol: Protocol) -> Callable[..., PyTree]:
-    """(carry, theta, keys [S], rate, begin, end) -> carry: the epochs begin .. end - 1."""
+    """(carry, theta, keys [S], rate f[S], begin, end) -> carry: the epochs begin .. end - 1."""
     unravel = unraveler(network)
     visits = synthetic.num_items * (2 if protocol.with_means else 1)
     batch_size = min(protocol.batch_size, visits)
@@ -197,7 +260,7 @@ def _epochs(network: Network, synthetic: Synthetic, protocol: Protocol) -> Calla
             decayed, _ = decay.update(gradient, optax.EmptyState(), params)
             velocity: Any = optax.TraceState(momentum)
             updates, velocity = descent.update(decayed, velocity, params)
-            return (params - rate * jnp.asarray(updates), velocity.trace), None
+            return (params - rate[:, None] * jnp.asarray(updates), velocity.trace), None
 
         return jax.lax.scan(step, carry, (jnp.arange(steps, dtype=jnp.int32), order, weights))[0]
 
@@ -205,7 +268,7 @@ def _epochs(network: Network, synthetic: Synthetic, protocol: Protocol) -> Calla
         carry: PyTree, theta: PyTree, keys: Array, rate: Array, begin: Array, end: Array
     ) -> PyTree:
         def body(number: Array, carry: PyTree) -> PyTree:
-            late = number >= protocol.epochs // 2
+            late = 2 * number >= protocol.epochs + protocol.epochs % 2
             factor = jnp.where(late, protocol.decay, 1.0).astype(rate.dtype)
             epoch_keys = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
             return epoch(carry, theta, epoch_keys, rate * factor)

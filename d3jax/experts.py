@@ -1,13 +1,11 @@
 """Expert trajectories: networks trained on real data, one snapshot of their weights an epoch."""
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,12 +18,13 @@ from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
 from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
+from d3jax.files import write_json
 from d3jax.networks import forward_blocks, parameter_count, unraveler
-from d3jax.progress import Diverged, Interrupted, Reporter, interruption
-from d3jax.report import write_json
-from d3jax.types import InputError, Network, PyTree, Real
+from d3jax.progress import Diverged, Interrupted, Reporter, interruption, locked
+from d3jax.stages import Stage, stage_key
+from d3jax.types import InputError, Network, Real
 
-STORE_VERSION = 1
+STORE_VERSION = 2  # of the draws and the layout: raised where either changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +68,7 @@ def epoch_function(
         steps = images // batch_size
 
         def order(key: Array) -> Array:
-            return jax.random.permutation(key, images)[: steps * batch_size]
+            return jax.random.permutation(jax.random.fold_in(key, 0), images)[: steps * batch_size]
 
         indices = jax.vmap(order)(keys).reshape(-1, steps, batch_size).swapaxes(0, 1)
 
@@ -193,7 +192,8 @@ def train(
     complete group of experts, since they do not hold the weights exactly).
 
     Raises:
-      InputError: options out of range, too little disk, or another process is at work there.
+      InputError: options out of range, or too little disk.
+      Busy: another process is training these experts.
       Interrupted: SIGTERM or SIGINT arrived; the snapshots so far are kept.
       Diverged: their loss is not finite.
     """
@@ -213,7 +213,7 @@ def train(
         )
     path.mkdir(exist_ok=True)
     write_json(path / "config.json", config)
-    with _locked(path):
+    with locked(path, "training these experts"):
         _train(network, options, real, path, config["seed"], reporter)
     return path
 
@@ -230,18 +230,6 @@ def check(options: Options) -> None:
         raise InputError(f"experts' learning_rate must be positive, not {options.learning_rate}")
 
 
-@contextmanager
-def _locked(path: Path):
-    with (path / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"another process is training these experts in {path}; start again when it is done"
-            ) from None
-        yield
-
-
 def _train(
     network: Network, options: Options, real: Real, path: Path, seed: int, reporter: Reporter
 ) -> None:
@@ -255,7 +243,7 @@ def _train(
         chunk_layout=tensorstore.ChunkLayout(chunk_shape=[1, 1, parameters]),
     ).result()
     epoch = epoch_function(network, options)
-    root = jax.random.key(seed)
+    root = stage_key(seed, Stage.EXPERTS)
     # Snapshots written, counted group by group: what an interrupted run has done.
     done, before = _progress(path)
     groups = range(0, options.count, options.at_once)
@@ -264,7 +252,7 @@ def _train(
     if not exact:
         done -= done % (options.epochs + 1)
     loss = float("nan")
-    begun = time.monotonic()
+    begun = _clocks()
     with interruption() as asked, reporter.stage("expert epochs", total, done) as stage:
         for number, first in enumerate(groups):
             members = jnp.arange(first, min(first + options.at_once, options.count))
@@ -275,7 +263,8 @@ def _train(
                 continue
             part = snapshots[first : first + len(members)]
             if begin == 0:
-                params = jax.vmap(lambda key: ravel_pytree(network.init(key))[0])(keys)
+                starts = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
+                params = jax.jit(jax.vmap(lambda key: ravel_pytree(network.init(key))[0]))(starts)
             else:
                 params = jnp.asarray(part[:, begin - 1].read().result())
             for number_of_epoch in range(begin, options.epochs + 1):
@@ -292,29 +281,28 @@ def _train(
                         )
                 written = np.asarray(params.astype(options.dtype))
                 part[:, number_of_epoch].write(written).result()
-                seconds = before + time.monotonic() - begun
                 done = offset + number_of_epoch + 1
-                write_json(path / "progress.json", {"done": done, "seconds": seconds})
+                spent = {name: before[name] + now - begun[name] for name, now in _clocks().items()}
+                write_json(path / "progress.json", {"done": done, **spent})
                 stage.update(done, f"loss {loss:.3f}" if number_of_epoch else "")
                 if asked.requested:
                     raise Interrupted
-    write_json(path / "complete.json", {"seconds": _progress(path)[1]})
+    write_json(path / "complete.json", _progress(path)[1])
 
 
-def _progress(path: Path) -> tuple[int, float]:
-    """Snapshots written, and the seconds that took."""
+def _clocks() -> dict[str, float]:
+    return {"seconds": time.monotonic(), "cpu_seconds": time.process_time()}
+
+
+def _progress(path: Path) -> tuple[int, dict[str, float]]:
+    """Snapshots written, and the time that took."""
     try:
         progress = json.loads((path / "progress.json").read_text())
-        return int(progress["done"]), float(progress["seconds"])
+        return int(progress.pop("done")), {n: float(progress[n]) for n in _clocks()}
     except (OSError, ValueError, KeyError):
-        return 0, 0.0
+        return 0, dict.fromkeys(_clocks(), 0.0)
 
 
-def training_seconds(path: Path) -> float:
-    """Wall time that training the experts in `path` took, in all its runs."""
-    return float(json.loads((path / "complete.json").read_text())["seconds"])
-
-
-def tree_of(network: Network, vector: np.ndarray) -> PyTree:
-    """A stored parameter vector f[P] as the network's pytree, in float32."""
-    return unraveler(network)(jnp.asarray(vector, jnp.float32))
+def training_seconds(path: Path, clock: Literal["seconds", "cpu_seconds"] = "seconds") -> float:
+    """Wall or CPU seconds that training the experts in `path` took, in all its runs."""
+    return float(json.loads((path / "complete.json").read_text())[clock])

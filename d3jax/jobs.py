@@ -11,12 +11,13 @@ from jax import Array
 
 from d3jax import (
     artifact,
-    baselines,
+    comparison,
     config,
     data,
     distill,
     evaluate,
     experts,
+    files,
     judging,
     networks,
     report,
@@ -24,8 +25,9 @@ from d3jax import (
 )
 from d3jax.events import EventWriter, check_installed
 from d3jax.methods import d3
-from d3jax.progress import Reporter
-from d3jax.types import InputError, Method, Network, Real, State, Synthetic
+from d3jax.progress import Reporter, locked
+from d3jax.stages import Stage, stage_key
+from d3jax.types import Method, Network, Real, State
 
 
 def train_experts(options: config.Experts, reporter: Reporter) -> Path:
@@ -90,29 +92,46 @@ def distill_d3(options: config.DistillD3, reporter: Reporter) -> dict[str, Any]:
     experts.check(options.expert)
     evaluate.check(options.student)
     real = _train_arrays(dataset, normalization)
-    _check_baselines(options, dataset, data_, real)
+    shapes = jax.eval_shape(lambda k: data_.freeze(data_.init(k, real), k), jax.random.key(0))
+    comparison.check(options.baselines, networks.parameter_count(shapes), dataset)
     if options.tensorboard:
         check_installed()
     config.claim(out, options, dataset)  # after all that can be refused, before all that is written
+    with locked(out, "distilling"):
+        return _distill_d3(
+            options, dataset, normalization, network, method, specification, real, reporter
+        )
+
+
+def _distill_d3(
+    options: config.DistillD3,
+    dataset: data.Dataset,
+    normalization: data.Normalization,
+    network: Network,
+    method: Method,
+    specification: dict[str, Any],
+    real: Real,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    out, data_ = options.out, method.synthetic
     if (out / "report.json").exists():
         reporter.say(f"{out} is finished; this is its report")
         finished = json.loads((out / "report.json").read_text())
         reporter.console.print(judging.accuracy_table(finished))
         return finished
 
-    key = jax.random.key(options.seed)
     snapshots = _experts(options, dataset, normalization, real, reporter)
     trajectories = jnp.asarray(experts.Trajectories(snapshots).read_all(), jnp.float32)
     state = _distill(
         options,
         method,
-        jax.random.fold_in(key, judging.DISTILL),
+        stage_key(options.seed, Stage.DISTILL),
         real._replace(trajectories=trajectories),
         reporter,
     )
 
     theta = {k: v for k, v in state.theta.items() if k != "learning_rates"}
-    theta = data_.freeze(theta, jax.random.fold_in(key, judging.FREEZE))
+    theta = data_.freeze(theta, stage_key(options.seed, Stage.FREEZE))
     if options.parametrization.labels == "expert":
         first = networks.unraveler(network)(trajectories[0, -1])
         theta["labels"] = d3.expert_labels(network, first, data_, theta)
@@ -126,9 +145,9 @@ def distill_d3(options: config.DistillD3, reporter: Reporter) -> dict[str, Any]:
     )
     artifact.save(distilled, out / "artifact.safetensors")
     distilled = artifact.load(out / "artifact.safetensors")
-    _pictures(out, distilled, dataset, normalization, jax.random.fold_in(key, judging.STUDENTS))
-
-    for_students = jax.random.fold_in(key, judging.STUDENTS)
+    report.curves(out / "curves.png", distill.read_metrics(out / distill.METRICS))
+    for_students = stage_key(options.seed, Stage.STUDENTS)
+    judging.decoded_picture(out / "images.png", distilled, normalization, for_students)
     test = judging.held_out(dataset.test_images, dataset.test_labels, dataset, normalization)
     reached = judging.evaluate_artifact(
         distilled,
@@ -138,7 +157,18 @@ def distill_d3(options: config.DistillD3, reporter: Reporter) -> dict[str, Any]:
         for_students,
         reporter,
     )
-    rows = _baselines(options, dataset, normalization, network, test, distilled, key, reporter)
+    rows = comparison.compare(
+        options.baselines,
+        options.baseline_learning_rates,
+        distilled,
+        dataset,
+        normalization,
+        network,
+        test,
+        options.student,
+        options.seed,
+        reporter,
+    )
     ledger = distilled.ledger
     finished = {
         "method": "d3",
@@ -155,26 +185,10 @@ def distill_d3(options: config.DistillD3, reporter: Reporter) -> dict[str, Any]:
         "seed": options.seed,
         "versions": artifact.versions(),
     }
-    report.write_json(out / "report.json", finished)
+    files.write_json(out / "report.json", finished)
     reporter.console.print(judging.accuracy_table(finished))
     reporter.say(f"written to {out}")
     return finished
-
-
-def _check_baselines(
-    options: config.DistillD3, dataset: data.Dataset, data_: Synthetic, real: Real
-) -> None:
-    """Raises InputError, before anything is trained, where the baselines cannot be made."""
-    shapes = jax.eval_shape(lambda k: data_.freeze(data_.init(k, real), k), jax.random.key(0))
-    number = baselines.images_per_class(
-        networks.parameter_count(shapes), dataset.image_shape, dataset.num_classes
-    )
-    smallest = int(real.class_counts.min())
-    if number > smallest and {"random", "kmeans"} & set(options.baselines):
-        raise InputError(
-            f"as many floats are {number} whole images per class, and the smallest class has "
-            f"{smallest}; leave random and kmeans out of --baselines"
-        )
 
 
 def _distill(
@@ -232,90 +246,7 @@ def _provenance(
             "sd": [float(v) for v in normalization.sd],
             "zca": recipe,
         },
+        "architecture": config.plain(options.architecture),
         "protocol": config.plain(options.student),
         "seed": options.seed,
     }
-
-
-def _baselines(
-    options: config.DistillD3,
-    dataset: data.Dataset,
-    normalization: data.Normalization,
-    network: Network,
-    test: Real,
-    distilled: artifact.Artifact,
-    key: Array,
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Each baseline's accuracy and size, at no fewer floats than `distilled`."""
-    per_class = baselines.images_per_class(
-        distilled.ledger["floats"], dataset.image_shape, dataset.num_classes
-    )
-    rows = {}
-    for name in options.baselines:
-        number = 1 if name == "class_mean" else per_class
-        images = baselines.create(name, dataset, normalization, number, options.seed)
-
-        def stored(rate: float, images=images, name=name) -> artifact.Artifact:
-            specification = {
-                "kind": "pixels",
-                "image_shape": list(dataset.image_shape),
-                "num_classes": dataset.num_classes,
-                "num_items": len(images),
-            }
-            return artifact.create(
-                {"data": {"images": jnp.asarray(images)}},
-                method=name,
-                parametrization=specification,
-                student_learning_rate=rate,
-                dtype=options.parametrization.storage,
-                **_provenance(options, dataset, normalization),
-            )
-
-        reporter.say(f"baseline {name}: {number} images per class")
-        protocol = dataclasses.replace(options.student, learning_rate=None, with_means=False)
-        rate, *others = options.baseline_learning_rates
-        if others:
-            held_out = judging.held_out(
-                dataset.validation_images, dataset.validation_labels, dataset, normalization
-            )
-            found = {
-                candidate: judging.evaluate_artifact(
-                    stored(candidate),
-                    network,
-                    held_out,
-                    protocol,
-                    jax.random.fold_in(key, judging.VALIDATE),
-                    reporter,
-                ).summary()["mean"]
-                for candidate in options.baseline_learning_rates
-            }
-            rate = max(found, key=lambda candidate: found[candidate])
-        reached = judging.evaluate_artifact(
-            stored(rate),
-            network,
-            test,
-            protocol,
-            jax.random.fold_in(key, judging.STUDENTS),
-            reporter,
-        )
-        ledger = stored(rate).ledger
-        rows[name] = {
-            "accuracy": reached.summary(),
-            "floats": ledger["floats"],
-            "bytes": ledger["bytes"]["total"],
-            "seconds": reached.seconds,
-            "learning_rate": rate,
-        }
-    return rows
-
-
-def _pictures(
-    out: Path,
-    distilled: artifact.Artifact,
-    dataset: data.Dataset,
-    normalization: data.Normalization,
-    key: Array,
-) -> None:
-    report.curves(out / "curves.png", distill.read_metrics(out / distill.METRICS))
-    judging.decoded_picture(out / "images.png", distilled, normalization, key)

@@ -1,5 +1,6 @@
 """Judging an artifact: fresh students, its ledger, its picture."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,11 @@ import numpy as np
 from jax import Array
 from rich.table import Table
 
-from d3jax import artifact, config, data, evaluate, experts, report
+from d3jax import artifact, config, data, evaluate, experts, files, report
 from d3jax.evaluate import Protocol
 from d3jax.progress import Reporter
+from d3jax.stages import Stage, stage_key
 from d3jax.types import InputError, Network, Real
-
-# What a stage draws follows from the run's seed and its number here.
-DISTILL, FREEZE, STUDENTS, VALIDATE = range(1, 5)
 
 
 def dataset_name(name: str) -> str:
@@ -62,16 +61,17 @@ def judge(
             f"{specification['num_classes']}; name the data set that it was distilled from"
         )
     normalization = _stored_normalization(header, dataset)
-    network = options.architecture.create(dataset.image_shape, dataset.num_classes)
+    architecture = _architecture(header, options, dataset, path)
+    network = architecture.create(dataset.image_shape, dataset.num_classes)
     test = held_out(dataset.test_images, dataset.test_labels, dataset, normalization)
     protocol = _stored_protocol(header, options, path)
-    key = jax.random.fold_in(jax.random.key(options.seed), STUDENTS)
+    key = stage_key(options.seed, Stage.STUDENTS)
     reached = evaluate_artifact(distilled, network, test, protocol, key, reporter)
     finished = {
         "artifact": path.name,
         "method": header["method"],
         "dataset": dataset_name(name),
-        "network": options.architecture.network,
+        "network": architecture.network,
         "accuracy": reached.summary(),
         **distilled.ledger,
         "seconds": {"student": reached.seconds},
@@ -79,7 +79,7 @@ def judge(
         "versions": artifact.versions(),
     }
     if options.json is not None:
-        report.write_json(options.json, finished)
+        files.write_json(options.json, finished)
     reporter.console.print(accuracy_table({**finished, "baselines": {}}))
     return finished
 
@@ -97,6 +97,22 @@ def _stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data
         return data.Normalization.of(dataset.train_images, True, recipe["epsilon"])
     mean, sd = (np.asarray(header["normalization"][n], np.float32) for n in ("mean", "sd"))
     return data.Normalization(mean, sd)
+
+
+def _architecture(
+    header: dict[str, Any], options: config.Judgement, dataset: data.Dataset, path: Path
+) -> config.Architecture:
+    """The network in the header, with what the command line says otherwise of it; or another."""
+    said = {f.name: getattr(options, f.name) for f in dataclasses.fields(config.Architecture)}
+    said = {name: value for name, value in said.items() if value is not None}
+    stored = header["architecture"]
+    if said.get("network", stored.get("network")) != stored.get("network"):
+        stored = {}
+    kinds = {"network": str, "width": int, "depth": int, "norm": str, "pooling": str}
+    for name, value in stored.items():
+        if name not in kinds or (value is not None and type(value) is not kinds[name]):
+            raise InputError(f"the network in {path} cannot be built: its {name} is {value!r}")
+    return config.resolved_architecture(config.Architecture(**{**stored, **said}), dataset)
 
 
 def _stored_protocol(header: dict[str, Any], options: config.Judgement, path: Path) -> Protocol:

@@ -100,7 +100,8 @@ def feature_mmd(
     Args:
       network: the experts' architecture.
       num_items, num_classes: of the parametrization; items are sorted by class.
-      samples: decoded, and as many real, images per class; the class's items take turns.
+      samples: decoded, and as many real, images per class; the class's items take turns,
+        beginning with a random one.
       epoch: the snapshot whose features are compared, -1 for the last.
       bandwidths: of the kernel (`losses.mmd2`).
       updates: the groups of theta that it moves.
@@ -114,9 +115,11 @@ def feature_mmd(
 
     def loss(theta, sample, aux, key, real: Real):
         assert real.trajectories is not None
-        for_expert, for_sample, for_real = jax.random.split(key, 3)
+        for_expert, for_turn, for_sample, for_real = jax.random.split(key, 4)
         expert = jax.random.randint(for_expert, (), 0, real.trajectories.shape[0])
-        turns = jnp.arange(samples, dtype=jnp.int32) % per_class
+        # From a random one on, so that no item is drawn more often than another in the long run.
+        first_turn = jax.random.randint(for_turn, (), 0, per_class)
+        turns = (first_turn + jnp.arange(samples, dtype=jnp.int32)) % per_class
         first = jnp.arange(num_classes, dtype=jnp.int32) * per_class
         index = (first[:, None] + turns).reshape(-1)
         images = sample(theta, for_sample, index).images

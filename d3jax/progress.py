@@ -1,10 +1,12 @@
 """What a long run shows, and how it is stopped: progress lines and signals."""
 
+import fcntl
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -22,6 +24,10 @@ UNFINISHED = 75  # EX_TEMPFAIL: what a scheduler reads as "run me again"
 
 class Interrupted(Exception):
     """The run was asked to stop, and has saved what it needs to go on."""
+
+
+class Busy(Exception):
+    """Another process is at work on the same files; the message says which."""
 
 
 class Diverged(Exception):
@@ -51,6 +57,23 @@ def interruption() -> Iterator[Interruption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def locked(path: Path, work: str) -> Iterator[None]:
+    """Holds the folder `path` for one process; the lock goes with the process, however it ends.
+
+    Raises:
+      Busy: another process holds it, doing `work`.
+    """
+    with (path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Busy(
+                f"another process is {work} in {path}; start again when it is done"
+            ) from None
+        yield
 
 
 class Reporter:

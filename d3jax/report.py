@@ -1,11 +1,9 @@
-"""Tables and pictures of what was distilled, and files that are whole or not there at all."""
+"""Tables and pictures of what was distilled."""
 
 import io
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from d3jax import files
 from d3jax.types import InputError
 
 LARGEST_ROWS, LARGEST_COLUMNS = 20, 40  # of a picture: beyond, nothing is legible any more
@@ -242,54 +241,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     )
 
 
-def write_json(path: str | os.PathLike[str], obj: Any) -> None:
-    """Write `obj` as indented JSON, whole or not at all.
-
-    Arrays become lists, paths strings, and numbers that are not finite null: JSON has none of
-    those.
-    """
-    write_text(path, json.dumps(_jsonable(obj), indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all: a reader sees the old file or the new one."""
-    _write_bytes(path, text.encode())
-
-
-def _write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    path = Path(path)
-    # In the same folder, as a rename across file systems is a copy; with the process in its name,
-    # as two may write at once.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _jsonable(obj: Any) -> Any:
-    if isinstance(obj, Mapping):
-        return {str(key): _jsonable(value) for key, value in obj.items()}
-    if isinstance(obj, list | tuple):
-        return [_jsonable(value) for value in obj]
-    if isinstance(obj, float):
-        return float(obj) if math.isfinite(obj) else None
-    if hasattr(obj, "tolist"):  # NumPy's and JAX's arrays and scalars
-        return _jsonable(np.asarray(obj).tolist())
-    if isinstance(obj, os.PathLike):
-        return os.fspath(obj)
-    return obj
-
-
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
     # The Agg canvas by name: pyplot would keep global state, and may want a display.
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
-    _write_bytes(path, buffer.getvalue())
+    files.write_bytes(path, buffer.getvalue())
 
 
 def _plain(text: str) -> str:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from d3jax import config, jobs, judging
+from d3jax import config, experts, jobs, judging
+from d3jax.files import write_json
 from d3jax.progress import UNFINISHED, Interrupted, Reporter
-from d3jax.report import write_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -66,6 +67,7 @@ def run(
     *,
     subset: int | None = None,
     labels: list[str] | None = None,
+    runs: str | None = None,
 ) -> None:
     """Runs every configuration for every seed, and writes results/EXPERIMENT.json after each run.
 
@@ -75,31 +77,23 @@ def run(
       seeds: of data split, experts, distillation and students.
       subset: judge the artifact a second time on the first so many test images.
       labels: rows of the results, where they are more than are run now.
+      runs: the experiment whose folder of runs is shared; default its own.
 
     Exits with 75 when it is interrupted: run it again.
     """
     reporter = Reporter()
-    root = Path("runs") / experiment
+    root = Path("runs") / (runs or experiment)
     for seed in seeds:
         for label, options in configurations.items():
             out = _folder(root, label, seed)
             options = dataclasses.replace(options, out=out, experts=Path("runs/experts"), seed=seed)
             reporter.say(f"== {experiment}: {label}, seed {seed}")
-            finished = (out / "report.json").exists()
-            cpu = time.process_time()
-            try:
-                jobs.distill_d3(options, reporter)
-            except Interrupted:
-                print("interrupted: run the same command again", file=sys.stderr)
-                raise SystemExit(UNFINISHED) from None
-            finally:
-                if not finished and out.exists():
-                    _note(out / "record.json", options, time.process_time() - cpu)
+            if not (out / "report.json").exists():
+                _run(options, reporter)
             if subset is not None and not (out / f"first{subset}.json").exists():
                 judged = config.Judgement(
                     data_dir=options.data.data_dir,
                     test_limit=subset,
-                    architecture=options.architecture,
                     seed=seed,
                     json=out / f"first{subset}.json",
                 )
@@ -111,17 +105,40 @@ def _folder(root: Path, label: str, seed: int) -> Path:
     return root / f"{label.replace(',', '').replace(' ', '-')}-{seed}"
 
 
-def _note(path: Path, options: config.DistillD3, cpu: float) -> None:
-    """When, where and at which commit a run was made; CPU seconds of all its sittings."""
-    before = json.loads(path.read_text()) if path.exists() else {"cpu_seconds": 0.0}
-    record = {
-        "date": datetime.date.today().isoformat(),
-        "hardware": hardware(),
-        "commit": COMMIT,
-        "cpu_seconds": before["cpu_seconds"] + cpu,
-        "configuration": config.plain(options),
-    }
-    write_json(path, record)
+def _run(options: config.DistillD3, reporter: Reporter) -> None:
+    """One run; OUT/record.json says when, where, at which commits and in how many CPU seconds."""
+    path = options.out / "record.json"
+    try:
+        # Beforehand, so that a row's CPU seconds are the same whoever needs the experts first.
+        snapshots = jobs.train_experts(
+            config.Experts(
+                options.data,
+                options.architecture,
+                options.expert,
+                options.experts or options.out / "experts",
+                options.seed,
+            ),
+            reporter,
+        )
+        cpu = time.process_time()
+        try:
+            jobs.distill_d3(options, reporter)
+        finally:
+            before = {"cpu_seconds": 0.0, "commits": []}
+            if path.exists():
+                before = json.loads(path.read_text())
+            record = {
+                "date": datetime.date.today().isoformat(),
+                "hardware": hardware(),
+                "commits": sorted({*before["commits"], COMMIT}),
+                "cpu_seconds": before["cpu_seconds"] + time.process_time() - cpu,
+                "experts_cpu_seconds": experts.training_seconds(snapshots, "cpu_seconds"),
+            }
+            if options.out.exists():
+                write_json(path, record)
+    except Interrupted:
+        print("interrupted: run the same command again", file=sys.stderr)
+        raise SystemExit(UNFINISHED) from None
 
 
 def _collect(
@@ -139,10 +156,10 @@ def _collect(
             continue
         reports = [json.loads((path / "report.json").read_text()) for _, path in folders]
         records = [json.loads((path / "record.json").read_text()) for _, path in folders]
-        configuration = records[0]["configuration"]
-        for name in ("out", "experts", "seed"):
+        configuration = yaml.safe_load((folders[0][1] / "config.yaml").read_text())
+        for name in ("out", "experts", "seed", "images"):
             del configuration[name]
-        configuration["data"].pop("data_dir", None)
+        del configuration["data"]["data_dir"]
         row = {
             "label": label,
             "seeds": [seed for seed, _ in folders],
@@ -153,7 +170,10 @@ def _collect(
                 name: float(np.mean([report["seconds"][name] for report in reports]))
                 for name in reports[0]["seconds"]
             },
-            "cpu_seconds": float(np.mean([record["cpu_seconds"] for record in records])),
+            **{
+                name: float(np.mean([record[name] for record in records]))
+                for name in ("cpu_seconds", "experts_cpu_seconds")
+            },
             "baselines": {
                 name: {
                     "accuracy": _pooled([r["baselines"][name]["accuracy"] for r in reports]),
@@ -164,7 +184,7 @@ def _collect(
             },
             "hardware": records[0]["hardware"],
             "date": records[-1]["date"],
-            "commit": records[-1]["commit"],
+            "commits": sorted({commit for record in records for commit in record["commits"]}),
             "configuration": configuration,
         }
         files = [path / f"first{subset}.json" for _, path in folders]

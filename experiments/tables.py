@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from d3jax.report import markdown_table, write_text
+from d3jax.files import write_text
+from d3jax.report import markdown_table
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "README.md", *sorted((ROOT / "experiments").glob("*_d3.py")))
@@ -42,7 +43,7 @@ def rendered(name: str) -> str:
     header = ["run", "floats", "bytes", "test accuracy %"]
     header += [f"on the first {key.rsplit('_', 1)[1]}" for key in subsets]
     header += baselines
-    header += ["seeds x students", "CPU s"]
+    header += ["seeds x students", "CPU s, experts", "CPU s"]
     table = []
     for row in rows:
         cells = [row["label"], f"{row['floats']:,}", f"{row['bytes']:,}", percent(row["accuracy"])]
@@ -52,15 +53,16 @@ def rendered(name: str) -> str:
             for name in baselines
         ]
         each = row["accuracy"]["students"] // len(row["seeds"])
-        cells += [f"{len(row['seeds'])} x {each}", f"{row['cpu_seconds']:,.0f}"]
+        cells += [f"{len(row['seeds'])} x {each}", f"{row['experts_cpu_seconds']:,.0f}"]
+        cells += [f"{row['cpu_seconds']:,.0f}"]
         table.append(cells)
-    notes = {f"{row['hardware']}; {row['date']}; commit {row['commit']}" for row in rows}
+    notes = {f"{row['hardware']}; {row['date']}; commit {' '.join(row['commits'])}" for row in rows}
     compared = [baseline for row in rows for baseline in row["baselines"].values()]
     rates = {rate for baseline in compared for rate in baseline["learning_rates"]}
     note = ". ".join(sorted(notes)) + "."
     if rates:
-        note += f" Baselines' students train at {', '.join(map(str, sorted(rates)))}, D3's at the"
-        note += " learned rate."
+        note += " Baselines' students train at the best of several learning rates, here "
+        note += f"{', '.join(map(str, sorted(rates)))}; D3's at the learned one."
     return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
 
 

@@ -309,7 +309,7 @@ def test_experts_alone(capsys, tmp_path):
         (["--expert.epochs=9", "--mmd-epoch=10"], "--expert.epochs to 10"),
         (["--outer-steps=0"], "outer_steps"),
         (["--chunk=0"], "chunk"),
-        (["--baseline-learning-rates", "0.1", "0.01"], "--validation"),
+        (["--baseline-learning-rates", "0.1", "0"], "must be positive"),
         (["--train-limit=0"], "train_limit"),
         (["--train-limit=3"], "raise train_limit"),
         (["--seed=-1"], "seed"),

@@ -208,11 +208,12 @@ def test_a_protocol_that_cannot_be_followed(few, wrong):
 
 
 def test_summary():
-    summary = Evaluation(np.array([0.5, 0.7]), 1.0).summary()
+    summary = Evaluation(np.array([0.5, 0.7]), 0.1, 1, 1.0).summary()
     assert summary == {
         "mean": pytest.approx(0.6),
         "sd": pytest.approx(0.02**0.5),
         "students": 2,
         "per_student": [0.5, 0.7],
+        "diverged": 1,
     }
-    assert Evaluation(np.array([0.5]), 1.0).summary()["sd"] == 0.0
+    assert Evaluation(np.array([0.5]), 0.1, 0, 1.0).summary()["sd"] == 0.0

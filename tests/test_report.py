@@ -1,7 +1,5 @@
 import io
-import json
 import math
-import os
 import struct
 import sys
 
@@ -135,48 +133,6 @@ def test_markdown_table():
     assert text == "| method | accuracy |\n| --- | ---: |\n| a\\|b | 1.5 |\n| c | 2 |\n"
     with pytest.raises(InputError, match="2 columns"):
         report.markdown_table(["a", "b"], [[1]])
-
-
-def test_json_of_arrays_and_of_what_is_not_finite(tmp_path):
-    path = tmp_path / "report.json"
-    given = {
-        "scalars": [
-            np.float32(0.5),
-            np.int64(3),
-            math.inf,
-            math.nan,
-            np.float64("inf"),
-            None,
-            True,
-        ],
-        "arrays": (jnp.arange(2), np.array([1.0, math.nan])),
-        "path": tmp_path,
-        7: "number",
-    }
-    report.write_json(path, given)
-    assert json.loads(path.read_text()) == {
-        "scalars": [0.5, 3, None, None, None, None, True],
-        "arrays": [[0, 1], [1.0, None]],
-        "path": str(tmp_path),
-        "7": "number",
-    }
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "report.txt"
-    report.write_text(path, "old")
-
-    def fail(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
-        report.write_text(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-    monkeypatch.undo()
-    report.write_text(str(path), "new ±")
-    assert path.read_text(encoding="utf-8") == "new ±"
 
 
 def test_event_file_reads_back(tmp_path):

@@ -1,0 +1,71 @@
+"""Files that are whole or not there at all."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+
+@contextmanager
+def whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A stream that becomes the file `path` when the block ends well: a reader sees old or new."""
+    path = Path(path)
+    # In the same folder, as a rename across file systems is a copy; with the process in its name,
+    # as two may write at once.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data`, whole or not at all."""
+    with whole(path) as stream:
+        stream.write(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `text` as UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Writes `obj` as indented JSON, whole or not at all.
+
+    Arrays become lists, paths strings, and numbers that are not finite null: JSON has none of
+    those.
+    """
+    write_text(path, json.dumps(_jsonable(obj), indent=2, allow_nan=False) + "\n")
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> None:
+    """Writes `arrays`, whole or not at all, in a folder that need not exist; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as stream:
+        save = np.savez_compressed if compress else np.savez
+        save(stream, allow_pickle=False, **arrays)
+
+
+def _jsonable(obj: Any) -> Any:
+    if isinstance(obj, Mapping):
+        return {str(key): _jsonable(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_jsonable(value) for value in obj]
+    if isinstance(obj, float):
+        return float(obj) if math.isfinite(obj) else None
+    if hasattr(obj, "tolist"):  # NumPy's and JAX's arrays and scalars
+        return _jsonable(np.asarray(obj).tolist())
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    return obj

@@ -1,0 +1,21 @@
+"""What each stage of a run draws follows from the run's seed and the stage's number."""
+
+import enum
+
+import jax
+from jax import Array
+
+
+class Stage(enum.IntEnum):
+    """The stages that draw; a new one takes the next number, so that the others' draws stay."""
+
+    EXPERTS = 0
+    DISTILL = 1
+    FREEZE = 2
+    STUDENTS = 3
+    SOURCES = 4  # networks of another data set, which distillation adapts
+
+
+def stage_key(seed: int, stage: Stage) -> Array:
+    """The key of one stage of a run."""
+    return jax.random.fold_in(jax.random.key(seed), stage)

@@ -1,0 +1,51 @@
+import json
+import math
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from d3jax import files
+
+
+def test_json_of_arrays_and_of_what_is_not_finite(tmp_path):
+    path = tmp_path / "report.json"
+    given = {
+        "scalars": [
+            np.float32(0.5),
+            np.int64(3),
+            math.inf,
+            math.nan,
+            np.float64("inf"),
+            None,
+            True,
+        ],
+        "arrays": (jnp.arange(2), np.array([1.0, math.nan])),
+        "path": tmp_path,
+        7: "number",
+    }
+    files.write_json(path, given)
+    assert json.loads(path.read_text()) == {
+        "scalars": [0.5, 3, None, None, None, None, True],
+        "arrays": [[0, 1], [1.0, None]],
+        "path": str(tmp_path),
+        "7": "number",
+    }
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "report.txt"
+    files.write_text(path, "old")
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    files.write_text(str(path), "new ±")
+    assert path.read_text(encoding="utf-8") == "new ±"
