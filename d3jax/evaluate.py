@@ -82,17 +82,12 @@ class Evaluation(NamedTuple):
 
     def summary(self) -> dict[str, Any]:
         """Mean, sample standard deviation (0 for one student), each student's accuracy; how many
-        diverged."""
+        diverged, if any."""
         values = [float(value) for value in self.per_student]
         sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         mean = float(np.mean(values))
-        return {
-            "mean": mean,
-            "sd": sd,
-            "students": len(values),
-            "per_student": values,
-            "diverged": self.diverged,
-        }
+        summary = {"mean": mean, "sd": sd, "students": len(values), "per_student": values}
+        return summary | ({"diverged": self.diverged} if self.diverged else {})
 
 
 def evaluate(

@@ -118,7 +118,7 @@ def feature_mmd(
         for_expert, for_turn, for_sample, for_real = jax.random.split(key, 4)
         expert = jax.random.randint(for_expert, (), 0, real.trajectories.shape[0])
         # From a random one on, so that no item is drawn more often than another in the long run.
-        first_turn = jax.random.randint(for_turn, (), 0, per_class)
+        first_turn = jax.random.randint(for_turn, (), 0, per_class, jnp.int32)
         turns = (first_turn + jnp.arange(samples, dtype=jnp.int32)) % per_class
         first = jnp.arange(num_classes, dtype=jnp.int32) * per_class
         index = (first[:, None] + turns).reshape(-1)

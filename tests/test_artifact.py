@@ -45,6 +45,7 @@ def make(specification=GAUSSIAN, theta=None, **changes):
         "dataset": "digits",
         "class_names": ("nought", "one"),
         "normalization": {"mean": [0.5], "sd": [0.25], "zca": None},
+        "architecture": {"network": "lenet"},
         "parametrization": specification,
         "student_learning_rate": 0.01,
         "protocol": {"students": 2, "epochs": 3},
@@ -195,18 +196,10 @@ def test_a_failed_save_leaves_the_old_file(where, tmp_path, monkeypatch):
     artifact.save(make(seed=1), path)
     before = path.read_bytes()
 
-    def half_written(self, content):
-        with self.open("wb") as file:
-            file.write(content[: len(content) // 2])
+    def fail(*_):
         raise OSError(28, "No space left on device")
 
-    def not_replaced(*_):
-        raise OSError(28, "No space left on device")
-
-    if where == "write":
-        monkeypatch.setattr("pathlib.Path.write_bytes", half_written)
-    else:
-        monkeypatch.setattr("os.replace", not_replaced)
+    monkeypatch.setattr("os.fsync" if where == "write" else "os.replace", fail)
     with pytest.raises(OSError, match="No space"):
         artifact.save(make(seed=2), path)
     monkeypatch.undo()

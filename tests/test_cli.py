@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from PIL import Image
 
 from d3jax import artifact, cli, config, evaluate, experts, jobs, judging
 from d3jax.methods import d3
-from d3jax.progress import UNFINISHED, Reporter
+from d3jax.progress import UNFINISHED, Reporter, locked
 from d3jax.types import InputError
 
 OPTIONS = [
@@ -23,6 +24,12 @@ OPTIONS = [
     "--expert.count=2", "--expert.epochs=3", "--expert.augmentation", "--max-start-epoch=1",
     "--student.students=2", "--student.epochs=10", "--student.augmentation", "flip",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_folder_of_the_users(monkeypatch):
+    """Commands called in this process must not fill the user's cache of compiled programs."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "set elsewhere")
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +98,7 @@ def test_a_run_leaves_its_files(finished):
     out, _ = finished
     assert {path.name for path in out.iterdir()} == {
         "artifact.safetensors", "config.yaml", "metrics.jsonl", "report.json", "images.png",
-        "curves.png", "checkpoints", "experts",
+        "curves.png", "checkpoints", "experts", ".lock",
     }  # fmt: skip
     for name in ("images.png", "curves.png"):
         with Image.open(out / name) as picture:
@@ -194,12 +201,16 @@ def test_a_folder_of_something_else(tmp_path, capsys):
 def test_evaluate(finished, capsys, tmp_path):
     out, _ = finished
     judged = tmp_path / "judged.json"
-    command = ["evaluate", out / "artifact.safetensors", "--network=mlp", "--width=16"]
-    called(capsys, *command, "--json", judged)
+    # The artifact knows its network, an mlp of 16.
+    called(capsys, "evaluate", out / "artifact.safetensors", "--json", judged)
     result = json.loads(judged.read_text())
     report = json.loads((out / "report.json").read_text())
     assert result["accuracy"] == report["accuracy"]  # the same protocol and seed
     assert result["bytes"] == report["bytes"]
+    called(capsys, "evaluate", out / "artifact.safetensors", "--width=8", "--json", judged)
+    other = json.loads(judged.read_text())
+    assert other["network"] == "mlp"
+    assert other["accuracy"] != report["accuracy"]
 
 
 def test_evaluate_on_another_network(finished, capsys, tmp_path):
@@ -214,6 +225,25 @@ def test_evaluate_on_another_network(finished, capsys, tmp_path):
     assert result["accuracy"]["students"] == len(result["accuracy"]["per_student"]) == 3
     assert result["seed"] == 5
     assert "n=3" in text
+
+
+def test_a_folder_at_work_is_left_alone(finished, capsys):
+    with locked(finished[0], "distilling"), pytest.raises(SystemExit) as caught:
+        cli.main(["distill", "d3", f"--out={finished[0]}", *OPTIONS])
+    assert caught.value.code == 75
+    assert "another process is distilling in" in capsys.readouterr().err
+
+
+def test_compiled_programs_are_kept(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("D3JAX_CACHE_DIR", str(tmp_path))
+    kept = []
+    monkeypatch.setattr(jax.config, "update", lambda *change: kept.append(change))
+    cli._keep_compiled()
+    assert kept == [("jax_compilation_cache_dir", str(tmp_path / "compiled"))]
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")  # JAX itself reads it
+    cli._keep_compiled()
+    assert len(kept) == 1
 
 
 def test_show(finished, capsys, tmp_path):
@@ -326,7 +356,7 @@ def test_experts_alone(capsys, tmp_path):
         (["--student.students=0"], "students"),
         (["--student.epochs=0"], "epochs"),
         (["--student.learning-rate=0"], "learning_rate"),
-        (["--network=lenet", "--depth=3"], "depth"),
+        (["--network=lenet"], "width"),
         (["--network=convnet", "--depth=9"], "depth"),
         (["--width=0"], "width"),
         (["--inner-batch-size=0"], "batch"),

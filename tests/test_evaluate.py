@@ -11,7 +11,15 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from d3jax import data, networks, synthetic
-from d3jax.evaluate import Evaluation, Protocol, accuracy, evaluate, train_students
+from d3jax.evaluate import (
+    Evaluation,
+    Protocol,
+    accuracy,
+    evaluate,
+    evaluate_best,
+    train_students,
+)
+from d3jax.progress import Reporter
 from d3jax.types import InputError
 
 PLAIN = Protocol(students=2, epochs=8, batch_size=32, learning_rate=0.05, augmentation=())
@@ -148,8 +156,9 @@ def test_an_incomplete_last_batch_is_averaged_over_its_rows(few):
         logits = network.apply(params, images)
         return optax.softmax_cross_entropy(logits, targets).mean()
 
-    for student, own in enumerate(jax.random.split(key, 2)):
-        params = network.init(own)
+    for_weights, for_epochs = (jax.random.split(k, 2) for k in jax.random.split(key))
+    for student, own in enumerate(for_epochs):
+        params = network.init(for_weights[student])
         velocity = jax.tree.map(jnp.zeros_like, params)
         for epoch in range(2):
             rate = 0.2 if epoch == 0 else 0.1
@@ -205,6 +214,37 @@ def test_a_protocol_that_cannot_be_followed(few, wrong):
     protocol = dataclasses.replace(PLAIN, **wrong)
     with pytest.raises(InputError):
         evaluate(network, parametrization, theta, test, protocol, 0.1, jax.random.key(0))
+
+
+def test_the_best_learning_rate_is_chosen_on_other_images(few):
+    """Images that are the distilled ones choose; on them a rate of nearly zero learns nothing."""
+    network, parametrization, theta, test = few
+    labels = jnp.argmax(theta["labels"], 1).astype(jnp.int32)
+    choosing = test._replace(images=theta["data"]["images"], labels=labels)
+    protocol = Protocol(students=2, epochs=30, augmentation=())
+    key = jax.random.key(0)
+    candidates = (1e-6, 0.1)
+    reached, found = evaluate_best(
+        network, parametrization, theta, choosing, test, protocol, candidates, key
+    )
+    assert reached.learning_rate == 0.1
+    assert found[1] == 1.0 > found[0]
+    rates = np.repeat(np.float32(candidates), 2)
+    four = dataclasses.replace(protocol, students=4)
+    params, _ = train_students(network, parametrization, theta, four, rates, key)
+    np.testing.assert_array_equal(reached.per_student, accuracy(network, params[2:], test))
+    again, _ = train_students(network, parametrization, theta, four, 0.1, key)
+    np.testing.assert_allclose(params[2:], again[2:], atol=1e-6)  # each student has its own rate
+
+
+def test_students_that_diverge_are_counted(few, capsys):
+    network, parametrization, theta, test = few
+    protocol = Protocol(students=2, epochs=30, augmentation=(), momentum=0.0, weight_decay=100.0)
+    reached = evaluate(
+        network, parametrization, theta, test, protocol, 1e6, jax.random.key(0), Reporter()
+    )
+    assert reached.summary()["diverged"] == 2
+    assert "2 of 2 students diverged" in capsys.readouterr().out
 
 
 def test_summary():

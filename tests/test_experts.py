@@ -15,7 +15,8 @@ from jax.flatten_util import ravel_pytree
 
 from d3jax import data, experts, networks
 from d3jax.experts import Options, Trajectories, configuration, store_path
-from d3jax.progress import Diverged, Interrupted, Reporter
+from d3jax.progress import Busy, Diverged, Interrupted, Reporter
+from d3jax.stages import Stage, stage_key
 from d3jax.types import InputError
 
 OPTIONS = Options(count=3, epochs=3, learning_rate=0.1, batch_size=16, augmentation=(), at_once=2)
