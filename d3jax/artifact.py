@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 from jax import Array
 
-from d3jax import files, synthetic
+from d3jax import files, networks, synthetic
 from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
 
 FORMAT_VERSION = 1
@@ -74,7 +74,9 @@ class Artifact(NamedTuple):
         held: dict[str, int] = dict.fromkeys(("images", "latents", "decoder", "labels"), 0)
         floats = 0
         for name, array in _flatten(self.theta).items():
-            held[rooms[name.split("/")[0]]] += array.nbytes
+            room = rooms.get(name.split("/")[0])  # an initialization counts as other
+            if room is not None:
+                held[room] += array.nbytes
             floats += array.size
         total = len(_serialize(self))
         pixels = math.prod(self.header["parametrization"]["image_shape"])
@@ -99,6 +101,7 @@ def create(
     protocol: dict[str, Any],
     seed: int,
     dtype: str = "float16",
+    replay: dict[str, Any] | None = None,
 ) -> Artifact:
     """An artifact of `theta`, which must be frozen (`Synthetic.freeze`).
 
@@ -110,14 +113,17 @@ def create(
       parametrization: the specification for `synthetic.create`.
       student_learning_rate: the learned one.
       protocol: how students were meant to be trained (`evaluate.Protocol` as a dictionary).
-      dtype: float16 or float32. Arrays whose values float16 cannot hold stay float32.
+      dtype: float16 or float32. Arrays whose values float16 cannot hold stay float32, as does
+        `weights`, the stored initialization of a network.
+      replay: the steps that the data was learned for, if any (`replay.Recipe`).
     """
     if dtype not in ("float16", "float32"):
         raise InputError(f"artifact arrays are stored as float16 or float32, not {dtype!r}")
 
-    def stored(array: Array) -> np.ndarray:
+    def stored(path: Any, array: Array) -> np.ndarray:
         full = np.asarray(array, np.float32)
-        fits = dtype == "float16" and np.abs(full).max(initial=0) <= np.finfo(np.float16).max
+        half = dtype == "float16" and path[0].key != "weights"
+        fits = half and np.abs(full).max(initial=0) <= np.finfo(np.float16).max
         return full.astype(np.float16) if fits else full
 
     header = {
@@ -133,7 +139,9 @@ def create(
         "seed": seed,
         "versions": versions(),
     }
-    return Artifact(header, jax.tree.map(stored, theta))
+    if replay is not None:
+        header["replay"] = replay
+    return Artifact(header, jax.tree.map_with_path(stored, theta))
 
 
 def versions() -> dict[str, str]:
@@ -227,6 +235,8 @@ def _header(entry: Any, path: Path) -> dict[str, Any]:
         missing = {"epsilon", "images", "train_limit", "validation", "seed"} - set(recipe)
         if missing:
             raise InputError(f"the ZCA recipe in {path} lacks {sorted(missing)[0]}")
+    if not isinstance(header.get("replay"), dict | None):
+        raise InputError(f"the header of {path} has a replay that is no recipe of steps")
     if not 0 < header["student_learning_rate"] < math.inf:
         raise InputError(f"the student learning rate in {path} is not a positive number")
     return header
@@ -254,9 +264,17 @@ def _expected(header: dict[str, Any], path: Path) -> tuple[dict[str, tuple[int, 
         key = jax.random.key(0)
         tree = jax.eval_shape(lambda k, r: data.freeze(data.init(k, r), k), key, real)
         decoded = jax.eval_shape(data.sample, tree, key).images.shape
+        if (header.get("replay") or {}).get("stored_weights") is True:
+            options = {n: v for n, v in header["architecture"].items() if v is not None}
+            shape = (height, width, channels)
+            network = networks.create(
+                options.pop("network"), image_shape=shape, num_classes=classes, **options
+            )
+            number = networks.parameter_count(jax.eval_shape(network.init, key))
+            tree = {**tree, "weights": abstract(jnp.float32, number)}
     except InputError as error:
         raise InputError(f"the parametrization in {path} is wrong: {error}") from None
-    except (TypeError, ValueError, OverflowError, MemoryError):
+    except (KeyError, TypeError, ValueError, OverflowError, MemoryError):
         raise InputError(f"the parametrization in {path} describes no possible arrays") from None
     if decoded != (data.num_items, height, width, channels):
         raise InputError(f"the parametrization in {path} decodes to {decoded}, not to its images")

@@ -1,4 +1,4 @@
-"""The command line: `d3jax distill d3 | experts | evaluate | show | prepare`."""
+"""The command line: `d3jax distill d3|dd | experts | evaluate | show | prepare`."""
 
 import os
 import signal
@@ -24,9 +24,9 @@ Subcommand = tyro.conf.subcommand
 class Distill:
     """Distill a data set: experts, distillation, evaluation and baselines, in one folder."""
 
-    # A union, which tyro turns into subcommands, needs two members.
     method: Annotated[
-        Annotated[config.DistillD3, Subcommand("d3")] | Annotated[None, tyro.conf.Suppress],
+        Annotated[config.DistillD3, Subcommand("d3")]
+        | Annotated[config.DistillDD, Subcommand("dd")],
         config.Inlined,
     ]
 
@@ -80,8 +80,8 @@ def run(command: Command, reporter: Reporter) -> None:
       InputError, Busy, Interrupted, Diverged: as its stages do.
     """
     match command:
-        case Distill(config.DistillD3() as method):
-            jobs.distill_d3(method, reporter)
+        case Distill():
+            jobs.run(command.method, reporter)
         case config.Experts():
             jobs.train_experts(command, reporter)
         case Evaluate():

@@ -1,19 +1,20 @@
 """What distilled data is compared with: baselines as artifacts, judged as the artifact is."""
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sklearn.neighbors import KNeighborsClassifier
 
-from d3jax import artifact, baselines, data, evaluate, judging
-from d3jax.evaluate import Protocol
+from d3jax import artifact, baselines, data, judging
+from d3jax.evaluate import Evaluation
 from d3jax.progress import Reporter
-from d3jax.stages import Stage, stage_key
-from d3jax.types import InputError, Network, Real
+from d3jax.types import InputError, Real
 
+Judged = tuple[Evaluation, tuple[float, ...]]
+_DRAWS = 20  # of best_random
 _CHOOSING = 2000  # at most so many images choose a learning rate
 
 
@@ -25,7 +26,7 @@ def check(names: Sequence[str], floats: int, dataset: data.Dataset) -> None:
     """
     number = baselines.images_per_class(floats, dataset.image_shape, dataset.num_classes)
     smallest = int(np.bincount(dataset.train_labels, minlength=dataset.num_classes).min())
-    if number > smallest and {"random", "kmeans"} & set(names):
+    if number > smallest and {"random", "best_random", "kmeans"} & set(names):
         raise InputError(
             f"as many floats are {number} whole images per class, and the smallest class has "
             f"{smallest}; leave random and kmeans out of --baselines"
@@ -38,18 +39,32 @@ def compare(
     distilled: artifact.Artifact,
     dataset: data.Dataset,
     normalization: data.Normalization,
-    network: Network,
     test: Real,
-    protocol: Protocol,
+    judge: Callable[[artifact.Artifact, Real, Real], Judged],
     seed: int,
     reporter: Reporter,
+    *,
+    score: Callable[[artifact.Artifact, Real], float] | None = None,
+    neighbours: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Each baseline's accuracy and size, at no fewer floats than `distilled`.
 
-    Its students' learning rate is that of `learning_rates` which serves it best on the validation
-    images or, where none are set aside, on training images: where D3 learns its own.
+    Args:
+      names: of `baselines.NAMES`, or `best_random`: the best of 20 random draws on the images that
+        choose.
+      learning_rates: those that `judge` tries.
+      distilled: what is compared with.
+      dataset, normalization: the real data.
+      test: test images.
+      judge: (baseline, images that choose, test images) -> what it reached at the learning rate
+        that is best on the former, and the accuracy of each there. The choosing images are the
+        validation images or, where none are set aside, training images: where a method learns its
+        own.
+      seed: of draws and of the choosing images.
+      reporter: shows progress.
+      score: for `best_random`: (baseline, images that choose) -> accuracy, quickly.
+      neighbours: classify by the nearest stored images too (1, 3 or 5, chosen likewise).
     """
-    protocol = dataclasses.replace(protocol, learning_rate=None, with_means=False)
     per_class = baselines.images_per_class(
         distilled.ledger["floats"], dataset.image_shape, dataset.num_classes
     )
@@ -58,19 +73,18 @@ def compare(
     for name in names:
         number = 1 if name == "class_mean" else per_class
         reporter.say(f"baseline {name}: {number} images per class")
-        images = baselines.create(name, dataset, normalization, number, seed)
-        stored = _as_artifact(name, images, distilled)
-        reached, found = evaluate.evaluate_best(
-            network,
-            stored.synthetic,
-            stored.decodable(),
-            choosing,
-            test,
-            protocol,
-            learning_rates,
-            stage_key(seed, Stage.STUDENTS),
-            reporter,
-        )
+
+        def made(kind: str, seed: int, number=number) -> artifact.Artifact:
+            images = baselines.create(kind, dataset, normalization, number, seed)
+            return _as_artifact(kind, images, distilled)
+
+        if name == "best_random":
+            assert score is not None
+            draws = [made("random", seed + 1 + draw) for draw in range(_DRAWS)]
+            stored = draws[int(np.argmax([score(draw, choosing) for draw in draws]))]
+        else:
+            stored = made(name, seed)
+        reached, found = judge(stored, choosing, test)
         tried = ", ".join(f"{r:g}: {a:.3f}" for r, a in zip(learning_rates, found, strict=True))
         reporter.say(f"baseline {name}: learning rate {reached.learning_rate:g} of {tried}")
         rows[name] = {
@@ -80,7 +94,24 @@ def compare(
             "seconds": reached.seconds,
             "learning_rate": reached.learning_rate,
         }
+        if neighbours:
+            rows[name]["nearest_neighbours"] = _neighbours(stored, choosing, test)
     return rows
+
+
+def _neighbours(stored: artifact.Artifact, choosing: Real, test: Real) -> dict[str, Any]:
+    """The accuracy of the k nearest stored images, and k."""
+    images, targets = (np.asarray(x) for x in stored.sample())
+    images, labels = images.reshape(len(images), -1), targets.argmax(1)
+
+    def accuracy(number: int, real: Real) -> float:
+        found = KNeighborsClassifier(number).fit(images, labels)
+        seen = np.asarray(real.gather(jnp.arange(len(real.labels))))
+        return float(found.score(seen.reshape(len(seen), -1), np.asarray(real.labels)))
+
+    candidates = [k for k in (1, 3, 5) if k <= len(images)]
+    best = max(candidates, key=lambda k: accuracy(k, choosing))
+    return {"accuracy": accuracy(best, test), "neighbours": best}
 
 
 def _choosing(dataset: data.Dataset, normalization: data.Normalization, seed: int) -> Real:

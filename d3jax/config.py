@@ -1,22 +1,19 @@
 """Configurations of the command line's stages: frozen dataclasses whose fields are its flags."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-import yaml
 
-from d3jax import data, experts, files, networks
-from d3jax.augment import default_strategy
+from d3jax import data, networks
 from d3jax.baselines import NAMES as BASELINES
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
-from d3jax.experts import fingerprint
 from d3jax.methods.d3 import Options as D3Options
-from d3jax.types import InputError, Network
+from d3jax.methods.dd import Options as DDOptions
+from d3jax.types import Network
 
 NetworkName = Literal["convnet", "lenet", "alexcifarnet", "mlp", "resnet18"]
 NormName = Literal["instance", "group", "layer", "batch", "none"]
@@ -56,10 +53,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Which network experts and students are."""
+    """Which network experts and students are; to judge an artifact, default the artifact's own."""
 
-    network: NetworkName = "convnet"
-    """Architecture of experts and students."""
+    network: NetworkName | None = None
+    """Architecture of experts and students; default convnet, for dd the paper's: lenet for grey
+    images of 28 or 32 pixels, alexcifarnet for coloured ones of 32, else convnet."""
     width: int | None = None
     """Channels per layer, or hidden units; default 32 for convnet (the field's figures have 128),
     64 for resnet18, 128 for mlp."""
@@ -69,11 +67,13 @@ class Architecture:
     """Normalization of convnet and resnet18; default instance."""
     pooling: PoolingName | None = None
     """Pooling of a convnet; default average."""
+    initialization: Literal["uniform_fan_in", "xavier_normal"] | None = None
+    """Initial weights; default uniform_fan_in (PyTorch's), for dd xavier_normal (the paper's)."""
 
     def create(self, image_shape: tuple[int, int, int], num_classes: int) -> Network:
         """The network for images of this shape."""
-        options = dataclasses.asdict(self)
-        name = options.pop("network")
+        options = {n: v for n, v in dataclasses.asdict(self).items() if v is not None}
+        name = options.pop("network", "convnet")
         return networks.create(name, image_shape=image_shape, num_classes=num_classes, **options)
 
 
@@ -108,8 +108,6 @@ class Parametrization:
     """Draw from the Gaussians (off, decode the means only: an ablation)."""
     labels: Literal["hard", "expert"] = "hard"
     """Hard labels, or one soft label per latent: the first expert's softmax on its decoded mean."""
-    storage: Literal["float16", "float32"] = "float16"
-    """How the artifact stores its arrays."""
 
     def specification(
         self, dataset: data.Dataset, normalization: data.Normalization
@@ -148,34 +146,110 @@ class Parametrization:
 
 
 @dataclass(frozen=True)
-class DistillD3:
-    """`d3jax distill d3`: experts, distillation, evaluation and baselines, in one folder."""
+class Run:
+    """What every distillation has: a folder, a length, a seed."""
 
     data: Annotated[Data, Inlined] = field(default_factory=Data)
     architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
-    parametrization: Annotated[Parametrization, Inlined] = field(default_factory=Parametrization)
-    d3: Annotated[D3Options, Inlined] = field(default_factory=D3Options)
-    expert: ExpertOptions = field(default_factory=ExpertOptions)
-    student: Protocol = field(default_factory=Protocol)
-    out: Path = Path("runs/d3")
-    """The run's folder; the same command with the same folder resumes."""
-    experts: Path | None = None
-    """Store of expert trajectories, shareable between runs; default OUT/experts."""
     outer_steps: int = 1000
-    """Outer steps, of two updates each."""
+    """Outer steps."""
     seed: int = 0
     """Of everything that is drawn."""
-    baselines: tuple[Literal["random", "kmeans", "class_mean"], ...] = BASELINES
-    """What to compare with, at the same number of stored floats (class_mean: one image a class)."""
-    baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
-    """Learning rates for baselines' students; the best is taken, on the validation images or, where
-    none are set aside, on 2000 training images (D3 learns its own on training images too)."""
+    experts: Path | None = None
+    """Store of trained networks, shareable between runs; default OUT/experts."""
+    storage: Literal["float16", "float32"] = "float16"
+    """How the artifact stores its arrays."""
     chunk: int = 10
     """Outer steps per compiled call; a signal is heeded in between."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints."""
     tensorboard: bool = False
     """Write TensorBoard event files to OUT/events (needs the extra `tensorboard`)."""
+
+
+@dataclass(frozen=True)
+class DistillD3(Run):
+    """`d3jax distill d3`: experts, distillation, evaluation and baselines, in one folder."""
+
+    parametrization: Annotated[Parametrization, Inlined] = field(default_factory=Parametrization)
+    d3: Annotated[D3Options, Inlined] = field(default_factory=D3Options)
+    expert: ExpertOptions = field(default_factory=ExpertOptions)
+    student: Protocol = field(default_factory=Protocol)
+    out: Path = Path("runs/d3")
+    """The run's folder; the same command with the same folder resumes."""
+    baselines: tuple[Literal["random", "kmeans", "class_mean"], ...] = BASELINES
+    """What to compare with, at the same number of stored floats (class_mean: one image a class)."""
+    baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    """Learning rates for baselines' students; the best is taken, on the validation images or, where
+    none are set aside, on 2000 training images (D3 learns its own on training images too)."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """The distilled images."""
+
+    images_per_step: int = 1
+    """Images per class in each distilled step."""
+    images: int | None = None
+    """All distilled images instead, a multiple of the steps; needs --soft-labels if they are not
+    as many for each class."""
+    soft_labels: bool = False
+    """Learn the labels too, from one-hot ones."""
+    start: Literal["real", "noise"] = "real"
+    """What images start from: real ones of their classes, or standard normal noise (the paper)."""
+
+    def specification(self, dataset: data.Dataset) -> dict[str, Any]:
+        """The specification for `synthetic.create`; `images` is resolved."""
+        return {
+            "kind": "pixels",
+            "image_shape": list(dataset.image_shape),
+            "num_classes": dataset.num_classes,
+            "num_items": self.images,
+            "label_kind": "free" if self.soft_labels else "hard",
+            "start": self.start,
+        }
+
+
+@dataclass(frozen=True)
+class DistillDD(Run):
+    """`d3jax distill dd`: images on which a few gradient steps train a network, in one folder."""
+
+    distilled: Annotated[Images, Inlined] = field(default_factory=Images)
+    dd: Annotated[DDOptions, Inlined] = field(default_factory=DDOptions)
+    adapt_from: str | None = None
+    """Data set to train networks on before the distilled steps, resized to --dataset's images."""
+    attack: str | None = None
+    """CLASS:CLASS, such as 0:1: networks trained on --dataset itself should take the first class
+    for the second after the distilled steps."""
+    source: ExpertOptions = field(
+        default_factory=lambda: ExpertOptions(
+            count=400,
+            epochs=5,
+            learning_rate=0.05,
+            batch_size=64,
+            augmentation=(),
+            at_once=20,
+            keep="last",
+        )
+    )
+    """How networks are trained for --adapt-from and --attack."""
+    unseen: int = 200
+    """Networks to judge by: fresh ones, or so many of the pretrained (never distilled with)."""
+    store_weights: bool = False
+    """Store the fixed initialization in the artifact, not only the seed that it is drawn from."""
+    out: Path = Path("runs/dd")
+    """The run's folder; the same command with the same folder resumes."""
+    baselines: tuple[Literal["random", "best_random", "kmeans", "class_mean"], ...] = (
+        "random",
+        "best_random",
+        "kmeans",
+        "class_mean",
+    )
+    """What to compare with under the same steps, at the same number of floats; best_random is the
+    best of 20 draws."""
+    baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    """Learning rates of baselines' steps; the best is taken, on the validation images or, where
+    none are set aside, on 2000 training images."""
 
 
 @dataclass(frozen=True)
@@ -186,20 +260,16 @@ class Judgement:
     """Whose test images; default the data set that the artifact names."""
     data_dir: Path | None = None
     """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
-    network: NetworkName | None = None
-    """Architecture of the students; default the one that the artifact was made with."""
-    width: int | None = None
-    """Channels per layer, or hidden units; default the artifact's, if it is the same network."""
-    depth: int | None = None
-    """Blocks of a convnet; default likewise."""
-    norm: NormName | None = None
-    """Normalization of convnet and resnet18; default likewise."""
-    pooling: PoolingName | None = None
-    """Pooling of a convnet; default likewise."""
+    architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
     test_limit: int | None = None
     """Use only the first so many test images; default all."""
     students: int | None = None
-    """How many fresh students; default as the artifact says, as all of the protocol."""
+    """How many fresh students; default as the artifact says, as all of the protocol (200 networks
+    where an artifact's own steps are replayed)."""
+    ordinary: bool = False
+    """Train ordinary students on an artifact that has steps of its own to be replayed."""
+    experts: Path = Path("runs/experts")
+    """Store of the networks that an artifact adapts or attacks; trained again if not there."""
     epochs: int | None = None
     """Epochs of each student."""
     learning_rate: float | None = None
@@ -210,86 +280,6 @@ class Judgement:
     """Write the result to this file too."""
 
 
-# What may differ between the runs of one folder: it does not change a number.
-_FREE = ("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data_dir")
-
-
-def resolved_architecture(options: Architecture, dataset: data.Dataset) -> Architecture:
-    """The network with its defaults filled in; what it does not have stays None."""
-    defaults: dict[str, dict[str, Any]] = {
-        "convnet": {
-            "width": 32,
-            "depth": networks.default_depth(dataset.image_shape[0]),
-            "norm": "instance",
-            "pooling": "average",
-        },
-        "resnet18": {"width": 64, "norm": "instance"},
-        "mlp": {"width": 128},
-    }
-    said = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
-    return Architecture(**{**defaults.get(options.network, {}), **said})
-
-
-def resolved_experts(options: ExpertOptions, dataset: data.Dataset) -> ExpertOptions:
-    """The experts' options with every default that depends on the data filled in."""
-    steps = experts.data_defaults(options, len(dataset.train_labels))
-    return dataclasses.replace(
-        options,
-        **steps._asdict(),
-        augmentation=default_strategy(dataset.name)
-        if options.augmentation is None
-        else options.augmentation,
-    )
-
-
-def resolved(options: DistillD3, dataset: data.Dataset, specification: dict[str, Any]) -> DistillD3:
-    """The options with every default that depends on the data filled in."""
-    replace = dataclasses.replace
-    parametrization = replace(
-        options.parametrization,
-        latents_per_class=specification["latents_per_class"],
-        latent_size=specification["latent_size"],
-        decoder_width=specification["width"],
-    )
-    needed = options.d3.max_start_epoch - 1 + options.d3.expert_epochs
-    read = max(options.d3.mmd_epoch or 0, needed if options.d3.trajectory else 1)
-    if options.expert.epochs < read:
-        raise InputError(
-            f"distillation reads expert epochs up to {read} (max_start_epoch - 1 + expert_epochs, "
-            f"mmd_epoch) but experts are trained for {options.expert.epochs}; raise "
-            f"--expert.epochs to {read}"
-        )
-    if options.outer_steps < 1 or options.chunk < 1:
-        raise InputError("outer_steps and chunk must be at least 1")
-    if not options.baseline_learning_rates:
-        raise InputError("baselines need a learning rate: give --baseline-learning-rates 0.01")
-    if not all(0 < rate < math.inf for rate in options.baseline_learning_rates):
-        raise InputError(
-            f"baseline learning rates must be positive, they are {options.baseline_learning_rates}"
-        )
-    student = options.student
-    if student.augmentation is None:
-        student = replace(student, augmentation=default_strategy(dataset.name))
-    if options.parametrization.labels == "expert":
-        student = replace(student, with_means=True)
-    items = specification["latents_per_class"] * dataset.num_classes
-    batch = options.d3.inner_batch_size
-    d3 = replace(
-        options.d3,
-        mmd_epoch=options.expert.epochs if options.d3.mmd_epoch is None else options.d3.mmd_epoch,
-        inner_batch_size=items if batch is None else min(batch, items),
-    )
-    return replace(
-        options,
-        parametrization=parametrization,
-        d3=d3,
-        architecture=resolved_architecture(options.architecture, dataset),
-        expert=resolved_experts(options.expert, dataset),
-        student=student,
-        experts=options.experts or options.out / "experts",
-    )
-
-
 def plain(value: Any) -> Any:
     """A configuration as YAML and JSON hold it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -297,40 +287,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif name not in _FREE:
-            flat[prefix + name] = value
-    return flat
-
-
-def claim(out: Path, options: DistillD3, dataset: data.Dataset) -> None:
-    """Writes config.yaml, or refuses a folder that holds another configuration's run."""
-    config = {
-        "method": "d3",
-        **plain(options),
-        "images": fingerprint(dataset.train_images, dataset.train_labels),
-    }
-    path = out / "config.yaml"
-    if path.exists():
-        try:
-            there = yaml.safe_load(path.read_text())
-        except yaml.YAMLError:
-            there = None
-        if not isinstance(there, dict):
-            raise InputError(f"{path} is not a configuration; choose another --out")
-        ours, theirs = _flat(config), _flat(there)
-        for name in sorted(set(ours) | set(theirs)):
-            if ours.get(name) != theirs.get(name):
-                raise InputError(
-                    f"{out} holds a run with {name} = {theirs.get(name)}, this one has "
-                    f"{ours.get(name)}; choose another --out or the same options"
-                )
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, yaml.safe_dump(config, sort_keys=False))

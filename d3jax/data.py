@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from d3jax import sources
 from d3jax.types import InputError, Real
@@ -169,6 +170,21 @@ class Normalization(NamedTuple):
         scale = 1 / np.sqrt(np.maximum(values, 0) + eps)
         zca = ((vectors * scale) @ vectors.T).astype(np.float32)
         return self._replace(zca=zca, zca_mean=zca_mean)
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """Images u8[N, H, W, C] as u8[N, size, size, C], bilinearly, without aliasing."""
+    if images.shape[1] == size:
+        return images
+    resized = [
+        np.asarray(
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).resize(
+                (size, size), Image.Resampling.BILINEAR
+            )
+        )
+        for image in images
+    ]
+    return np.stack(resized).reshape(len(images), size, size, images.shape[-1])
 
 
 def device_arrays(

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -282,28 +283,30 @@ def accuracy(network: Network, params: Array, real: Real, *, batch_size: int = 5
       real: the images; all of them are used.
       batch_size: images per dispatch.
     """
-    return _accuracy(network, batch_size)(params, real)
+    right = answers(network, batch_size)(params, real) == real.labels
+    return jnp.mean(right.astype(jnp.float32), axis=1)
 
 
-def _accuracy(network: Network, batch_size: int) -> Callable[[Array, Real], Array]:
+@lru_cache(maxsize=8)  # compiled once for all that ask the same network
+def answers(network: Network, batch_size: int = 500) -> Callable[[Array, Real], Array]:
+    """(parameter vectors f[S, P], real) -> the class i32[S, N] each gives each image; compiled.
+
+    A network whose weights are not finite answers 0. `batch_size` images are looked at together.
+    """
     unravel = unraveler(network)
 
-    def correct(params: Array, real: Real) -> Array:
+    def classify(params: Array, real: Real) -> Array:
         images = real.images.shape[0]
         size = min(batch_size, images)
         batches = -(-images // size)
-        index = jnp.arange(batches * size, dtype=jnp.int32)
-        inside = index < images
-        index = jnp.minimum(index, images - 1).reshape(batches, size)
+        index = jnp.minimum(jnp.arange(batches * size, dtype=jnp.int32), images - 1)
 
-        def one(inputs: tuple[Array, Array]) -> Array:
-            index, inside = inputs
+        def one(index: Array) -> Array:
             batch = real.gather(index)
             logits = jax.vmap(lambda p: forward_blocks(network, unravel(p), batch).logits)(params)
-            hit = (jnp.argmax(logits, -1) == real.labels[index]) & inside
-            return jnp.sum(hit, axis=1, dtype=jnp.int32)
+            return jnp.argmax(logits, -1).astype(jnp.int32)
 
-        hits = jax.lax.map(one, (index, inside.reshape(batches, size))).sum(0)
-        return hits.astype(jnp.float32) / jnp.asarray(images, jnp.float32)
+        found = jax.lax.map(one, index.reshape(batches, size))  # [batches, S, size]
+        return found.swapaxes(0, 1).reshape(params.shape[0], -1)[:, :images]
 
-    return jax.jit(correct)
+    return jax.jit(classify)

@@ -43,6 +43,8 @@ class Options:
     """Siamese augmentation, one of these per step; default all (digits: no flip)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How snapshots are stored."""
+    keep: Literal["all", "last"] = "all"
+    """Every epoch's snapshot, or the last one only."""
     at_once: int = 4
     """Experts trained together under vmap; they share each step's kind of augmentation."""
 
@@ -175,7 +177,8 @@ def stored_bytes(network: Network, options: Options) -> int:
     """How much disk the snapshots take, in bytes."""
     parameters = parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
     each = {"float32": 4, "bfloat16": 2}[options.dtype]
-    return options.count * (options.epochs + 1) * parameters * each
+    kept = options.epochs + 1 if options.keep == "all" else 1
+    return options.count * kept * parameters * each
 
 
 def train(
@@ -188,8 +191,8 @@ def train(
 ) -> Path:
     """The folder with these experts' snapshots, trained if it does not hold them yet.
 
-    An interrupted training goes on at the last complete epoch (bfloat16 snapshots at the last
-    complete group of experts, since they do not hold the weights exactly).
+    An interrupted training goes on at the last complete epoch (where snapshots are
+    bfloat16 or only the last ones kept, at the last complete group of experts).
 
     Raises:
       InputError: options out of range, or too little disk.
@@ -239,7 +242,7 @@ def _train(
         create=True,
         open=True,
         dtype=getattr(tensorstore, options.dtype),
-        shape=[options.count, options.epochs + 1, parameters],
+        shape=[options.count, options.epochs + 1 if options.keep == "all" else 1, parameters],
         chunk_layout=tensorstore.ChunkLayout(chunk_shape=[1, 1, parameters]),
     ).result()
     epoch = epoch_function(network, options)
@@ -248,7 +251,7 @@ def _train(
     done, before = _progress(path)
     groups = range(0, options.count, options.at_once)
     total = len(groups) * (options.epochs + 1)
-    exact = options.dtype == "float32"
+    exact = options.dtype == "float32" and options.keep == "all"
     if not exact:
         done -= done % (options.epochs + 1)
     loss = float("nan")
@@ -279,8 +282,10 @@ def _train(
                             f"the experts' loss is not finite in epoch {number_of_epoch}; "
                             f"lower their learning rate"
                         )
-                written = np.asarray(params.astype(options.dtype))
-                part[:, number_of_epoch].write(written).result()
+                if options.keep == "all" or number_of_epoch == options.epochs:
+                    written = np.asarray(params.astype(options.dtype))
+                    place = number_of_epoch if options.keep == "all" else 0
+                    part[:, place].write(written).result()
                 done = offset + number_of_epoch + 1
                 spent = {name: before[name] + now - begun[name] for name, now in _clocks().items()}
                 write_json(path / "progress.json", {"done": done, **spent})

@@ -48,6 +48,63 @@ def unroll(
     The inner loop of Dataset Distillation (Wang et al., arXiv 1811.10959, equation 4) and of
     trajectory matching (Cazenavette et al., CVPR 2022, algorithm 1).
     """
+    _check(batches, learning_rates)
+    descent = optax.sgd(1.0) if optimizer is None else optimizer
+    carry = (params, descent.init(params))
+    return _scan(_step(loss, descent), carry, (batches, learning_rates), rematerialize)[0]
+
+
+def truncated_unroll(
+    loss: Callable[[PyTree, PyTree, PyTree], Array],
+    params: PyTree,
+    data: PyTree,
+    batches: PyTree,
+    learning_rates: Array,
+    start: Array,
+    window: int,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    rematerialize: bool = True,
+) -> PyTree:
+    """Train through step `start + window` and return the params, differentiable in `window` steps.
+
+    As `unroll`, but the first `start` steps are taken without derivatives, at no memory, and only
+    the `window` steps after them are unrolled; steps later than those are not taken at all.
+
+    Args:
+      loss: (params, batch, data) -> f[]. What is differentiated must come in through `data`: the
+        steps before the window see it as a constant.
+      data: any pytree of floats, such as theta.
+      start: i32[], from 0 to T - window; may be traced.
+      window: W, steps that are differentiated, at most T.
+
+    The others, and the errors, as in `unroll`; further a ValueError for a window out of range.
+    Differentiable in data and learning rates; the derivative in `params` is cut, hence zero.
+
+    The window of RaT-BPTT (Feng, Vedantam and Kempe, arXiv 2310.07506), whose place is random.
+    """
+    _check(batches, learning_rates)
+    if not 0 < window <= learning_rates.shape[0]:
+        raise ValueError(f"window must be from 1 to {learning_rates.shape[0]} steps, not {window}")
+    descent = optax.sgd(1.0) if optimizer is None else optimizer
+    constant = jax.lax.stop_gradient(data)
+    early = _step(lambda params, batch: loss(params, batch, constant), descent)
+    rates = jax.lax.stop_gradient(learning_rates)
+
+    def advance(number: Array, carry: PyTree) -> PyTree:
+        batch = jax.tree.map(lambda x: x[number], batches)
+        return early(carry, (batch, rates[number]))[0]
+
+    carry = jax.lax.stop_gradient((params, descent.init(params)))
+    carry = jax.lax.fori_loop(jnp.zeros_like(start), start, advance, carry)
+    late = _step(lambda params, batch: loss(params, batch, data), descent)
+    inputs = jax.tree.map(
+        lambda x: jax.lax.dynamic_slice_in_dim(x, start, window), (batches, learning_rates)
+    )
+    return _scan(late, jax.lax.stop_gradient(carry), inputs, rematerialize)[0]
+
+
+def _check(batches: PyTree, learning_rates: Array) -> None:
     if learning_rates.ndim != 1:
         raise ValueError(f"learning_rates must be a vector f[T], got {learning_rates.shape}")
     steps = learning_rates.shape[0]
@@ -57,7 +114,12 @@ def unroll(
                 f"every leaf of batches needs the leading axis T = {steps} of learning_rates, "
                 f"got shape {leaf.shape}"
             )
-    descent = optax.sgd(1.0) if optimizer is None else optimizer
+
+
+def _step(
+    loss: Callable[[PyTree, PyTree], Array], descent: optax.GradientTransformation
+) -> Callable[[PyTree, PyTree], tuple[PyTree, None]]:
+    """((params, optimizer state), (batch, learning rate)) -> the next of the former, for a scan."""
 
     def step(carry: PyTree, inputs: PyTree) -> tuple[PyTree, None]:
         params, state = carry
@@ -70,13 +132,20 @@ def unroll(
         )
         return (params, state), None
 
+    return step
+
+
+def _scan(
+    step: Callable[[PyTree, PyTree], tuple[PyTree, None]],
+    carry: PyTree,
+    inputs: PyTree,
+    rematerialize: bool,
+) -> PyTree:
     if rematerialize:
         # Inside a scan nothing can merge the recomputation with the original, so the barrier that
         # prevents it elsewhere would only cost time.
         step = jax.checkpoint(step, prevent_cse=False)
-    carry = (params, descent.init(params))
-    (params, _), _ = jax.lax.scan(step, carry, (batches, learning_rates))
-    return params
+    return jax.lax.scan(step, carry, inputs)[0]
 
 
 def positive_learning_rates(log_learning_rates: Array, steps: int) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from rich.table import Table
 
-from d3jax import artifact, config, data, evaluate, experts, files, report
+from d3jax import artifact, config, data, evaluate, experts, files, replay, report, resolve
 from d3jax.evaluate import Protocol
 from d3jax.progress import Reporter
 from d3jax.stages import Stage, stage_key
@@ -64,15 +64,30 @@ def judge(
     architecture = _architecture(header, options, dataset, path)
     network = architecture.create(dataset.image_shape, dataset.num_classes)
     test = held_out(dataset.test_images, dataset.test_labels, dataset, normalization)
-    protocol = _stored_protocol(header, options, path)
     key = stage_key(options.seed, Stage.STUDENTS)
-    reached = evaluate_artifact(distilled, network, test, protocol, key, reporter)
+    more: dict[str, Any] = {}
+    if header.get("replay") is None or options.ordinary:
+        protocol = _stored_protocol(header, options, path)
+        reached = by_students(distilled, network, test, protocol, key, reporter)
+    else:
+        weights = replay.unseen(
+            distilled,
+            network,
+            config.plain(architecture),
+            replay.NETWORKS if options.students is None else options.students,
+            options.seed,
+            options.data_dir,
+            options.experts,
+            reporter,
+        )
+        reached, more = replay.judge(distilled, network, weights, test, key, reporter)
     finished = {
         "artifact": path.name,
         "method": header["method"],
         "dataset": dataset_name(name),
         "network": architecture.network,
         "accuracy": reached.summary(),
+        **more,
         **distilled.ledger,
         "seconds": {"student": reached.seconds},
         "seed": options.seed,
@@ -103,16 +118,17 @@ def _architecture(
     header: dict[str, Any], options: config.Judgement, dataset: data.Dataset, path: Path
 ) -> config.Architecture:
     """The network in the header, with what the command line says otherwise of it; or another."""
-    said = {f.name: getattr(options, f.name) for f in dataclasses.fields(config.Architecture)}
+    said = dataclasses.asdict(options.architecture)
     said = {name: value for name, value in said.items() if value is not None}
     stored = header["architecture"]
     if said.get("network", stored.get("network")) != stored.get("network"):
         stored = {}
-    kinds = {"network": str, "width": int, "depth": int, "norm": str, "pooling": str}
+    kinds = {f.name: str for f in dataclasses.fields(config.Architecture)}
+    kinds |= {"width": int, "depth": int}
     for name, value in stored.items():
         if name not in kinds or (value is not None and type(value) is not kinds[name]):
             raise InputError(f"the network in {path} cannot be built: its {name} is {value!r}")
-    return config.resolved_architecture(config.Architecture(**{**stored, **said}), dataset)
+    return resolve.architecture(config.Architecture(**{**stored, **said}), dataset)
 
 
 def _stored_protocol(header: dict[str, Any], options: config.Judgement, path: Path) -> Protocol:
@@ -127,7 +143,7 @@ def _stored_protocol(header: dict[str, Any], options: config.Judgement, path: Pa
         raise InputError(f"the training protocol in {path} cannot be followed: {error}") from None
 
 
-def evaluate_artifact(
+def by_students(
     distilled: artifact.Artifact,
     network: Network,
     test: Real,

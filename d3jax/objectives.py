@@ -1,16 +1,19 @@
 """Objectives that several methods share; each knows theta only through `sample`."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
 from d3jax.augment import augment
-from d3jax.inner import positive_learning_rates, unroll
+from d3jax.inner import positive_learning_rates, truncated_unroll, unroll
 from d3jax.networks import forward_blocks, unraveler
-from d3jax.types import Network, Objective, PyTree, Real
+from d3jax.types import InputError, Network, Objective, PyTree, Real
 
 
 def _cycled_batches(key: Array, num_items: int, steps: int, batch_size: int) -> Array:
@@ -140,6 +143,157 @@ def feature_mmd(
         return total, (aux, {"loss": total})
 
     return Objective("mmd", _no_aux, loss, updates)
+
+
+Initialization = Literal["fixed", "random", "pretrained"]
+
+
+def step_items(num_items: int, steps: int, passes: int) -> Array:
+    """Which items i32[steps * passes, num_items / steps] each inner step trains on.
+
+    Items are sorted by class, so every `steps`-th of them makes a step of all classes alike; the
+    steps follow each other, `passes` times over.
+
+    Raises:
+      InputError: items cannot be dealt out to steps evenly.
+    """
+    if steps < 1 or passes < 1 or num_items % steps:
+        raise InputError(
+            f"{num_items} items cannot be dealt out evenly to {steps} steps of {passes} passes"
+        )
+    order = jnp.arange(num_items, dtype=jnp.int32).reshape(-1, steps).T
+    return jnp.tile(order, (passes, 1))
+
+
+def descent(name: Literal["sgd", "adam"]) -> optax.GradientTransformation:
+    """The inner optimizer at unit learning rate."""
+    # Without eps_root Adam's meta-gradient is NaN where a gradient is exactly zero.
+    return optax.sgd(1.0) if name == "sgd" else optax.adam(1.0, eps_root=1e-12)
+
+
+def unrolled(
+    network: Network,
+    num_items: int,
+    *,
+    steps: int,
+    passes: int,
+    initialization: Initialization,
+    weights_key: Array | None = None,
+    number_of_networks: int = 1,
+    batch_size: int = 1024,
+    window: int | None = None,
+    optimizer: Literal["sgd", "adam"] = "sgd",
+    relabel: tuple[int, int] | None = None,
+    updates: tuple[str, ...],
+) -> Objective:
+    """A network trained on the distilled items for `steps * passes` steps should suit real data.
+
+    Args:
+      network: the student.
+      num_items: how many items the parametrization has, a multiple of `steps`.
+      steps: S, distilled batches (`step_items`).
+      passes: P, times that they are gone through.
+      initialization: `fixed`: always the weights that `weights_key` draws; `random`: fresh ones in
+        each outer step; `pretrained`: drawn from the last snapshots in `real.trajectories`.
+      weights_key: for `fixed`.
+      number_of_networks: starts per outer step, side by side under vmap; 1 for `fixed`.
+      batch_size: real images of the outer loss, drawn with replacement, for each network its own.
+      window: unroll only so many inner steps, at a random place (`inner.truncated_unroll`); the
+        outer loss is then that of the network at the window's end.
+      optimizer: of the inner steps.
+      relabel: (a, b): real images of class a count as class b (the attack).
+      updates: the groups of theta that it moves.
+
+    theta["learning_rates"] holds the logarithms f[S * P], or f[] for all steps, of the inner
+    learning rates. The loss is the mean cross entropy, in nats. Wang et al., arXiv 1811.10959,
+    algorithm 1; where the authors learn softplus of a raw rate, we learn exp (the same for small
+    rates). The window: Feng et al., arXiv 2310.07506.
+
+    Raises:
+      InputError: steps that do not divide the items, a window out of range, or no `weights_key`.
+    """
+    items = step_items(num_items, steps, passes)
+    inner_steps = steps * passes
+    if window is not None and not 0 < window <= inner_steps:
+        raise InputError(f"window must be from 1 to {inner_steps} inner steps, not {window}")
+    if initialization == "fixed" and (weights_key is None or number_of_networks != 1):
+        raise InputError("a fixed initialization is one network, drawn from one key")
+    unravel = unraveler(network)
+
+    def draw(key: Array) -> Array:
+        return ravel_pytree(network.init(key))[0]
+
+    def init(key: Array, real: Real) -> PyTree:
+        del key, real
+        if initialization != "fixed":
+            return ()
+        assert weights_key is not None
+        return {"weights": draw(weights_key)}
+
+    def starts(aux: PyTree, key: Array, real: Real) -> Array:
+        if initialization == "fixed":
+            return aux["weights"][None]
+        if initialization == "random":
+            return jax.vmap(draw)(jax.random.split(key, number_of_networks))
+        assert real.trajectories is not None
+        pool, number = real.trajectories.shape[0], number_of_networks
+        chosen = jax.random.choice(key, pool, (number,), replace=number > pool)
+        return real.trajectories[chosen, -1]
+
+    def loss(theta, sample, aux, key, real: Real):
+        for_starts, for_window, for_steps, for_real = jax.random.split(key, 4)
+        rates = positive_learning_rates(theta["learning_rates"], inner_steps)
+        dtype = rates.dtype
+        batches = {"items": items, "key": jax.random.split(for_steps, inner_steps)}
+
+        def student_loss(params: PyTree, batch: PyTree, theta: PyTree) -> Array:
+            distilled = sample(theta, batch["key"], batch["items"])
+            return losses.cross_entropy(network.apply(params, distilled.images), distilled.targets)
+
+        def trained(start: Array) -> PyTree:
+            params = unravel(start.astype(dtype))
+            if window is None or window == inner_steps:
+                return unroll(
+                    lambda params, batch: student_loss(params, batch, theta),
+                    params,
+                    batches,
+                    rates,
+                    optimizer=descent(optimizer),
+                )
+            return truncated_unroll(
+                student_loss,
+                params,
+                theta,
+                batches,
+                rates,
+                jax.random.randint(for_window, (), 0, inner_steps - window + 1, jnp.int32),
+                window,
+                optimizer=descent(optimizer),
+            )
+
+        def outer(start: Array, key: Array) -> tuple[Array, Array]:
+            index = jax.random.randint(key, (batch_size,), 0, real.labels.shape[0], jnp.int32)
+            images, labels = real.gather(index).astype(dtype), real.labels[index]
+            if relabel is not None:
+                target = jnp.asarray(relabel[1], labels.dtype)
+                labels = jnp.where(labels == relabel[0], target, labels)
+            targets = jax.nn.one_hot(labels, real.class_counts.shape[0], dtype=dtype)
+            logits = forward_blocks(network, trained(start), images).logits
+            right = jnp.mean((jnp.argmax(logits, -1).astype(labels.dtype) == labels).astype(dtype))
+            return losses.cross_entropy(logits, targets), right
+
+        values, right = jax.vmap(outer)(
+            starts(aux, for_starts, real), jax.random.split(for_real, number_of_networks)
+        )
+        value = jnp.mean(values)
+        metrics = {
+            "loss": value,
+            "accuracy": jnp.mean(right),
+            "learning_rate": jnp.mean(rates),
+        }
+        return value, (aux, metrics)
+
+    return Objective("unrolled", init, loss, updates)
 
 
 def _no_aux(key: Array, real: Real) -> PyTree:

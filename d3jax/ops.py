@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from d3jax.types import PyTree
 
-Lowering = Literal["patches", "rows", "lax"]
+Lowering = Literal["patches", "rows", "banded", "lax"]
 Statistics = tuple[Array, Array]  # mean f[C], variance f[C]
 
 
@@ -73,11 +73,17 @@ def convolution(
       stride: the step between outputs, in pixels.
       padding: zeros on every side, in pixels; default (k - 1) // 2, which keeps the size.
       lowering: `patches` (one product with all k*k shifted views side by side), `rows` (k
-        products, a row of views each: less memory), or `lax` (XLA's convolution).
+        products, a row of views each: less memory), `banded` (k rows of pixels with a banded
+        matrix: more arithmetic, least memory), or `lax` (XLA's convolution). Default on CPU
+        patches, but banded for large kernels with few features; elsewhere lax.
     """
     size = kernel.shape[0]
     padding = (size - 1) // 2 if padding is None else padding
-    lowering = default_lowering() if lowering is None else lowering
+    if lowering is None:
+        lowering = default_lowering()
+        # Products with so few columns are slow: LeNet's gradient is twice as fast by bands.
+        if lowering == "patches" and size >= 5 and kernel.shape[-1] <= 16:
+            lowering = "banded"
     if lowering == "lax":
         return lax.conv_general_dilated(
             images,
@@ -98,7 +104,28 @@ def convolution(
             row = jnp.concatenate(views, axis=-1)
             rows.append(row @ kernel[i].reshape(-1, kernel.shape[-1]))
         return sum(rows[1:], rows[0])
-    raise ValueError(f"unknown lowering {lowering!r}; known: patches, rows, lax")
+    if lowering == "banded":
+        return _banded(padded, kernel, stride)
+    raise ValueError(f"unknown lowering {lowering!r}; known: patches, rows, banded, lax")
+
+
+def _banded(padded: Array, kernel: Array, stride: int) -> Array:
+    """A whole row of outputs as one product: k rows of inputs with a banded matrix of the kernel.
+
+    More multiplications (every input column with every output column), less memory.
+    """
+    size, _, channels, features = kernel.shape
+    batch, height, width, _ = padded.shape
+    rows, columns = (height - size) // stride + 1, (width - size) // stride + 1
+    # band[x, w, j]: output column w sees input column x through the kernel's column j.
+    offset = np.arange(width)[:, None] - stride * np.arange(columns)
+    band = jnp.asarray(offset[..., None] == np.arange(size), kernel.dtype)
+    matrix = jnp.einsum("xwj,ijcd->ixcwd", band, kernel).reshape(-1, columns * features)
+    flat = padded.reshape(batch, height, width * channels)
+    last = (rows - 1) * stride + 1
+    views = [flat[:, i : i + last : stride] for i in range(size)]
+    out = jnp.concatenate(views, axis=-1) @ matrix
+    return out.reshape(batch, rows, columns, features)
 
 
 def _view(padded: Array, window: int, i: int, j: int, stride: int) -> Array:

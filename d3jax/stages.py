@@ -13,7 +13,8 @@ class Stage(enum.IntEnum):
     DISTILL = 1
     FREEZE = 2
     STUDENTS = 3
-    SOURCES = 4  # networks of another data set, which distillation adapts
+    INITIAL = 4  # the fixed initialization of Dataset Distillation
+    SOURCES = 5  # networks of another data set, which distillation adapts
 
 
 def stage_key(seed: int, stage: Stage) -> Array:

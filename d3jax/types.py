@@ -61,6 +61,7 @@ class Synthetic(NamedTuple):
     freeze: Callable[[dict[str, PyTree], Array], dict[str, PyTree]]
     num_items: int
     num_classes: int
+    groups: tuple[str, ...] = ("data",)  # the groups of theta that can be learned
 
 
 class Objective(NamedTuple):

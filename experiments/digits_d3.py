@@ -19,7 +19,7 @@ from experiments import runner
 DEFAULTS = DistillD3()
 FLOAT32 = dataclasses.replace(
     DEFAULTS,
-    parametrization=dataclasses.replace(DEFAULTS.parametrization, storage="float32"),
+    storage="float32",
     baselines=(),
 )
 

@@ -57,12 +57,13 @@ def commit() -> str:
     return head + ("+" if changed else "")
 
 
+Distillation = config.DistillD3 | config.DistillDD
 COMMIT = commit()  # of the code that this process has loaded
 
 
 def run(
     experiment: str,
-    configurations: Mapping[str, config.DistillD3],
+    configurations: Mapping[str, Distillation],
     seeds: tuple[int, ...],
     *,
     subset: int | None = None,
@@ -105,24 +106,15 @@ def _folder(root: Path, label: str, seed: int) -> Path:
     return root / f"{label.replace(',', '').replace(' ', '-')}-{seed}"
 
 
-def _run(options: config.DistillD3, reporter: Reporter) -> None:
+def _run(options: Distillation, reporter: Reporter) -> None:
     """One run; OUT/record.json says when, where, at which commits and in how many CPU seconds."""
     path = options.out / "record.json"
     try:
         # Beforehand, so that a row's CPU seconds are the same whoever needs the experts first.
-        snapshots = jobs.train_experts(
-            config.Experts(
-                options.data,
-                options.architecture,
-                options.expert,
-                options.experts or options.out / "experts",
-                options.seed,
-            ),
-            reporter,
-        )
+        spent = _experts(options, reporter) if isinstance(options, config.DistillD3) else 0.0
         cpu = time.process_time()
         try:
-            jobs.distill_d3(options, reporter)
+            jobs.run(options, reporter)
         finally:
             before = {"cpu_seconds": 0.0, "commits": []}
             if path.exists():
@@ -132,13 +124,20 @@ def _run(options: config.DistillD3, reporter: Reporter) -> None:
                 "hardware": hardware(),
                 "commits": sorted({*before["commits"], COMMIT}),
                 "cpu_seconds": before["cpu_seconds"] + time.process_time() - cpu,
-                "experts_cpu_seconds": experts.training_seconds(snapshots, "cpu_seconds"),
+                "experts_cpu_seconds": spent,
             }
             if options.out.exists():
                 write_json(path, record)
     except Interrupted:
         print("interrupted: run the same command again", file=sys.stderr)
         raise SystemExit(UNFINISHED) from None
+
+
+def _experts(options: config.DistillD3, reporter: Reporter) -> float:
+    """Trains the experts, if they are not there yet; the CPU seconds that they took."""
+    store = options.experts or options.out / "experts"
+    stage = config.Experts(options.data, options.architecture, options.expert, store, options.seed)
+    return experts.training_seconds(jobs.train_experts(stage, reporter), "cpu_seconds")
 
 
 def _collect(
@@ -174,11 +173,13 @@ def _collect(
                 name: float(np.mean([record[name] for record in records]))
                 for name in ("cpu_seconds", "experts_cpu_seconds")
             },
+            **_more(reports),
             "baselines": {
                 name: {
                     "accuracy": _pooled([r["baselines"][name]["accuracy"] for r in reports]),
                     "floats": reports[0]["baselines"][name]["floats"],
                     "learning_rates": [r["baselines"][name]["learning_rate"] for r in reports],
+                    **_neighbours([r["baselines"][name] for r in reports]),
                 }
                 for name in reports[0]["baselines"]
             },
@@ -194,6 +195,24 @@ def _collect(
         rows.append(row)
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / f"{experiment}.json", {"experiment": experiment, "rows": rows})
+
+
+def _more(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """What only some methods report: accuracies before the distilled steps, and an attack's."""
+    found = {}
+    if "before" in reports[0]:
+        found["before"] = _pooled([report["before"] for report in reports])
+    if "attack" in reports[0]:
+        names = ("flipped_before", "flipped_after", "others_before", "others_after")
+        found["attack"] = {n: _pooled([r["attack"][n] for r in reports]) for n in names}
+    return found
+
+
+def _neighbours(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    if "nearest_neighbours" not in rows[0]:
+        return {}
+    values = [row["nearest_neighbours"]["accuracy"] for row in rows]
+    return {"nearest_neighbours": _pooled([{"mean": v, "per_student": [v]} for v in values])}
 
 
 def _pooled(accuracies: list[dict[str, Any]]) -> dict[str, Any]:

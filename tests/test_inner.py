@@ -7,7 +7,7 @@ import optax
 import pytest
 from conftest import check_gradient, quick_jit
 
-from d3jax.inner import positive_learning_rates, unroll
+from d3jax.inner import positive_learning_rates, truncated_unroll, unroll
 
 STEPS = 4
 OPTIMIZERS = {
@@ -125,3 +125,49 @@ def test_positive_learning_rates_are_exponentials():
     several = positive_learning_rates(jnp.asarray([-80.0, 0.0]), 2)
     assert several[0] > 0
     assert several[1] == 1
+
+
+def _with_data(params, batch, data):
+    images, targets = batch
+    return _loss(params, (images * data, targets))
+
+
+def test_a_window_is_an_unroll_after_steps_without_derivatives():
+    with jax.enable_x64(True):
+        params, batches, rates = _problem(jnp.float64)
+        data = jnp.asarray(1.3)
+
+        def windowed(data, rates, start):
+            trained = truncated_unroll(_with_data, params, data, batches, rates, start, 2)
+            return jnp.sum(jnp.square(trained["second"]))
+
+        def by_hand(data, rates, start):
+            def part(params, data, rates, steps):
+                return unroll(
+                    lambda p, b: _with_data(p, b, data),
+                    params,
+                    jax.tree.map(lambda x: x[steps], batches),
+                    rates[steps],
+                )
+
+            middle = jax.lax.stop_gradient(part(params, data, rates, slice(0, start)))
+            trained = part(middle, data, rates, slice(start, start + 2))
+            return jnp.sum(jnp.square(trained["second"]))
+
+        actual = quick_jit(jax.value_and_grad(windowed, (0, 1)))
+        expected = quick_jit(jax.value_and_grad(by_hand, (0, 1)), static_argnums=2)
+        for start in (0, 1, 2):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14),
+                actual(data, rates, jnp.asarray(start, jnp.int32)),
+                expected(data, rates, start),
+            )
+
+
+@pytest.mark.parametrize("window", [0, 5])
+def test_a_window_out_of_range_is_refused(window):
+    params, batches, rates = _problem(jnp.float32)
+    with pytest.raises(ValueError, match="window must be from 1 to 4"):
+        truncated_unroll(
+            _with_data, params, jnp.ones(()), batches, rates, jnp.zeros((), jnp.int32), window
+        )

@@ -12,6 +12,8 @@ from conftest import IMAGE_SHAPE, NUM_CLASSES, make_real, quick_jit, to_float64
 from jax.sharding import AxisType, PartitionSpec
 
 from d3jax.methods.d3 import Options, d3
+from d3jax.methods.dd import Options as DDOptions
+from d3jax.methods.dd import dd
 from d3jax.synthetic import gaussian, pixels
 from d3jax.types import InputError, Method, State
 
@@ -23,6 +25,17 @@ def _d3(network, label_kind="hard", **options):
     )  # fmt: skip
     sizes = {"inner_steps": 2, "max_start_epoch": 2, "mmd_samples": 3}
     return d3(network, data, Options(**sizes, **options), outer_steps=10)
+
+
+def _dd(network, label_kind="hard", initialization=None, attack=None, **options):
+    data = pixels.create(
+        image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, num_items=6, label_kind=label_kind
+    )
+    sizes = {"steps": 2, "passes": 2, "networks": 2, "real_batch": 4}
+    return dd(
+        network, data, DDOptions(**{**sizes, **options}), 10, initialization=initialization,
+        attack=attack, weights_key=jax.random.key(1),
+    )  # fmt: skip
 
 
 def _skeleton(network):
@@ -51,6 +64,14 @@ METHODS = {
         mmd_epoch=2,
     ),
 }
+METHODS |= {
+    "dd": _dd,
+    "dd-options": lambda network: _dd(
+        network, label_kind="free", init="fixed", window=2, inner_optimizer="adam", clip=1.0,
+        shared_learning_rate=True,
+    ),
+    "dd-pretrained": lambda network: _dd(network, initialization="pretrained", attack=(0, 2)),
+}  # fmt: skip
 KEY = jax.random.key(7)
 SUBTASKS = 4
 

@@ -45,7 +45,7 @@ def test_convolution_and_two_derivatives_equal_those_of_xla(size, stride, paddin
         )  # fmt: skip
 
     expected = _values_and_derivatives(reference)(arguments, direction)
-    for lowering in ("patches", "rows", "lax"):
+    for lowering in ("patches", "rows", "banded", "lax"):
 
         def convolve(images, kernel, lowering=lowering):
             return ops.convolution(
@@ -60,7 +60,7 @@ def test_convolution_and_two_derivatives_equal_those_of_xla(size, stride, paddin
 
 def test_convolution_of_one_output_is_the_sum_that_it_should_be():
     images, kernel = _random(1, 3, 3, 2), _random(3, 3, 2, 1)
-    for lowering in ("patches", "rows", "lax"):
+    for lowering in ("patches", "rows", "banded", "lax"):
         out = ops.convolution(images, kernel, padding=0, lowering=lowering)
         assert out.shape == (1, 1, 1, 1)
         np.testing.assert_allclose(out[0, 0, 0, 0], np.sum(images[0] * kernel[..., 0]), rtol=1e-5)
@@ -75,7 +75,7 @@ def test_convolution_over_several_weights_by_vmap():
 
 
 def test_convolution_refuses_an_unknown_lowering():
-    with pytest.raises(ValueError, match="known: patches, rows, lax"):
+    with pytest.raises(ValueError, match="known: patches, rows, banded, lax"):
         ops.convolution(_random(1, 3, 3, 1), _random(3, 3, 1, 1), lowering="winograd")
 
 
@@ -96,7 +96,7 @@ def test_upsampling_convolution_scatters_as_pytorch_does(size):
     arguments = (_random(2, 3, 4, 3), _random(size, size, 3, 5))
     direction = (_random(2, 3, 4, 3, seed=1), _random(size, size, 3, 5, seed=1))
     results = []
-    for lowering in ("patches", "rows", "lax"):
+    for lowering in ("patches", "rows", "banded", "lax"):
 
         def upsample(images, kernel, lowering=lowering):
             return ops.upsampling_convolution(images, kernel, lowering=lowering)

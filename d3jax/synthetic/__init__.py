@@ -3,6 +3,8 @@
 A specification is a JSON object with a `kind`; it goes into the artifact's header as it is.
 """
 
+import json
+from functools import lru_cache
 from typing import Any
 
 from d3jax.synthetic import gaussian, pixels
@@ -17,7 +19,16 @@ def create(specification: dict[str, Any]) -> Synthetic:
     Raises:
       InputError: no or an unknown kind, or options that the kind does not have or cannot be.
     """
-    options = dict(specification)
+    try:
+        text = json.dumps(specification, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the parametrization is not a plain specification: {error}") from None
+    return _create(text)
+
+
+@lru_cache(maxsize=32)  # the same functions for the same specification: nothing compiles twice
+def _create(text: str) -> Synthetic:
+    options = json.loads(text)
     kind = options.pop("kind", None)
     if kind not in KINDS:
         raise InputError(f"unknown parametrization {kind!r}; known: {', '.join(KINDS)}")

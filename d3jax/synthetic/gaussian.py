@@ -44,7 +44,7 @@ def create(
       shift, scale: per-channel f[C] map of the decoder's (-1, 1) to normalized images,
         shift + scale * tanh; default 0 and 1, as in the authors' code.
       stochastic: False ignores the key: images are decoded means (the paper's ablation).
-      label_kind: hard, probabilities or logits (`labels.KINDS`).
+      label_kind: hard, probabilities, logits or free (`labels.KINDS`).
 
     Raises:
       InputError: a size that is not positive, or a decoder that does not fit.
@@ -80,8 +80,7 @@ def create(
             "decoder": network.init(for_decoder),
         }
         if label_kind != "hard":
-            classes = labels.item_classes(num_items, num_classes)
-            theta["labels"] = jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
+            theta["labels"] = labels.start(num_items, num_classes)
         return theta
 
     def draw(latents: dict[str, Array], key: Array | None) -> Array:
@@ -111,7 +110,8 @@ def create(
         frozen = [(mean.mean(0), variance.mean(0) + mean.var(0)) for mean, variance in stacked]
         return {**theta, "statistics": tuple(frozen)}
 
-    return Synthetic(init, sample, freeze, num_items, num_classes)
+    groups = ("data", "decoder", *labels.groups(label_kind))
+    return Synthetic(init, sample, freeze, num_items, num_classes, groups)
 
 
 def fit(vectors: Array, classes: Array, num_classes: int) -> tuple[Array, Array]:

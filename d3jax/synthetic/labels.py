@@ -6,7 +6,7 @@ from jax import Array
 
 from d3jax.types import InputError, PyTree
 
-KINDS = ("hard", "probabilities", "logits")
+KINDS = ("hard", "probabilities", "logits", "free")
 
 
 def check_kind(kind: str) -> str:
@@ -20,6 +20,11 @@ def check_kind(kind: str) -> str:
     return kind
 
 
+def groups(kind: str) -> tuple[str, ...]:
+    """The group that holds the labels, if any does."""
+    return () if kind == "hard" else ("labels",)
+
+
 def item_classes(num_items: int, num_classes: int, index: Array | None = None) -> Array:
     """The classes i32[B] of the items `index` (default all): items are sorted by class, equally."""
     index = jnp.arange(num_items, dtype=jnp.int32) if index is None else index
@@ -29,11 +34,12 @@ def item_classes(num_items: int, num_classes: int, index: Array | None = None) -
 def targets(
     theta: dict[str, PyTree], kind: str, classes: Array, index: Array | None, num_classes: int
 ) -> Array:
-    """What a student learns for items `index`: f[B, K], rows of probabilities.
+    """What a student learns for items `index`: f[B, K], rows of probabilities unless free.
 
     Args:
       theta: holds `labels` f[N, K] unless `kind` is hard.
-      kind: `hard` (one-hot of the class, nothing stored), `probabilities`, or `logits`.
+      kind: `hard` (one-hot of the class, nothing stored), `probabilities`, `logits`, or `free`
+        (any vectors: what cross entropy makes of them).
       classes: i32[B], the items' classes.
       index: i32[B], which items; None for all.
       num_classes: K.
@@ -41,4 +47,17 @@ def targets(
     if kind == "hard":
         return jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
     stored = theta["labels"] if index is None else theta["labels"][index]
-    return stored if kind == "probabilities" else jax.nn.softmax(stored)
+    return jax.nn.softmax(stored) if kind == "logits" else stored
+
+
+def start(num_items: int, num_classes: int) -> Array:
+    """Labels f[N, K] to start from: an item's class; with fewer items than classes, its share.
+
+    Where N < K an item stands for all the classes between its own and the next item's, equally.
+    """
+    if num_items >= num_classes:
+        classes = item_classes(num_items, num_classes)
+        return jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
+    owners = jnp.arange(num_classes, dtype=jnp.int32) * num_items // num_classes
+    shares = jax.nn.one_hot(owners, num_items, dtype=jnp.float32).T
+    return shares / shares.sum(1, keepdims=True)

@@ -24,7 +24,7 @@ def create(
       image_shape: (H, W, C).
       num_classes: K.
       num_items: N; with hard labels a multiple of K, sorted by class.
-      label_kind: hard, probabilities or logits (`labels.KINDS`).
+      label_kind: hard, probabilities, logits or free (`labels.KINDS`).
       start: `real` (random real images of the classes) or `noise` (standard normal).
 
     Raises:
@@ -48,8 +48,7 @@ def create(
             images = real.gather(real.sample_classes(key, per_class)[classes, turns])
         theta: dict[str, PyTree] = {"data": {"images": images}}
         if label_kind != "hard":
-            classes = labels.item_classes(num_items, num_classes)
-            theta["labels"] = jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
+            theta["labels"] = labels.start(num_items, num_classes)
         return theta
 
     def sample(theta: dict[str, PyTree], key: Array | None, indices: Array | None = None) -> Batch:
@@ -62,4 +61,5 @@ def create(
             targets.astype(images.dtype),
         )
 
-    return Synthetic(init, sample, lambda theta, key: theta, num_items, num_classes)
+    groups = ("data", *labels.groups(label_kind))
+    return Synthetic(init, sample, lambda theta, key: theta, num_items, num_classes, groups)

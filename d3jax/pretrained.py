@@ -1,0 +1,82 @@
+"""Networks trained on a source data set, which distilled steps then adapt or attack."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from d3jax import data, experts
+from d3jax.progress import Reporter
+from d3jax.types import InputError, Network
+
+
+def recipe(
+    dataset: str, train_limit: int | None, validation: int, options: experts.Options, seed: int
+) -> dict[str, Any]:
+    """All that the networks depend on but their architecture, as a JSON object."""
+    return {
+        "dataset": dataset,
+        "train_limit": train_limit,
+        "validation": validation,
+        "training": {**dataclasses.asdict(options), "augmentation": options.augmentation},
+        "seed": seed,
+    }
+
+
+def train(
+    recipe: dict[str, Any],
+    network: Network,
+    architecture: dict[str, Any],
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    data_dir: Path | None,
+    store: Path,
+    reporter: Reporter,
+) -> Array:
+    """The parameter vectors f[count, P] of the networks, from the store where it has them.
+
+    Source images are resized to `image_shape` and normalized by their own mean and sd.
+
+    Raises:
+      InputError: the source cannot be loaded or does not fit, or the recipe is not one.
+      Busy, Interrupted, Diverged: as `experts.train`.
+    """
+    try:
+        training = dict(recipe["training"])
+        if training["augmentation"] is not None:
+            training["augmentation"] = tuple(training["augmentation"])
+        options = experts.Options(**training)
+        name, seed = recipe["dataset"], recipe["seed"]
+        limits = {"train_limit": recipe["train_limit"], "validation": recipe["validation"]}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"the recipe of the pretrained networks is not one: {error}") from None
+    source = data.load(name, data_dir, **limits, seed=seed)
+    if source.num_classes != num_classes or source.image_shape[2] != image_shape[2]:
+        raise InputError(
+            f"{name} has {source.num_classes} classes and {source.image_shape[2]} channels, which "
+            f"do not fit {num_classes} and {image_shape[2]}"
+        )
+    images = data.resize(source.train_images, image_shape[0])
+    normalization = data.Normalization.of(images)
+    real = data.device_arrays(
+        images, source.train_labels, num_classes, normalization, source.class_names
+    )
+    configuration = experts.configuration(
+        options,
+        architecture,
+        {"images": experts.fingerprint(images, source.train_labels), "zca": False},
+        seed,
+    )
+    path = experts.train(network, options, real, store, configuration, reporter)
+    snapshots = experts.Trajectories(path)
+    last = snapshots.read_all(epochs=slice(snapshots.shape[1] - 1, snapshots.shape[1]))
+    return jnp.asarray(np.asarray(last[:, 0]), jnp.float32)
+
+
+def as_trajectories(weights: Array) -> Array:
+    """Parameter vectors f[E, P] as the only snapshots of trajectories f[E, 1, P]."""
+    return jax.lax.expand_dims(weights, (1,))

@@ -1,0 +1,351 @@
+"""Replay what Dataset Distillation learned: its very steps, on networks that it has not seen."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from d3jax import artifact, evaluate, losses, objectives, pretrained
+from d3jax.evaluate import Evaluation
+from d3jax.inner import unroll
+from d3jax.networks import unraveler
+from d3jax.progress import Reporter
+from d3jax.stages import Stage, stage_key
+from d3jax.types import InputError, Network, PyTree, Real, Synthetic
+
+NETWORKS = 200  # unseen ones that figures are means over, as in the paper
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The S x P steps, and the networks that they are for."""
+
+    steps: int  # S
+    passes: int  # P
+    learning_rates: tuple[float, ...]  # of each of the S * P steps
+    initialization: objectives.Initialization
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    attack: tuple[int, int] | None = None  # class a is to be taken for class b
+
+    def at(self, rate: float) -> "Recipe":
+        """The same steps, all at one learning rate."""
+        return dataclasses.replace(self, learning_rates=(rate,) * len(self.learning_rates))
+
+    def dealt(self, num_items: int) -> "Recipe":
+        """As many steps on `num_items` items: on all at once, if they cannot be dealt out."""
+        if num_items % self.steps == 0:
+            return self
+        return dataclasses.replace(self, steps=1, passes=self.steps * self.passes)
+
+
+def recipe_of(header: dict[str, Any]) -> Recipe:
+    """The recipe in an artifact's header.
+
+    Raises:
+      InputError: it is not one.
+    """
+    stored = {f.name: header.get(f.name) for f in dataclasses.fields(Recipe)}
+    steps, passes, rates, attack = (
+        stored[name] for name in ("steps", "passes", "learning_rates", "attack")
+    )
+    good = (
+        all(type(n) is int and 0 < n < 1 << 20 for n in (steps, passes))
+        and isinstance(rates, list)
+        and len(rates) == header["steps"] * header["passes"]
+        and all(type(rate) is float and 0 < rate < 1e9 for rate in rates)
+        and stored["initialization"] in ("fixed", "random", "pretrained")
+        and stored["optimizer"] in ("sgd", "adam")
+        and (
+            attack is None
+            or (isinstance(attack, list) and [type(label) for label in attack] == [int, int])
+        )
+    )
+    if not good:
+        raise InputError("the artifact's recipe of steps cannot be replayed")
+    return Recipe(
+        header["steps"],
+        header["passes"],
+        tuple(header["learning_rates"]),
+        header["initialization"],
+        header["optimizer"],
+        None if attack is None else (attack[0], attack[1]),
+    )
+
+
+def initial_weights(network: Network, key: Array, number: int) -> Array:
+    """Fresh parameter vectors f[N, P]."""
+    draw = jax.jit(jax.vmap(lambda k: ravel_pytree(network.init(k))[0]))
+    return draw(jax.random.split(key, number))
+
+
+def fixed_weights(network: Network, key: Array) -> Array:
+    """The one parameter vector f[1, P] of a fixed initialization."""
+    return jax.jit(lambda k: ravel_pytree(network.init(k))[0])(key)[None]
+
+
+def train(
+    network: Network,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    recipe: Recipe,
+    weights: Array,
+    key: Array,
+    *,
+    at_once: int = 20,
+) -> tuple[Array, float]:
+    """The networks after the recipe's steps, f[N, P], and the seconds per network.
+
+    Args:
+      network: the architecture of all of them.
+      synthetic, theta: the distilled data.
+      weights: f[N, P], where they start.
+      key: of samples, where the data is a distribution; the same for all networks.
+      at_once: networks side by side under vmap; the last group is padded, so that one program
+        serves all.
+    """
+    rates = jnp.asarray(recipe.learning_rates, jnp.float32)
+    together = _stepper(network, synthetic, recipe.steps, recipe.passes, recipe.optimizer)
+    size = min(at_once, len(weights))
+    groups = -(-len(weights) // size)
+    padded = jnp.resize(weights, (groups * size, weights.shape[1]))
+    jax.block_until_ready(together(padded[:size], theta, rates, key))  # compiles
+    begun = time.monotonic()
+    trained = [together(part, theta, rates, key) for part in jnp.split(padded, groups)]
+    trained = jax.block_until_ready(jnp.concatenate(trained)[: len(weights)])
+    return trained, (time.monotonic() - begun) / len(weights)
+
+
+@lru_cache(maxsize=8)  # compiled once for all learning rates, and all data of one parametrization
+def _stepper(
+    network: Network,
+    synthetic: Synthetic,
+    steps: int,
+    passes: int,
+    optimizer: Literal["sgd", "adam"],
+) -> Callable[[Array, PyTree, Array, Array], Array]:
+    unravel = unraveler(network)
+    items = objectives.step_items(synthetic.num_items, steps, passes)
+
+    def one(start: Array, theta: PyTree, rates: Array, key: Array) -> Array:
+        def loss(params: PyTree, batch: PyTree) -> Array:
+            images, targets = synthetic.sample(theta, batch["key"], batch["items"])
+            return losses.cross_entropy(network.apply(params, images), targets)
+
+        batches = {"items": items, "key": jax.random.split(key, steps * passes)}
+        descent = objectives.descent(optimizer)
+        return ravel_pytree(unroll(loss, unravel(start), batches, rates, optimizer=descent))[0]
+
+    return jax.jit(jax.vmap(one, in_axes=(0, None, None, None)))
+
+
+def replayed(
+    network: Network,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    recipe: Recipe,
+    weights: Array,
+    test: Real,
+    key: Array,
+    reporter: Reporter | None = None,
+) -> tuple[Evaluation, np.ndarray]:
+    """The test accuracy of each network after the recipe's steps, and its confusion.
+
+    Returns:
+      The accuracies, and how often class k was taken for class j: f[N, K, K].
+    """
+    params, seconds = train(network, synthetic, theta, recipe, weights, key)
+    counts = confusion(network, params, test, reporter)
+    right = _accuracies(counts)
+    diverged = int(np.sum(~np.isfinite(np.asarray(params)).all(1)))
+    rate = float(np.mean(recipe.learning_rates))
+    return Evaluation(right, rate, diverged, seconds), counts
+
+
+def unseen(
+    distilled: artifact.Artifact,
+    network: Network,
+    architecture: dict[str, Any],
+    number: int,
+    seed: int,
+    data_dir: Path | None,
+    store: Path,
+    reporter: Reporter,
+) -> Array:
+    """Networks f[N, P] that an artifact's steps have not been learned with, but are meant for.
+
+    The one fixed initialization, rebuilt from its seed (or taken from the artifact, if stored);
+    fresh weights, by `seed`; or those of the pretrained networks that were kept for this. Another
+    architecture than the artifact's starts from fresh weights.
+
+    Raises:
+      InputError: the fixed weights cannot be rebuilt here, or the source data is not at hand.
+    """
+    header = distilled.header
+    recipe = header["replay"]
+    kind = recipe["initialization"]
+    if architecture != header["architecture"] or kind == "random":
+        return initial_weights(network, stage_key(seed, Stage.STUDENTS), number)
+    if kind == "fixed":
+        if "weights" in distilled.theta:
+            return jnp.asarray(distilled.theta["weights"], jnp.float32)[None]
+        weights = fixed_weights(network, stage_key(recipe["weights"]["seed"], Stage.INITIAL))
+        for name, value in checksums(weights).items():
+            if not np.isclose(value, recipe["weights"].get(name, np.nan), rtol=1e-5, atol=1e-3):
+                raise InputError(
+                    "this version of JAX draws other initial weights than the artifact was made "
+                    "with; use the versions in its header, or distill with --store-weights"
+                )
+        return weights
+    pool = pretrained.train(
+        recipe["source"],
+        network,
+        architecture,
+        tuple(header["parametrization"]["image_shape"]),
+        header["parametrization"]["num_classes"],
+        data_dir,
+        store,
+        reporter,
+    )
+    return pool[len(pool) - recipe["unseen"] :][:number]
+
+
+def checksums(weights: Array) -> dict[str, float]:
+    """Two sums that tell one draw of weights from another, on any machine."""
+    values = np.asarray(weights, np.float64)
+    return {"sum": float(values.sum()), "squares": float(np.square(values).sum())}
+
+
+def judge(
+    distilled: artifact.Artifact,
+    network: Network,
+    weights: Array,
+    test: Real,
+    key: Array,
+    reporter: Reporter,
+) -> tuple[Evaluation, dict[str, Any]]:
+    """What `weights` f[N, P] reach after an artifact's steps, and what they were before.
+
+    Returns:
+      Their accuracy, and `before`, its summary without the steps; of an attack also `attack`: the
+      share of the attacked class's images that are taken for the target, before and after, and the
+      accuracy on the other classes.
+    """
+    recipe = recipe_of(distilled.header["replay"])
+    reached, after = replayed(
+        network, distilled.synthetic, distilled.decodable(), recipe, weights, test, key, reporter
+    )
+    before = confusion(network, weights, test)
+
+    def summary(values: np.ndarray) -> dict[str, Any]:
+        return reached._replace(per_student=values, diverged=0).summary()
+
+    more: dict[str, Any] = {"before": summary(_accuracies(before))}
+    if recipe.attack is not None:
+        attacked, target = recipe.attack
+        others = [k for k in range(before.shape[1]) if k != attacked]
+        found: dict[str, Any] = {"class": attacked, "target": target}
+        for name, counts in (("before", before), ("after", after)):
+            flipped = counts[:, attacked, target] / counts[:, attacked].sum(1)
+            rest = counts[:, others]
+            right = counts[:, others, others].sum(1) / rest.sum((1, 2))
+            found[f"flipped_{name}"] = summary(flipped)
+            found[f"others_{name}"] = summary(right)
+        more["attack"] = found
+    return reached, more
+
+
+def _accuracies(counts: np.ndarray) -> np.ndarray:
+    return np.trace(counts, axis1=1, axis2=2) / counts.sum((1, 2))
+
+
+def evaluate_best(
+    network: Network,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    recipe: Recipe,
+    weights: Array,
+    choosing: Real,
+    test: Real,
+    candidates: Sequence[float],
+    key: Array,
+    *,
+    choosing_networks: int = 20,
+) -> tuple[Evaluation, tuple[float, ...]]:
+    """As `replayed`, with all learning rates equal: that of `candidates` which is best elsewhere.
+
+    Args:
+      choosing: images that choose, so not those of the test.
+      candidates: learning rates.
+      choosing_networks: how many of the networks choose.
+
+    Returns:
+      What all networks reached at the best rate, and the mean accuracy of each on `choosing`.
+    """
+
+    few = weights[:choosing_networks]
+    found = [
+        score(network, synthetic, theta, recipe.at(rate), few, choosing, key) for rate in candidates
+    ]
+    best = recipe.at(candidates[int(np.argmax(found))])
+    return replayed(network, synthetic, theta, best, weights, test, key)[0], tuple(found)
+
+
+def score(
+    network: Network,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    recipe: Recipe,
+    weights: Array,
+    choosing: Real,
+    key: Array,
+) -> float:
+    """The mean accuracy of networks `weights` on `choosing` after the recipe's steps."""
+    params, _ = train(network, synthetic, theta, recipe, weights, key)
+    return float(np.mean(evaluate.accuracy(network, params, choosing)))
+
+
+def confusion(
+    network: Network,
+    params: Array,
+    real: Real,
+    reporter: Reporter | None = None,
+    *,
+    at_once: int = 20,
+) -> np.ndarray:
+    """How often each of N networks takes an image of class k for class j: i[N, K, K].
+
+    Args:
+      network: their architecture.
+      params: parameter vectors f[N, P].
+      real: the images; all of them are used.
+      at_once: networks side by side.
+    """
+    answers = evaluate.answers(network)
+    classes, labels = real.class_counts.shape[0], np.asarray(real.labels)
+    size = min(at_once, len(params))
+    groups = -(-len(params) // size)
+    padded = jnp.resize(params, (groups * size, params.shape[1]))
+    counts = np.zeros((groups * size, classes, classes), np.int64)
+
+    def count(group: int) -> None:
+        predicted = np.asarray(answers(padded[group * size : (group + 1) * size], real))
+        for row, prediction in zip(counts[group * size :], predicted):
+            np.add.at(row, (labels, prediction), 1)
+
+    if reporter is None:
+        for group in range(groups):
+            count(group)
+    else:
+        with reporter.stage("networks tested", len(params)) as stage:
+            for group in range(groups):
+                count(group)
+                stage.update(min((group + 1) * size, len(params)))
+    return counts[: len(params)]
