@@ -61,6 +61,11 @@ def _all_finite(tree: Any) -> Array:
     return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
 
 
+def start(method: Method, key: Array, real: Real) -> State:
+    """The state that `run` begins with."""
+    return jax.jit(method.init)(jax.random.split(key)[0], real)
+
+
 def run(
     method: Method,
     key: Array,
@@ -94,8 +99,7 @@ def run(
       Interrupted: SIGTERM or SIGINT arrived; the state is saved.
       Diverged: a step was not finite; the state before it is saved.
     """
-    for_init, for_steps = jax.random.split(key)
-    state = jax.jit(method.init)(for_init, real)
+    state, for_steps = start(method, key, real), jax.random.split(key)[1]
     with _manager(directory / "checkpoints") as manager, interruption() as asked:
         state = _restore(manager, state, reporter)
         step = int(state.step)
@@ -106,12 +110,12 @@ def run(
         size = jnp.asarray(min(chunk, steps - step), jnp.int32)
         advance = advance.lower(for_steps, state, real, size).compile()
         saved = time.monotonic()
-        start = saved - spent
+        begun = saved - spent
         with reporter.stage("outer steps", steps, step) as stage:
             while step < steps:
                 size = jnp.asarray(min(chunk, steps - step), jnp.int32)
                 state, metrics, done, finite = advance(for_steps, state, real, size)
-                rows = _rows(metrics, int(done), step, time.monotonic() - start)
+                rows = _rows(metrics, int(done), step, time.monotonic() - begun)
                 step = int(state.step)
                 good = rows if finite else rows[:-1]
                 _append(directory / METRICS, good)

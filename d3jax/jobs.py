@@ -191,30 +191,32 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
         attack=attack,
     )
     experts.check(options.source)
-    source = None
+    source = recipe_of_source = None
     if pretrained_:
-        source = pretrained.recipe(
+        recipe_of_source = pretrained.recipe(
             options.adapt_from or options.data.dataset,
             None if options.adapt_from else options.data.train_limit,
             0 if options.adapt_from else options.data.validation,
             options.source,
             options.seed,
         )
+        source = pretrained.load(
+            recipe_of_source, dataset.image_shape, dataset.num_classes, options.data.data_dir
+        )
     assert options.experts is not None
     store, architecture = options.experts, config.plain(options.architecture)
 
     def distilled() -> tuple[artifact.Artifact, float]:
         real, seconds = world.real, 0.0
-        recipe = _steps(options, initialization, attack, source)
+        recipe = _steps(options, initialization, attack, recipe_of_source)
         if source is not None:
             begun = time.monotonic()
-            pool = pretrained.train(
-                source, world.network, architecture, dataset.image_shape, dataset.num_classes,
-                options.data.data_dir, store, reporter,
-            )  # fmt: skip
+            pool = pretrained.train(source, world.network, architecture, store, reporter)
             seconds = time.monotonic() - begun
             seen = pool[: len(pool) - options.unseen]
             real = real._replace(trajectories=pretrained.as_trajectories(seen))
+        start = distill.start(method, stage_key(options.seed, Stage.DISTILL), real)
+        judging.start_picture(options.out / "start.png", method, start, dataset, normalization)
         state = _distill(options, options.out, method, real, reporter)
         theta = _frozen(method, state, options.seed)
         if initialization == "fixed":

@@ -15,7 +15,7 @@ from d3jax import artifact, config, data, evaluate, experts, files, replay, repo
 from d3jax.evaluate import Protocol
 from d3jax.progress import Reporter
 from d3jax.stages import Stage, stage_key
-from d3jax.types import InputError, Network, Real
+from d3jax.types import InputError, Method, Network, Real, State
 
 
 def dataset_name(name: str) -> str:
@@ -211,23 +211,51 @@ def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> Non
 def decoded_picture(
     path: Path, distilled: artifact.Artifact, normalization: data.Normalization, key: Array
 ) -> None:
-    """One row a class: its first deterministic decodes, then samples (none of plain images)."""
-    names = distilled.header["class_names"]
-    shape = distilled.header["parametrization"]["image_shape"]
+    """One row a class: its first deterministic decodes, then samples (none of plain images).
 
-    def by_class(images: Array) -> np.ndarray:
-        return normalization.invert(np.asarray(images)).reshape(len(names), -1, *shape)
+    Where there are fewer images than classes, one row an image.
+    """
+    header = distilled.header
+    names, title = tuple(header["class_names"]), f"{header['method']} on {header['dataset']}"
+    images = distilled.sample().images
+    if header["parametrization"]["kind"] != "gaussian":
+        return _by_class(path, images, names, title, normalization)
+    items = len(images) // len(names)
+    columns = min(items, 4)
+    means = images.reshape(len(names), items, *images.shape[1:])[:, :columns]
+    draws = jax.random.split(key, math.ceil((10 - columns) / items))
+    samples = [distilled.sample(draw).images.reshape(len(names), items, *images.shape[1:])
+               for draw in draws]  # fmt: skip
+    rows = jnp.concatenate([means, *samples], axis=1)[:, :10]
+    title += f": decoded means (first {columns}), then samples"
+    flat = rows.reshape(-1, *images.shape[1:])
+    return _by_class(path, flat, names, title, normalization)
 
-    means = by_class(distilled.sample().images)[:, :10]
-    title = f"{distilled.header['method']} on {distilled.header['dataset']}"
-    if distilled.header["parametrization"]["kind"] == "gaussian":
-        means = means[:, :4]
-        draws = math.ceil((10 - means.shape[1]) / means.shape[1])
-        samples = [by_class(distilled.sample(k).images) for k in jax.random.split(key, draws)]
-        columns = np.concatenate(samples, axis=1)[:, : 10 - means.shape[1]]
-        title += f": decoded means (first {means.shape[1]}), then samples"
-        means = np.concatenate([means, columns], axis=1)
-    report.picture(path, means, names, title)
+
+def start_picture(
+    path: Path,
+    method: Method,
+    state: State,
+    dataset: data.Dataset,
+    normalization: data.Normalization,
+) -> None:
+    """What the images were before the first outer step."""
+    images = method.synthetic.sample(state.theta, None).images
+    title = f"{dataset_name(dataset.name)}: before the first outer step"
+    _by_class(path, images, dataset.class_names, title, normalization)
+
+
+def _by_class(
+    path: Path,
+    images: Array,
+    names: tuple[str, ...],
+    title: str,
+    normalization: data.Normalization,
+) -> None:
+    pixels = normalization.invert(np.asarray(images))
+    if len(pixels) % len(names):
+        names = tuple(f"image {number}" for number in range(len(pixels)))
+    report.picture(path, pixels.reshape(len(names), -1, *pixels.shape[1:])[:, :10], names, title)
 
 
 def accuracy_table(finished: dict[str, Any]) -> Table:

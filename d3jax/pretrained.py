@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,16 @@ from jax import Array
 
 from d3jax import data, experts
 from d3jax.progress import Reporter
-from d3jax.types import InputError, Network
+from d3jax.types import InputError, Network, Real
+
+
+class Source(NamedTuple):
+    """What the networks are trained on, and how."""
+
+    options: experts.Options
+    real: Real
+    images: str  # their fingerprint
+    seed: int
 
 
 def recipe(
@@ -27,23 +36,16 @@ def recipe(
     }
 
 
-def train(
+def load(
     recipe: dict[str, Any],
-    network: Network,
-    architecture: dict[str, Any],
     image_shape: tuple[int, int, int],
     num_classes: int,
     data_dir: Path | None,
-    store: Path,
-    reporter: Reporter,
-) -> Array:
-    """The parameter vectors f[count, P] of the networks, from the store where it has them.
-
-    Source images are resized to `image_shape` and normalized by their own mean and sd.
+) -> Source:
+    """The source data of a recipe: images resized to `image_shape`, normalized by their own sd.
 
     Raises:
       InputError: the source cannot be loaded or does not fit, or the recipe is not one.
-      Busy, Interrupted, Diverged: as `experts.train`.
     """
     try:
         training = dict(recipe["training"])
@@ -54,6 +56,7 @@ def train(
         limits = {"train_limit": recipe["train_limit"], "validation": recipe["validation"]}
     except (KeyError, TypeError) as error:
         raise InputError(f"the recipe of the pretrained networks is not one: {error}") from None
+    experts.check(options)
     source = data.load(name, data_dir, **limits, seed=seed)
     if source.num_classes != num_classes or source.image_shape[2] != image_shape[2]:
         raise InputError(
@@ -65,13 +68,24 @@ def train(
     real = data.device_arrays(
         images, source.train_labels, num_classes, normalization, source.class_names
     )
-    configuration = experts.configuration(
-        options,
-        architecture,
-        {"images": experts.fingerprint(images, source.train_labels), "zca": False},
-        seed,
-    )
-    path = experts.train(network, options, real, store, configuration, reporter)
+    return Source(options, real, experts.fingerprint(images, source.train_labels), seed)
+
+
+def train(
+    source: Source,
+    network: Network,
+    architecture: dict[str, Any],
+    store: Path,
+    reporter: Reporter,
+) -> Array:
+    """The parameter vectors f[count, P] of the networks, from the store where it has them.
+
+    Raises:
+      Busy, Interrupted, Diverged: as `experts.train`.
+    """
+    images = {"images": source.images, "zca": False}
+    configuration = experts.configuration(source.options, architecture, images, source.seed)
+    path = experts.train(network, source.options, source.real, store, configuration, reporter)
     snapshots = experts.Trajectories(path)
     last = snapshots.read_all(epochs=slice(snapshots.shape[1] - 1, snapshots.shape[1]))
     return jnp.asarray(np.asarray(last[:, 0]), jnp.float32)

@@ -204,16 +204,10 @@ def unseen(
                     "with; use the versions in its header, or distill with --store-weights"
                 )
         return weights
-    pool = pretrained.train(
-        recipe["source"],
-        network,
-        architecture,
-        tuple(header["parametrization"]["image_shape"]),
-        header["parametrization"]["num_classes"],
-        data_dir,
-        store,
-        reporter,
-    )
+    specification = header["parametrization"]
+    shape = tuple(specification["image_shape"])
+    source = pretrained.load(recipe["source"], shape, specification["num_classes"], data_dir)
+    pool = pretrained.train(source, network, architecture, store, reporter)
     return pool[len(pool) - recipe["unseen"] :][:number]
 
 

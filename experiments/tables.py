@@ -17,7 +17,7 @@ from d3jax.files import write_text
 from d3jax.report import markdown_table
 
 ROOT = Path(__file__).parent.parent
-FILES = (ROOT / "README.md", *sorted((ROOT / "experiments").glob("*_d3.py")))
+FILES = (ROOT / "README.md", *sorted((ROOT / "experiments").glob("*_d[3d].py")))
 _TABLE = re.compile(r"(?m)^(.*\btable: (\w+).*\n)((?:.*\n)*?)(.*\bend of table\b.*\n)")
 
 
@@ -37,21 +37,20 @@ def rendered(name: str) -> str:
         return _measured(results)
     rows = results["rows"]
     subsets = sorted({key for row in rows for key in row if key.startswith("accuracy_first_")})
-    baselines = [
-        name for name in ("random", "kmeans", "class_mean") if name in rows[0]["baselines"]
-    ]
+    known = ("random", "best_random", "kmeans", "class_mean")
+    baselines = [name for name in known if any(name in row["baselines"] for row in rows)]
+    more = [name for name in ("before", "attack") if any(name in row for row in rows)]
     header = ["run", "floats", "bytes", "test accuracy %"]
+    header += [{"before": "before the steps", "attack": "flipped; other classes"}[n] for n in more]
     header += [f"on the first {key.rsplit('_', 1)[1]}" for key in subsets]
     header += baselines
     header += ["seeds x students", "CPU s, experts", "CPU s"]
     table = []
     for row in rows:
         cells = [row["label"], f"{row['floats']:,}", f"{row['bytes']:,}", percent(row["accuracy"])]
+        cells += [_more(name, row.get(name)) for name in more]
         cells += [percent(row[key]) if key in row else "" for key in subsets]
-        cells += [
-            percent(row["baselines"][name]["accuracy"]) if name in row["baselines"] else ""
-            for name in baselines
-        ]
+        cells += [_baseline(row["baselines"].get(name)) for name in baselines]
         each = row["accuracy"]["students"] // len(row["seeds"])
         cells += [f"{len(row['seeds'])} x {each}", f"{row['experts_cpu_seconds']:,.0f}"]
         cells += [f"{row['cpu_seconds']:,.0f}"]
@@ -64,6 +63,23 @@ def rendered(name: str) -> str:
         note += " Baselines' students train at the best of several learning rates, here "
         note += f"{', '.join(map(str, sorted(rates)))}; D3's at the learned one."
     return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
+
+
+def _baseline(row: dict[str, Any] | None) -> str:
+    """A baseline's accuracy; in brackets that of the nearest stored images."""
+    if row is None:
+        return ""
+    neighbours = row.get("nearest_neighbours")
+    tail = f" (kNN {100 * neighbours['mean']:.1f})" if neighbours else ""
+    return percent(row["accuracy"]) + tail
+
+
+def _more(name: str, value: dict[str, Any] | None) -> str:
+    if value is None:
+        return ""
+    if name == "before":
+        return percent(value)
+    return f"{percent(value['flipped_after'])}; {percent(value['others_after'])}"
 
 
 def _measured(results: dict[str, Any]) -> str:
