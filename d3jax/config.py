@@ -266,6 +266,9 @@ class Judgement:
     students: int | None = None
     """How many fresh students; default as the artifact says, as all of the protocol (200 networks
     where an artifact's own steps are replayed)."""
+    batch_statistics: bool = False
+    """Let a decoder normalize by each batch's own statistics, as in distillation, not by the frozen
+    ones: what freezing costs."""
     ordinary: bool = False
     """Train ordinary students on an artifact that has steps of its own to be replayed."""
     experts: Path = Path("runs/experts")

@@ -37,6 +37,9 @@ def judge(
     distilled = artifact.load(path)
     if options.json is not None and not options.json.parent.is_dir():
         raise InputError(f"there is no folder {options.json.parent} to write {options.json} to")
+    if options.batch_statistics:
+        theta = {name: group for name, group in distilled.theta.items() if name != "statistics"}
+        distilled = distilled._replace(theta=theta)
     header = distilled.header
     specification = header["parametrization"]
     name = options.dataset or header["dataset"]

@@ -57,6 +57,6 @@ if __name__ == "__main__":
         "cifar10_d3",
         {label: CONFIGURATIONS[label] for label in chosen},
         seeds=(0, 1, 2),
-        subset=2000,
+        judgements={"on_the_first_2000": {"test_limit": 2000}},
         labels=list(CONFIGURATIONS),
     )

@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def run(
     configurations: Mapping[str, Distillation],
     seeds: tuple[int, ...],
     *,
-    subset: int | None = None,
+    judgements: Mapping[str, Mapping[str, Any]] | None = None,
     labels: list[str] | None = None,
     runs: str | None = None,
 ) -> None:
@@ -76,7 +76,7 @@ def run(
       experiment: the name of the results.
       configurations: by label; their `out`, `experts` and `seed` are set here.
       seeds: of data split, experts, distillation and students.
-      subset: judge the artifact a second time on the first so many test images.
+      judgements: judge the artifact again, with these fields of `config.Judgement`; by name.
       labels: rows of the results, where they are more than are run now.
       runs: the experiment whose folder of runs is shared; default its own.
 
@@ -91,15 +91,12 @@ def run(
             reporter.say(f"== {experiment}: {label}, seed {seed}")
             if not (out / "report.json").exists():
                 _run(options, reporter)
-            if subset is not None and not (out / f"first{subset}.json").exists():
-                judged = config.Judgement(
-                    data_dir=options.data.data_dir,
-                    test_limit=subset,
-                    seed=seed,
-                    json=out / f"first{subset}.json",
-                )
-                judging.judge(out / "artifact.safetensors", judged, reporter)
-            _collect(experiment, labels or list(configurations), seeds, root, subset)
+            for name, fields in (judgements or {}).items():
+                path = out / f"{name}.json"
+                if not path.exists():
+                    judged = config.Judgement(seed=seed, json=path, **fields)
+                    judging.judge(out / "artifact.safetensors", judged, reporter)
+            _collect(experiment, labels or list(configurations), seeds, root, judgements or {})
 
 
 def _folder(root: Path, label: str, seed: int) -> Path:
@@ -145,7 +142,7 @@ def _collect(
     labels: list[str],
     seeds: tuple[int, ...],
     root: Path,
-    subset: int | None,
+    judgements: Iterable[str],
 ) -> None:
     rows = []
     for label in labels:
@@ -188,10 +185,11 @@ def _collect(
             "commits": sorted({commit for record in records for commit in record["commits"]}),
             "configuration": configuration,
         }
-        files = [path / f"first{subset}.json" for _, path in folders]
-        if subset is not None and all(file.exists() for file in files):
-            judged = [json.loads(file.read_text())["accuracy"] for file in files]
-            row[f"accuracy_first_{subset}"] = _pooled(judged)
+        for name in judgements:
+            files = [path / f"{name}.json" for _, path in folders]
+            if all(file.exists() for file in files):
+                judged = [json.loads(file.read_text())["accuracy"] for file in files]
+                row[f"accuracy_{name}"] = _pooled(judged)
         rows.append(row)
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / f"{experiment}.json", {"experiment": experiment, "rows": rows})

@@ -36,13 +36,13 @@ def rendered(name: str) -> str:
     if found[0] == paths[1]:
         return _measured(results)
     rows = results["rows"]
-    subsets = sorted({key for row in rows for key in row if key.startswith("accuracy_first_")})
+    subsets = sorted({key for row in rows for key in row if key.startswith("accuracy_")})
     known = ("random", "best_random", "kmeans", "class_mean")
     baselines = [name for name in known if any(name in row["baselines"] for row in rows)]
     more = [name for name in ("before", "attack") if any(name in row for row in rows)]
     header = ["run", "floats", "bytes", "test accuracy %"]
     header += [{"before": "before the steps", "attack": "flipped; other classes"}[n] for n in more]
-    header += [f"on the first {key.rsplit('_', 1)[1]}" for key in subsets]
+    header += [key.removeprefix("accuracy_").replace("_", " ") for key in subsets]
     header += baselines
     header += ["seeds x students", "CPU s, experts", "CPU s"]
     table = []
