@@ -39,13 +39,13 @@ class Options:
     """Optimizer of the inner steps."""
     shared_learning_rate: bool = False
     """One learned learning rate for all inner steps, not one for each."""
-    inner_learning_rate: float = 0.02
-    """First value of the learned inner learning rates."""
-    data_learning_rate: float = 0.01
-    """Adam's learning rate for the images, in normalized units."""
-    label_learning_rate: float = 0.01
+    inner_learning_rate: float = 0.05
+    """First value of the learned inner learning rates (the paper: 0.02)."""
+    data_learning_rate: float = 0.1
+    """Adam's learning rate for the images, in normalized units (the paper: 0.01, of all)."""
+    label_learning_rate: float = 0.03
     """Adam's learning rate for soft labels."""
-    learning_rate_learning_rate: float = 0.01
+    learning_rate_learning_rate: float = 0.03
     """Adam's learning rate for the logarithms of the inner learning rates."""
     momentum: float = 0.5
     """Adam's beta 1, as in the paper; beta 2 is 0.999."""

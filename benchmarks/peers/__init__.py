@@ -1,0 +1,8 @@
+"""The same outer steps in PyTorch: same shapes, same arithmetic, losses compared.
+
+    python -m benchmarks.peers [--quick] [--out FILE]
+
+Each row is one outer step's loss and meta-gradient, ours compiled and PyTorch's eager, at the same
+inputs and weights, alternating in one process; CPU seconds of all threads, the least of several
+rounds. Needs the extra `torch`.
+"""

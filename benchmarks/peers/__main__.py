@@ -1,0 +1,86 @@
+"""Runs the pairs, prints a table and writes their rows; see the package's docstring."""
+
+import argparse
+import datetime
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import torch
+
+from benchmarks import peers
+from benchmarks.peers import dd
+from d3jax.files import write_json
+from d3jax.report import markdown_table
+from experiments.runner import commit, hardware
+
+TOLERANCE = 1e-4  # relative, between the two losses
+WORKS = {
+    "DD, LeNet, S=1 P=3, 10 images, real batch 1024": lambda: dd.pair(1, 3, 1, 1024),
+    "DD, LeNet, S=10 P=3, 4 networks, real batch 1024": lambda: dd.pair(10, 3, 4, 1024),
+}
+
+
+def cpu_seconds(function: Callable[[], float]) -> float:
+    """CPU seconds of one call."""
+    begun = time.process_time()
+    function()
+    return time.process_time() - begun
+
+
+def measure(work: str, rounds: int) -> dict[str, Any]:
+    """One row."""
+    ours, peer = WORKS[work]()
+    losses = ours(), peer()  # compiles, and warms caches
+    difference = abs(losses[0] - losses[1]) / abs(losses[1])
+    if difference > TOLERANCE:
+        raise SystemExit(f"{work}: losses {losses} differ by {difference:.1e}, relative")
+    times = [(cpu_seconds(ours), cpu_seconds(peer)) for _ in range(rounds)]
+    mine, theirs = (min(column) for column in zip(*times, strict=True))
+    return {
+        "work": work,
+        "ours_cpu_s": mine,
+        "peer_cpu_s": theirs,
+        "ratio": mine / theirs,
+        "loss_difference": difference,
+    }
+
+
+def main() -> None:
+    """Measures every row."""
+    parser = argparse.ArgumentParser("python -m benchmarks.peers", description=peers.__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers.json"))
+    options = parser.parse_args()
+    rows = [measure(work, 3 if options.quick else 10) for work in WORKS]
+    write_json(
+        options.out,
+        {
+            "rows": rows,
+            "hardware": hardware(),
+            "date": datetime.date.today().isoformat(),
+            "commit": commit(),
+            "versions": {"jax": jax.__version__, "torch": torch.__version__},
+        },
+    )
+    print(
+        markdown_table(
+            ["work", "ours, CPU s", "PyTorch, CPU s", "ratio", "losses differ by"],
+            [
+                [
+                    row["work"],
+                    f"{row['ours_cpu_s']:.3f}",
+                    f"{row['peer_cpu_s']:.3f}",
+                    f"{row['ratio']:.2f}",
+                    f"{row['loss_difference']:.0e}",
+                ]
+                for row in rows
+            ],
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
