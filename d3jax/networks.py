@@ -389,7 +389,10 @@ def fit(
     """
     number = images.shape[0]
     block = _block(network, images)
-    size = number if block is None else max(d for d in range(1, block + 1) if number % d == 0)
+    size = number
+    if block is not None and number > block:
+        divisor = max(d for d in range(1, block + 1) if number % d == 0)
+        size = divisor if 4 * divisor >= block else number  # a prime number of images stays whole
     blocks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (images, targets))
     share = size / number
 

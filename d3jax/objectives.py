@@ -196,7 +196,8 @@ def unrolled(
       initialization: `fixed`: always the weights that `weights_key` draws; `random`: fresh ones in
         each outer step; `pretrained`: drawn from the last snapshots in `real.trajectories`.
       weights_key: for `fixed`.
-      number_of_networks: starts per outer step, side by side under vmap (on CPU in turn); 1 for `fixed`.
+      number_of_networks: starts per outer step, side by side under vmap (on CPU in turn); 1 for
+        `fixed`.
       batch_size: real images of the outer loss, drawn with replacement, for each network its own.
       window: unroll only so many inner steps, at a random place (`inner.truncated_unroll`); the
         outer loss is then that of the network at the window's end.

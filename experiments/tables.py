@@ -84,6 +84,8 @@ def _more(name: str, value: dict[str, Any] | None) -> str:
 
 def _measured(results: dict[str, Any]) -> str:
     """A table of benchmarks/results: each row's work, and what it took."""
+    if "peer_cpu_s" in results["rows"][0]:
+        return _peers(results)
     header = ["work", "width", "T", "CPU s", "compile s", "temporary MB"]
     table = [
         [
@@ -100,6 +102,23 @@ def _measured(results: dict[str, Any]) -> str:
         f"{results['hardware']}; jax {results['jax']}; {results['date']}; "
         f"commit {results['commit']}."
     )
+    return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
+
+
+def _peers(results: dict[str, Any]) -> str:
+    """A table of benchmarks/results/peers.json."""
+    header = ["outer step", "ours, CPU s", "PyTorch, CPU s", "ratio"]
+    table = [
+        [
+            row["work"],
+            f"{row['ours_cpu_s']:.3f}",
+            f"{row['peer_cpu_s']:.3f}",
+            f"{row['ratio']:.2f}",
+        ]
+        for row in results["rows"]
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    note = f"{results['hardware']}; {versions}; {results['date']}; commit {results['commit']}."
     return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
 
 
