@@ -13,7 +13,12 @@ rates and a cosine schedule, which learn faster; valid pixels as the decoder's r
 
 table: mnist_d3 (python -m experiments.tables)
 
-Not measured here yet.
+| run | floats | bytes | test accuracy % | random | kmeans | class_mean | seeds x students | CPU s, experts | CPU s |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 1 image per class | 7,523 | 18,686 | 93.1 ± 0.2 | 58.3 ± 3.5 | 80.9 ± 1.9 | 80.9 ± 1.9 | 1 x 5 | 447 | 851 |
+| 3 images per class | 23,109 | 49,898 | 94.7 ± 0.2 | 83.7 ± 0.7 | 89.2 ± 0.9 | 80.9 ± 1.9 | 1 x 5 | 447 | 1,396 |
+
+2 cores of AMD EPYC; 2026-11-21; commit fbfc2ae. Baselines' students train at the best of several learning rates, here 0.01, 0.03, 0.1; D3's at the learned one.
 
 end of table
 
