@@ -145,7 +145,28 @@ def _scan(
         # Inside a scan nothing can merge the recomputation with the original, so the barrier that
         # prevents it elsewhere would only cost time.
         step = jax.checkpoint(step, prevent_cse=False)
-    return jax.lax.scan(step, carry, inputs)[0]
+    return jax.lax.scan(step, _tied(carry, inputs), inputs)[0]
+
+
+def _tied(carry: PyTree, inputs: PyTree) -> PyTree:
+    """`carry` as it is, but inside `jax.shard_map` as different from device to device as `inputs`.
+
+    There a network that starts alike on every device is trained on data that differs, and a scan
+    wants the type of its carry to say so from the start. Adding nothing of the inputs does that.
+    """
+
+    def nothing(x: Array) -> Array:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x = jax.random.key_data(x)
+        first = x.ravel()[:1]
+        return jnp.any(first != first).astype(jnp.float32) * jnp.zeros((), jnp.float32)
+
+    zero = sum((nothing(x) for x in jax.tree.leaves(inputs)), jnp.zeros((), jnp.float32))
+
+    def tie(x: Array) -> Array:
+        return x + zero.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(tie, carry)
 
 
 def positive_learning_rates(log_learning_rates: Array, steps: int) -> Array:

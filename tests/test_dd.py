@@ -166,7 +166,7 @@ def test_a_two_dimensional_problem_with_a_known_optimum():
 
 def test_labels_start_as_classes_or_shares_of_classes():
     np.testing.assert_array_equal(labels.start(6, 3), np.repeat(np.eye(3), 2, 0))
-    shares = [[1 / 3, 1 / 3, 1 / 3, 0, 0], [0, 0, 0, 1 / 2, 1 / 2]]
+    shares = [[1 / 2, 1 / 2, 0, 0, 0], [0, 0, 1 / 3, 1 / 3, 1 / 3]]
     np.testing.assert_allclose(labels.start(2, 5), shares, rtol=1e-6)
 
 

@@ -58,6 +58,8 @@ def start(num_items: int, num_classes: int) -> Array:
     if num_items >= num_classes:
         classes = item_classes(num_items, num_classes)
         return jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
-    owners = jnp.arange(num_classes, dtype=jnp.int32) * num_items // num_classes
+    own = item_classes(num_items, num_classes)
+    classes = jnp.arange(num_classes, dtype=jnp.int32)
+    owners = jnp.searchsorted(own, classes, side="right") - 1
     shares = jax.nn.one_hot(owners, num_items, dtype=jnp.float32).T
     return shares / shares.sum(1, keepdims=True)
