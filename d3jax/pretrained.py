@@ -54,9 +54,9 @@ def load(
         options = experts.Options(**training)
         name, seed = recipe["dataset"], recipe["seed"]
         limits = {"train_limit": recipe["train_limit"], "validation": recipe["validation"]}
+        experts.check(options)
     except (KeyError, TypeError) as error:
         raise InputError(f"the recipe of the pretrained networks is not one: {error}") from None
-    experts.check(options)
     source = data.load(name, data_dir, **limits, seed=seed)
     if source.num_classes != num_classes or source.image_shape[2] != image_shape[2]:
         raise InputError(

@@ -68,6 +68,12 @@ def recipe_of(header: dict[str, Any]) -> Recipe:
             or (isinstance(attack, list) and [type(label) for label in attack] == [int, int])
         )
     )
+    weights, kind = header.get("weights"), stored["initialization"]
+    if kind == "fixed" and header.get("stored_weights") is not True:
+        good = good and isinstance(weights, dict) and type(weights.get("seed")) is int
+    if kind == "pretrained":
+        good = good and isinstance(header.get("source"), dict)
+        good = good and type(header.get("unseen")) is int and header["unseen"] > 0
     if not good:
         raise InputError("the artifact's recipe of steps cannot be replayed")
     return Recipe(
@@ -190,7 +196,7 @@ def unseen(
     """
     header = distilled.header
     recipe = header["replay"]
-    kind = recipe["initialization"]
+    kind = recipe_of(recipe).initialization
     if architecture != header["architecture"] or kind == "random":
         return initial_weights(network, stage_key(seed, Stage.STUDENTS), number)
     if kind == "fixed":
@@ -233,6 +239,9 @@ def judge(
       accuracy on the other classes.
     """
     recipe = recipe_of(distilled.header["replay"])
+    classes = range(len(distilled.header["class_names"]))
+    if recipe.attack is not None and not all(label in classes for label in recipe.attack):
+        raise InputError(f"the artifact attacks classes {recipe.attack}, which it does not have")
     reached, after = replayed(
         network, distilled.synthetic, distilled.decodable(), recipe, weights, test, key, reporter
     )
