@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
 from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
-from d3jax.networks import forward_blocks, unraveler
+from d3jax.networks import fit, forward_blocks, unraveler
 from d3jax.progress import Reporter
 from d3jax.types import InputError, Network, PyTree, Real, Synthetic
 
@@ -233,10 +233,10 @@ def _epochs(network: Network, synthetic: Synthetic, protocol: Protocol) -> Calla
             images = jnp.where((visit < synthetic.num_items)[:, None, None, None], means, images)
         if strategy:
             images = augment(for_augmentation, images, strategy, choice=choice)
-        logits = forward_blocks(network, unravel(params), images).logits
         # Rows past the epoch's end weigh nothing; the mean is over the others.
         scale = jnp.asarray(batch_size, weight.dtype) / jnp.sum(weight)
-        return losses.cross_entropy(logits, targets * (weight * scale)[:, None])
+        weighted = targets * (weight * scale)[:, None]
+        return fit(network, unravel(params), images, losses.cross_entropy, weighted)[0]
 
     gradients = jax.vmap(jax.grad(loss), in_axes=(0, None, 0, None, 0, None))
 

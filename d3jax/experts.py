@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from d3jax import losses
 from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
 from d3jax.files import write_json
-from d3jax.networks import forward_blocks, parameter_count, unraveler
+from d3jax.networks import fit, parameter_count, unraveler
 from d3jax.progress import Diverged, Interrupted, Reporter, interruption, locked
 from d3jax.stages import Stage, stage_key
 from d3jax.types import InputError, Network, Real
@@ -81,9 +81,7 @@ def epoch_function(
             targets = jax.nn.one_hot(
                 real.labels[index], real.class_counts.shape[0], dtype=batch.dtype
             )
-            return losses.cross_entropy(
-                forward_blocks(network, unravel(params), batch).logits, targets
-            )
+            return fit(network, unravel(params), batch, losses.cross_entropy, targets)[0]
 
         gradients = jax.vmap(jax.value_and_grad(loss), in_axes=(0, 0, None, 0))
 
