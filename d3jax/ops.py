@@ -73,15 +73,15 @@ def convolution(
       stride: the step between outputs, in pixels.
       padding: zeros on every side, in pixels; default (k - 1) // 2, which keeps the size.
       lowering: `patches` (one product with all k*k shifted views side by side), `rows` (k
-        products, a row of views each: less memory), `banded` (k rows of pixels with a banded
-        matrix: more arithmetic, least memory), or `lax` (XLA's convolution). Default on CPU
+        products, a row of views each: less memory), `banded` (some outputs of a row at a time
+        with a banded matrix: wider products), or `lax` (XLA's convolution). Default on CPU
         patches, but banded for large kernels with few features; elsewhere lax.
     """
     size = kernel.shape[0]
     padding = (size - 1) // 2 if padding is None else padding
     if lowering is None:
         lowering = default_lowering()
-        # Products with so few columns are slow: LeNet's gradient is twice as fast by bands.
+        # Products with so few columns are slow: LeNet's gradient is 3 times as fast by bands.
         if lowering == "patches" and size >= 5 and kernel.shape[-1] <= 16:
             lowering = "banded"
     if lowering == "lax":
@@ -109,21 +109,30 @@ def convolution(
     raise ValueError(f"unknown lowering {lowering!r}; known: patches, rows, banded, lax")
 
 
-def _banded(padded: Array, kernel: Array, stride: int) -> Array:
-    """A whole row of outputs as one product: k rows of inputs with a banded matrix of the kernel.
+_BAND = 32  # columns of a banded product: fewer fill no vector registers, more multiply zeros
 
-    More multiplications (every input column with every output column), less memory.
+
+def _banded(padded: Array, kernel: Array, stride: int) -> Array:
+    """Some neighbouring outputs of a row as one product, with a banded matrix of the kernel.
+
+    `tile` outputs see k rows of a few inputs; patches of single outputs overlap k times instead.
+    More multiplications (each of those inputs with each output), wider products, less memory.
     """
     size, _, channels, features = kernel.shape
     batch, height, width, _ = padded.shape
     rows, columns = (height - size) // stride + 1, (width - size) // stride + 1
-    # band[x, w, j]: output column w sees input column x through the kernel's column j.
-    offset = np.arange(width)[:, None] - stride * np.arange(columns)
+    widest = max(1, _BAND // features)
+    tile = max(t for t in range(1, widest + 1) if columns % t == 0)
+    seen = (tile - 1) * stride + size
+    # band[x, w, j]: output w of a tile sees its input x through the kernel's column j.
+    offset = np.arange(seen)[:, None] - stride * np.arange(tile)
     band = jnp.asarray(offset[..., None] == np.arange(size), kernel.dtype)
-    matrix = jnp.einsum("xwj,ijcd->ixcwd", band, kernel).reshape(-1, columns * features)
+    matrix = jnp.einsum("xwj,ijcd->ixcwd", band, kernel).reshape(-1, tile * features)
     flat = padded.reshape(batch, height, width * channels)
+    starts = [tile * stride * number * channels for number in range(columns // tile)]
+    tiles = jnp.stack([flat[..., start : start + seen * channels] for start in starts], axis=2)
     last = (rows - 1) * stride + 1
-    views = [flat[:, i : i + last : stride] for i in range(size)]
+    views = [tiles[:, i : i + last : stride] for i in range(size)]
     out = jnp.concatenate(views, axis=-1) @ matrix
     return out.reshape(batch, rows, columns, features)
 
@@ -189,17 +198,18 @@ def upsampling_convolution(
 
 def average_pool(images: Array) -> Array:
     """The mean of each 2x2 block, odd edges dropped: f[B, H, W, C] -> f[B, H // 2, W // 2, C]."""
-    batch, height, width, channels = images.shape
-    even = images[:, : height // 2 * 2, : width // 2 * 2]
-    return even.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    return _in_blocks(_even(images)).mean((2, 4))
 
 
 def max_pool(images: Array, window: int = 2, *, padding: int = 0) -> Array:
     """The maximum of windows of stride 2: f[B, H, W, C] -> f[B, H', W', C].
 
-    Written as a maximum of shifted views, which (unlike `lax.reduce_window`) differentiates twice
-    cheaply. Where views tie the gradient is shared among them, PyTorch gives it to the first.
+    Written as a maximum of blocks or, where windows overlap, of shifted views, which (unlike
+    `lax.reduce_window`) differentiate twice cheaply. Where pixels tie they share the gradient,
+    PyTorch gives it to the first.
     """
+    if window == 2 and padding == 0:
+        return _block_max(_even(images))
     if padding:
         sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
         images = jnp.pad(images, sides, constant_values=-jnp.inf)
@@ -208,6 +218,35 @@ def max_pool(images: Array, window: int = 2, *, padding: int = 0) -> Array:
     for view in views[1:]:
         out = jnp.maximum(out, view)
     return out
+
+
+@jax.custom_jvp
+def _block_max(images: Array) -> Array:
+    """The maximum of each 2x2 block of an image with even sides."""
+    return _in_blocks(images).max((2, 4))
+
+
+@_block_max.defjvp
+def _block_max_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # A share of the tangent for each largest pixel: products of whole arrays in both directions,
+    # where the derivative of a view is an array of zeros with strided writes.
+    largest = _block_max(*primals)
+    still, top = jax.lax.stop_gradient((_in_blocks(*primals), largest[:, :, None, :, None]))
+    share = (still == top).astype(largest.dtype)
+    share = share / share.sum((2, 4), keepdims=True)
+    return largest, (_in_blocks(*tangents) * share).sum((2, 4))
+
+
+def _even(images: Array) -> Array:
+    """Without the last row and column where their number is odd."""
+    _, height, width, _ = images.shape
+    return images[:, : height // 2 * 2, : width // 2 * 2]
+
+
+def _in_blocks(images: Array) -> Array:
+    """2x2 blocks of an image with even sides, f[B, H // 2, 2, W // 2, 2, C]."""
+    batch, height, width, channels = images.shape
+    return images.reshape(batch, height // 2, 2, width // 2, 2, channels)
 
 
 def group_norm(

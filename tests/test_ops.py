@@ -134,6 +134,19 @@ def test_max_pool_is_the_maximum_of_windows_of_stride_two(window, padding):
     np.testing.assert_array_equal(gradient, np.round(gradient))
 
 
+def test_max_pool_shares_a_tie_and_differentiates_twice():
+    def cubes(images):
+        return (ops.max_pool(images) ** 3).sum()
+
+    # Three of the four pixels tie: each has a third of 3 * 2**2, and with x = 2 everywhere the
+    # second derivative along v is 6 * 2 * (mean of v over the three), shared again.
+    image = jnp.asarray([[2.0, 2.0], [1.0, 2.0]])[None, :, :, None]
+    direction = jnp.asarray([[3.0, 0.0], [5.0, 6.0]])[None, :, :, None]
+    slope, curvature = jax.jvp(jax.grad(cubes), (image,), (direction,))
+    np.testing.assert_allclose(slope.ravel(), [4, 4, 0, 4], rtol=1e-6)
+    np.testing.assert_allclose(curvature.ravel(), [12, 12, 0, 12], rtol=1e-6)
+
+
 @pytest.mark.parametrize("groups", [1, 2, 6])
 def test_group_norm_normalizes_each_group_of_each_image(groups):
     images, scale, bias = _random(2, 4, 3, 6) * 3 + 1, _random(6), _random(6, seed=1)
