@@ -17,7 +17,7 @@ from d3jax.files import write_text
 from d3jax.report import markdown_table
 
 ROOT = Path(__file__).parent.parent
-FILES = (ROOT / "README.md", *sorted((ROOT / "experiments").glob("*_d[3d].py")))
+FILES = (ROOT / "README.md", *sorted((ROOT / "experiments").glob("*_*.py")))
 _TABLE = re.compile(r"(?m)^(.*\btable: (\w+).*\n)((?:.*\n)*?)(.*\bend of table\b.*\n)")
 
 

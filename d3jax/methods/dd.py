@@ -45,14 +45,15 @@ class Options:
     """Adam's learning rate for the images, in normalized units (the paper: 0.01, of all)."""
     label_learning_rate: float = 0.03
     """Adam's learning rate for soft labels."""
-    learning_rate_learning_rate: float = 0.03
+    learning_rate_learning_rate: float = 0.02
     """Adam's learning rate for the logarithms of the inner learning rates."""
     momentum: float = 0.5
     """Adam's beta 1, as in the paper; beta 2 is 0.999."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """Schedule of the outer learning rates (the paper halves them every 40 epochs)."""
-    clip: float | None = None
-    """Largest norm of each group's meta-gradient; default no limit."""
+    clip: float | None = 0.03
+    """Largest norm of each group's meta-gradient, None for no limit (the paper). Meta-gradients are
+    now and then very large, and Adam's second moment remembers that for a thousand steps."""
 
 
 def dd(
@@ -80,8 +81,8 @@ def dd(
       InputError: options that exclude each other or are out of range.
 
     Deviations from the authors' code: learning rates are exp of what is learned (softplus there),
-    the outer schedule is a cosine, real batches are drawn with replacement and for each network
-    alone, so that as many real images take part for less work.
+    the outer schedule is a cosine, meta-gradients are clipped, real batches are drawn with
+    replacement and for each network alone, so that as many real images take part for less work.
     """
     _check(options, attack, synthetic.num_classes)
     kind = options.init if initialization is None else initialization
