@@ -1,6 +1,7 @@
 """The unrolled inner loop: T steps of training that differentiate through themselves."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +168,39 @@ def _tied(carry: PyTree, inputs: PyTree) -> PyTree:
         return x + zero.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     return jax.tree.map(tie, carry)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def limit_gradient(tree: PyTree, norm: float) -> PyTree:
+    """`tree` as it is; but the gradient that comes back through it is at most `norm` long.
+
+    In a loop over networks that share `tree`, each network's share of the meta-gradient is limited
+    before they add up, so that one at the edge of divergence, whose share may be a thousand times
+    as long as the others', does not drown them.
+
+    Args:
+      tree: any pytree of floats. Under `vmap` over networks it must be mapped too (broadcast it):
+        of what all share, vmap adds the gradients up first.
+      norm: positive; of all leaves together.
+    """
+    del norm
+    return tree
+
+
+def _limit_forward(tree: PyTree, norm: float) -> tuple[PyTree, None]:
+    del norm
+    return tree, None
+
+
+def _limit_backward(norm: float, kept: None, gradient: PyTree) -> tuple[PyTree]:
+    del kept
+    length = optax.tree.norm(gradient)
+    limit = jnp.asarray(norm, length.dtype)
+    scale = limit / jnp.maximum(length, limit)
+    return (jax.tree.map(lambda g: g * scale.astype(g.dtype), gradient),)
+
+
+limit_gradient.defvjp(_limit_forward, _limit_backward)
 
 
 def positive_learning_rates(log_learning_rates: Array, steps: int) -> Array:

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
 from d3jax.augment import augment
-from d3jax.inner import positive_learning_rates, truncated_unroll, unroll
+from d3jax.inner import limit_gradient, positive_learning_rates, truncated_unroll, unroll
 from d3jax.networks import fit, forward_blocks, unraveler
 from d3jax.types import InputError, Network, Objective, PyTree, Real
 
@@ -184,6 +184,7 @@ def unrolled(
     window: int | None = None,
     optimizer: Literal["sgd", "adam"] = "sgd",
     relabel: tuple[int, int] | None = None,
+    clip: float | None = None,
     updates: tuple[str, ...],
 ) -> Objective:
     """A network trained on the distilled items for `steps * passes` steps should suit real data.
@@ -203,6 +204,8 @@ def unrolled(
         outer loss is then that of the network at the window's end.
       optimizer: of the inner steps.
       relabel: (a, b): real images of class a count as class b (the attack).
+      clip: largest norm of the meta-gradient of each group of theta, each network's share alone
+        (`inner.limit_gradient`); None for no limit.
       updates: the groups of theta that it moves.
 
     theta["learning_rates"] holds the logarithms f[S * P], or f[] for all steps, of the inner
@@ -251,11 +254,15 @@ def unrolled(
             distilled = sample(theta, batch["key"], batch["items"])
             return losses.cross_entropy(network.apply(params, distilled.images), distilled.targets)
 
-        def trained(start: Array) -> PyTree:
+        def trained(start: Array, shared: dict[str, PyTree]) -> PyTree:
+            if clip is not None:
+                share = clip / number_of_networks
+                shared = {group: limit_gradient(part, share) for group, part in shared.items()}
+            rates = positive_learning_rates(shared["learning_rates"], inner_steps)
             params = unravel(start.astype(dtype))
             if window is None or window == inner_steps:
                 return unroll(
-                    lambda params, batch: student_loss(params, batch, theta),
+                    lambda params, batch: student_loss(params, batch, shared),
                     params,
                     batches,
                     rates,
@@ -264,7 +271,7 @@ def unrolled(
             return truncated_unroll(
                 student_loss,
                 params,
-                theta,
+                shared,
                 batches,
                 rates,
                 jax.random.randint(for_window, (), 0, inner_steps - window + 1, jnp.int32),
@@ -272,22 +279,26 @@ def unrolled(
                 optimizer=descent(optimizer),
             )
 
-        def outer(start: Array, key: Array) -> tuple[Array, Array]:
+        def outer(start: Array, key: Array, shared: dict[str, PyTree]) -> tuple[Array, Array]:
             index = jax.random.randint(key, (batch_size,), 0, real.labels.shape[0], jnp.int32)
             images, labels = real.gather(index).astype(dtype), real.labels[index]
             if relabel is not None:
                 target = jnp.asarray(relabel[1], labels.dtype)
                 labels = jnp.where(labels == relabel[0], target, labels)
             targets = jax.nn.one_hot(labels, real.class_counts.shape[0], dtype=dtype)
-            value, logits = fit(network, trained(start), images, losses.cross_entropy, targets)
+            student = trained(start, shared)
+            value, logits = fit(network, student, images, losses.cross_entropy, targets)
             right = jnp.mean((jnp.argmax(logits, -1).astype(labels.dtype) == labels).astype(dtype))
             return value, right
 
         inputs = (starts(aux, for_starts, real), jax.random.split(for_real, number_of_networks))
         if jax.default_backend() == "cpu":  # a tenth faster: one network's arrays fit the cache
-            values, right = jax.lax.map(lambda x: outer(*x), inputs)
+            values, right = jax.lax.map(lambda x: outer(*x, theta), inputs)
         else:
-            values, right = jax.vmap(outer)(*inputs)
+            copies = jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (number_of_networks, *x.shape)), theta
+            )
+            values, right = jax.vmap(outer)(*inputs, copies)
         value = jnp.mean(values)
         metrics = {
             "loss": value,

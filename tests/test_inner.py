@@ -7,7 +7,7 @@ import optax
 import pytest
 from conftest import check_gradient, quick_jit
 
-from d3jax.inner import positive_learning_rates, truncated_unroll, unroll
+from d3jax.inner import limit_gradient, positive_learning_rates, truncated_unroll, unroll
 
 STEPS = 4
 OPTIMIZERS = {
@@ -130,6 +130,24 @@ def test_positive_learning_rates_are_exponentials():
 def _with_data(params, batch, data):
     images, targets = batch
     return _loss(params, (images * data, targets))
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_limited_gradient_adds_up_network_by_network(together):
+    slopes = jnp.asarray([[3.0, 4.0], [0.3, 0.4]])
+
+    def total(shared):
+        def of_network(slope, shared):
+            return jnp.sum(slope * limit_gradient({"data": shared}, 1.0)["data"])
+
+        if together:
+            return jax.vmap(of_network)(slopes, jnp.broadcast_to(shared, (2, 2))).sum()
+        return jax.lax.map(lambda slope: of_network(slope, shared), slopes).sum()
+
+    value, gradient = quick_jit(jax.value_and_grad(total))(jnp.asarray([1.0, 10.0]))
+    np.testing.assert_allclose(value, 3 + 40 + 0.3 + 4, rtol=1e-6)
+    # The first network's slope, 5 long, is cut to (0.6, 0.8); the second's, 0.5 long, is not.
+    np.testing.assert_allclose(gradient, [0.9, 1.2], rtol=1e-6)
 
 
 def test_a_window_is_an_unroll_after_steps_without_derivatives():

@@ -41,7 +41,7 @@ class Options:
     """One learned learning rate for all inner steps, not one for each."""
     inner_learning_rate: float = 0.05
     """First value of the learned inner learning rates (the paper: 0.02)."""
-    data_learning_rate: float = 0.1
+    data_learning_rate: float = 0.05
     """Adam's learning rate for the images, in normalized units (the paper: 0.01, of all)."""
     label_learning_rate: float = 0.03
     """Adam's learning rate for soft labels."""
@@ -52,8 +52,9 @@ class Options:
     schedule: Literal["constant", "cosine"] = "cosine"
     """Schedule of the outer learning rates (the paper halves them every 40 epochs)."""
     clip: float | None = 0.03
-    """Largest norm of each group's meta-gradient, None for no limit (the paper). Meta-gradients are
-    now and then very large, and Adam's second moment remembers that for a thousand steps."""
+    """Largest norm of each group's meta-gradient, None for no limit (the paper). Each network's
+    share is limited alone: that of a network at the edge of divergence is a thousand times longer
+    than the others', and Adam's second moment would remember it for as many steps."""
 
 
 def dd(
@@ -100,6 +101,7 @@ def dd(
         window=options.window,
         optimizer=options.inner_optimizer,
         relabel=attack,
+        clip=options.clip,
         updates=(*synthetic.groups, "learning_rates"),
     )
     number = () if options.shared_learning_rate else (options.steps * options.passes,)
@@ -122,10 +124,7 @@ def _optimizers(
     def optimizer(rate: float) -> optax.GradientTransformation:
         cosine = options.schedule == "cosine"
         schedule = optax.cosine_decay_schedule(rate, outer_steps) if cosine else rate
-        adam = optax.adam(schedule, b1=options.momentum)
-        if options.clip is None:
-            return adam
-        return optax.chain(optax.clip_by_global_norm(options.clip), adam)
+        return optax.adam(schedule, b1=options.momentum)
 
     return {
         group: optimizer(rates.get(group, options.data_learning_rate))
