@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from d3jax.ops import no_cotangent
 from d3jax.types import PyTree
 
 
@@ -103,6 +104,79 @@ def truncated_unroll(
         lambda x: jax.lax.dynamic_slice_in_dim(x, start, window), (batches, learning_rates)
     )
     return _scan(late, jax.lax.stop_gradient(carry), inputs, rematerialize)[0]
+
+
+def direct_unroll(
+    loss: Callable[[PyTree, PyTree, PyTree], Array],
+    params: PyTree,
+    data: PyTree,
+    batches: PyTree,
+    learning_rates: Array,
+) -> PyTree:
+    """Train `params` for T steps of plain gradient descent; a cheaper, approximate derivative.
+
+    The result is that of `unroll`: params_T = params_0 - sum_t rate_t g_t with g_t the gradient of
+    `loss(params_{t-1}, batch_t, data)`. Its derivative takes each g_t to depend on `data` directly,
+    through the batch of its own step, and drops the path by which data of earlier steps moved
+    params_{t-1}: d params_T = -sum_t (rate_t (dg_t/d data) d data + g_t d rate_t). For a cotangent
+    c that is a sum over steps of derivatives of the scalar product c.g_t, which needs no earlier
+    step: the steps are taken a second time, each with one forward-over-reverse product. So memory
+    is that of one step and a few parameter vectors, whatever T is.
+
+    Args:
+      loss: (params, batch, data) -> f[]. All that is differentiated must come in through `data`.
+      data: any pytree of floats, such as theta.
+
+    The others, and the errors, as in `unroll`. Reverse mode only, and once; the derivative in
+    `params` is the identity, none is taken in batches.
+
+    TESLA (Cui et al., ICML 2023, section 3.2) for trajectory matching, whose loss is quadratic in
+    this sum of gradients; the code there adds that loss's gradient up step by step, here it comes
+    out for any loss of params_T.
+    """
+    _check(batches, learning_rates)
+    return _direct(loss, params, data, batches, learning_rates)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _direct(
+    loss: Callable[..., Array], params: PyTree, data: PyTree, batches: PyTree, rates: Array
+) -> PyTree:
+    step = _step(lambda params, batch: loss(params, batch, data), optax.sgd(1.0))
+    return _scan(step, (params, optax.sgd(1.0).init(params)), (batches, rates), False)[0]
+
+
+def _direct_forward(
+    loss: Callable[..., Array], params: PyTree, data: PyTree, batches: PyTree, rates: Array
+) -> tuple[PyTree, PyTree]:
+    return _direct(loss, params, data, batches, rates), (params, data, batches, rates)
+
+
+def _direct_backward(
+    loss: Callable[..., Array], kept: PyTree, cotangent: PyTree
+) -> tuple[PyTree, PyTree, PyTree, Array]:
+    start, data, batches, rates = kept
+
+    def step(carry: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
+        params, total = carry
+        batch, rate = inputs
+
+        def gradients(params: PyTree) -> tuple[PyTree, PyTree]:
+            return jax.grad(loss, argnums=(0, 2))(params, batch, data)
+
+        # The gradient in data, differentiated along c in params, is that of c.g in data.
+        (gradient, _), (_, product) = jax.jvp(gradients, (params,), (cotangent,))
+        along = optax.tree.vdot(cotangent, gradient).astype(rate.dtype)
+        total = jax.tree.map(lambda a, b: a - rate.astype(a.dtype) * b, total, product)
+        params = jax.tree.map(lambda p, g: p - rate.astype(p.dtype) * g, params, gradient)
+        return (params, total), -along
+
+    carry = (start, jax.tree.map(jnp.zeros_like, data))
+    (_, total), for_rates = jax.lax.scan(step, _tied(carry, (batches, rates)), (batches, rates))
+    return cotangent, total, jax.tree.map(no_cotangent, batches), for_rates
+
+
+_direct.defvjp(_direct_forward, _direct_backward)
 
 
 def _check(batches: PyTree, learning_rates: Array) -> None:

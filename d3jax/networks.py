@@ -12,7 +12,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from d3jax import ops
@@ -420,16 +419,11 @@ def fit(
         gradient, blocks = kept
         return (
             jax.tree.map(lambda g: g * cotangents[0].astype(g.dtype), gradient),
-            jax.tree.map(_no_cotangent, blocks),
+            jax.tree.map(ops.no_cotangent, blocks),
         )
 
     total.defvjp(forward, backward)
     return total(params, jax.lax.stop_gradient(blocks))
-
-
-def _no_cotangent(x: Array) -> Array | np.ndarray:
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    return jnp.zeros_like(x) if floating else np.zeros(x.shape, jax.dtypes.float0)
 
 
 def _block(network: Network, images: Array) -> int | None:

@@ -306,3 +306,9 @@ def local_response_norm(
     dtype = images.dtype
     base = jnp.asarray(k, dtype) + jnp.asarray(alpha / size, dtype) * window
     return images * base ** jnp.asarray(-beta, dtype)
+
+
+def no_cotangent(x: Array) -> Array | np.ndarray:
+    """The cotangent of an argument that a custom derivative leaves out."""
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    return jnp.zeros_like(x) if floating else np.zeros(x.shape, jax.dtypes.float0)

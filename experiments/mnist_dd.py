@@ -7,9 +7,11 @@ choose the baselines' learning rates; test accuracy on all 10 000 test images ri
 distilled steps. Random initialization and pretrained networks: mean and standard deviation over 200
 networks that distillation has not seen; a fixed initialization is one network. Baselines go through
 as many steps on whole real images at no fewer floats, with one learning rate; best_random is the
-best of 20 random draws. Rows of a fixed initialization, where a step is cheap, take 6000 of them on
-256 real images, with a larger first inner learning rate; the others are d3jax's defaults. All these
-were chosen on training batches. The paper takes about 23 600 steps of 1024 images.
+best of 20 random draws.
+
+Rows of a fixed initialization, where a step is cheap, take 6000 of them on 256 real images, with a
+larger first inner learning rate; the others are d3jax's defaults. All these were chosen on training
+batches. The paper takes about 23 600 steps of 1024 images.
 
 The paper's figures (Wang et al., arXiv 1811.10959; soft labels: Sucholutsky and Schonlau, arXiv
 1910.02551): fixed, 10 images 12.9 -> 93.8; random, 100 images 79.5 +- 8.1; fixed, soft labels, 10

@@ -7,7 +7,13 @@ import optax
 import pytest
 from conftest import check_gradient, quick_jit
 
-from d3jax.inner import limit_gradient, positive_learning_rates, truncated_unroll, unroll
+from d3jax.inner import (
+    direct_unroll,
+    limit_gradient,
+    positive_learning_rates,
+    truncated_unroll,
+    unroll,
+)
 
 STEPS = 4
 OPTIMIZERS = {
@@ -130,6 +136,68 @@ def test_positive_learning_rates_are_exponentials():
 def _with_data(params, batch, data):
     images, targets = batch
     return _loss(params, (images * data, targets))
+
+
+def test_direct_unroll_is_an_unroll_whose_gradients_forget_the_steps_before():
+    def shifted(params, batch, shift):
+        images, targets = batch
+        return _loss(params, (images + shift[0] * images**2 + shift[1], targets)) * (1 + shift[2])
+
+    with jax.enable_x64(True):
+        params, batches, rates = _problem(jnp.float64)
+        shift = jnp.asarray([0.3, -0.2, 0.1])
+        each = [jax.tree.map(lambda x, t=t: x[t], batches) for t in range(STEPS)]
+
+        def stopped(shift, rates):
+            """Backpropagation through the sum of gradients, each at weights held constant."""
+            total = moving = params
+            for batch, rate in zip(each, rates):
+                gradient = jax.grad(shifted)(jax.lax.stop_gradient(moving), batch, shift)
+                step = jax.tree.map(lambda g, rate=rate: rate * g, gradient)
+                total, moving = (jax.tree.map(jnp.subtract, p, step) for p in (total, moving))
+            return total
+
+        def direct(shift, rates):
+            return direct_unroll(shifted, params, shift, batches, rates)
+
+        def exact(shift, rates):
+            return unroll(lambda p, batch: shifted(p, batch, shift), params, batches, rates)
+
+        def measured(unrolled):
+            def value(shift, rates):
+                ends = jax.tree.leaves(unrolled(shift, rates))
+                return sum(jnp.sum(jnp.sin(x) ** 2) for x in ends)
+
+            return quick_jit(jax.value_and_grad(value, (0, 1)))(shift, rates)
+
+        value, gradients = measured(direct)
+        expected, expected_gradients = measured(stopped)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        for actual, wanted in zip(gradients, expected_gradients):
+            np.testing.assert_allclose(actual, wanted, rtol=1e-10)
+        exact_value, exact_gradients = measured(exact)
+        np.testing.assert_allclose(value, exact_value, rtol=1e-12)  # the same steps
+        assert not np.allclose(gradients[0], exact_gradients[0], rtol=1e-2)  # the path is missed
+
+
+def test_direct_unroll_needs_no_more_memory_for_more_steps():
+    params, (images, targets), _ = _problem(jnp.float32)
+
+    def temporary_bytes(steps):
+        def value(shift):
+            rates = jnp.full((steps,), 0.1)
+
+            def loss(params, batch, shift):
+                return _loss(params, (images[0] + batch * shift, targets[0]))
+
+            ends = direct_unroll(loss, params, shift, jnp.arange(steps, dtype=jnp.float32), rates)
+            return sum(jnp.sum(x) for x in jax.tree.leaves(ends))
+
+        compiled = jax.jit(jax.grad(value)).lower(jnp.zeros(())).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    vectors = 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert temporary_bytes(400) - temporary_bytes(100) < vectors  # unroll: 300 vectors
 
 
 @pytest.mark.parametrize("together", [True, False])
