@@ -1,6 +1,6 @@
 """Objectives that several methods share; each knows theta only through `sample`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -184,7 +184,7 @@ def unrolled(
     window: int | None = None,
     optimizer: Literal["sgd", "adam"] = "sgd",
     relabel: tuple[int, int] | None = None,
-    clip: float | None = None,
+    clip: Mapping[str, float] | None = None,
     updates: tuple[str, ...],
 ) -> Objective:
     """A network trained on the distilled items for `steps * passes` steps should suit real data.
@@ -204,8 +204,8 @@ def unrolled(
         outer loss is then that of the network at the window's end.
       optimizer: of the inner steps.
       relabel: (a, b): real images of class a count as class b (the attack).
-      clip: largest norm of the meta-gradient of each group of theta, each network's share alone
-        (`inner.limit_gradient`); None for no limit.
+      clip: largest norm of the meta-gradient of these groups of theta, each network's share alone
+        (`inner.limit_gradient`).
       updates: the groups of theta that it moves.
 
     theta["learning_rates"] holds the logarithms f[S * P], or f[] for all steps, of the inner
@@ -255,9 +255,11 @@ def unrolled(
             return losses.cross_entropy(network.apply(params, distilled.images), distilled.targets)
 
         def trained(start: Array, shared: dict[str, PyTree]) -> PyTree:
-            if clip is not None:
-                share = clip / number_of_networks
-                shared = {group: limit_gradient(part, share) for group, part in shared.items()}
+            limited = {
+                group: limit_gradient(shared[group], norm / number_of_networks)
+                for group, norm in (clip or {}).items()
+            }
+            shared = {**shared, **limited}
             rates = positive_learning_rates(shared["learning_rates"], inner_steps)
             params = unravel(start.astype(dtype))
             if window is None or window == inner_steps:

@@ -57,6 +57,7 @@ FIXED = DistillDD(
         inner_learning_rate=0.3,
         data_learning_rate=0.03,
         learning_rate_learning_rate=0.03,
+        learning_rate_clip=0.03,
     ),
     outer_steps=6000,
     storage="float32",

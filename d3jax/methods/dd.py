@@ -52,9 +52,12 @@ class Options:
     schedule: Literal["constant", "cosine"] = "cosine"
     """Schedule of the outer learning rates (the paper halves them every 40 epochs)."""
     clip: float | None = 0.03
-    """Largest norm of each group's meta-gradient, None for no limit (the paper). Each network's
-    share is limited alone: that of a network at the edge of divergence is a thousand times longer
-    than the others', and Adam's second moment would remember it for as many steps."""
+    """Largest norm of the meta-gradient of the images (and labels), None for no limit (the paper).
+    Each network's share is limited alone: that of a network at the edge of divergence is a thousand
+    times longer than the others', and Adam's second moment would remember it for as many steps."""
+    learning_rate_clip: float | None = None
+    """The same for the inner learning rates; default no limit, since networks that diverge are what
+    keeps them low (limited, they rise until too many do)."""
 
 
 def dd(
@@ -101,7 +104,7 @@ def dd(
         window=options.window,
         optimizer=options.inner_optimizer,
         relabel=attack,
-        clip=options.clip,
+        clip=_clip(options, synthetic.groups),
         updates=(*synthetic.groups, "learning_rates"),
     )
     number = () if options.shared_learning_rate else (options.steps * options.passes,)
@@ -111,6 +114,11 @@ def dd(
         return {**synthetic.init(key, real), "learning_rates": rates}
 
     return compose(synthetic, (objective,), _optimizers(synthetic, options, outer_steps), init)
+
+
+def _clip(options: Options, groups: tuple[str, ...]) -> dict[str, float]:
+    norms = dict.fromkeys(groups, options.clip) | {"learning_rates": options.learning_rate_clip}
+    return {group: norm for group, norm in norms.items() if norm is not None}
 
 
 def _optimizers(
@@ -141,8 +149,10 @@ def _check(options: Options, attack: tuple[int, int] | None, num_classes: int) -
         raise InputError(f"inner_learning_rate must be positive, not {options.inner_learning_rate}")
     if not 0 <= options.momentum < 1:
         raise InputError(f"momentum must be from 0 to below 1, not {options.momentum}")
-    if options.clip is not None and options.clip <= 0:
-        raise InputError(f"clip must be positive, not {options.clip}")
+    for name in ("clip", "learning_rate_clip"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise InputError(f"{name} must be positive, not {value}")
     classes = set(range(num_classes))
     if attack is not None and (attack[0] == attack[1] or not set(attack) <= classes):
         raise InputError(
