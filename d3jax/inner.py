@@ -166,10 +166,10 @@ def _direct_backward(
 
         # The gradient in data, differentiated along c in params, is that of c.g in data.
         (gradient, _), (_, product) = jax.jvp(gradients, (params,), (cotangent,))
-        along = optax.tree.vdot(cotangent, gradient).astype(rate.dtype)
+        along: Array = jnp.asarray(optax.tree.vdot(cotangent, gradient), rate.dtype)
         total = jax.tree.map(lambda a, b: a - rate.astype(a.dtype) * b, total, product)
         params = jax.tree.map(lambda p, g: p - rate.astype(p.dtype) * g, params, gradient)
-        return (params, total), -along
+        return (params, total), jnp.negative(along)
 
     carry = (start, jax.tree.map(jnp.zeros_like, data))
     (_, total), for_rates = jax.lax.scan(step, _tied(carry, (batches, rates)), (batches, rates))

@@ -5,6 +5,7 @@ import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, check_gradient, quick_jit, random_params, to_float64
 
 from d3jax import losses, networks, objectives
+from d3jax.objectives import trajectory
 from d3jax.synthetic import gaussian
 
 LPC = 2
@@ -140,7 +141,7 @@ def test_feature_mmd_is_the_sum_of_each_classs_double_loop(tiny_network, tiny_re
 
 @pytest.mark.parametrize(("steps", "batch"), [(5, 4), (3, 1), (2, 6)])
 def test_cycled_batches_use_every_item_equally(steps, batch):
-    index = np.asarray(objectives._cycled_batches(jax.random.key(0), ITEMS, steps, batch))
+    index = np.asarray(trajectory.cycled_batches(jax.random.key(0), ITEMS, steps, batch))
     assert index.shape == (steps, batch)
     counts = np.bincount(index.reshape(-1), minlength=ITEMS)
     assert counts.max() - counts.min() <= 1

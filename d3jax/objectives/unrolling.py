@@ -1,6 +1,6 @@
-"""Objectives that several methods share; each knows theta only through `sample`."""
+"""The unrolled objective: a network trained on synthetic data should suit real data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import jax
@@ -10,140 +10,9 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
-from d3jax.augment import augment
 from d3jax.inner import limit_gradient, positive_learning_rates, truncated_unroll, unroll
-from d3jax.networks import fit, forward_blocks, unraveler
+from d3jax.networks import fit, unraveler
 from d3jax.types import InputError, Network, Objective, PyTree, Real
-
-
-def _cycled_batches(key: Array, num_items: int, steps: int, batch_size: int) -> Array:
-    """Item indices i32[steps, batch_size]: random permutations of all items, end to end."""
-    passes = -(-steps * batch_size // num_items)
-    permutations = jax.vmap(lambda k: jax.random.permutation(k, num_items))(
-        jax.random.split(key, passes)
-    )
-    return permutations.reshape(-1)[: steps * batch_size].reshape(steps, batch_size)
-
-
-def trajectory_matching(
-    network: Network,
-    num_items: int,
-    *,
-    inner_steps: int,
-    expert_epochs: int,
-    max_start_epoch: int,
-    batch_size: int | None = None,
-    strategy: Sequence[str] = (),
-    updates: tuple[str, ...],
-    rematerialize: bool = True,
-) -> Objective:
-    """From an expert's epoch t, `inner_steps` steps on synthetic data should reach epoch t + M.
-
-    Args:
-      network: the student, of the experts' architecture.
-      num_items: how many items the parametrization has.
-      inner_steps: T, gradient steps on freshly sampled images.
-      expert_epochs: M, epochs of the expert to be matched.
-      max_start_epoch: start epochs t are drawn uniformly from 0 .. max_start_epoch - 1.
-      batch_size: items per inner step, drawn by permutations; None for all of them.
-      strategy: siamese augmentation inside the student's steps (`augment.STRATEGIES`); D3 has none.
-      updates: the groups of theta that it moves.
-      rematerialize: see `inner.unroll`.
-
-    theta["learning_rates"] holds the logarithms f[] or f[T] of the student's learning rates.
-    `real.trajectories` f[E, epochs + 1, P] needs epochs >= max_start_epoch - 1 + M.
-
-    Cazenavette et al., CVPR 2022; update 1 of D3, arXiv 2403.00999. Where the authors' codes learn
-    the learning rate itself (which can turn negative), we learn its logarithm.
-    """
-    unravel = unraveler(network)
-
-    def loss(theta, sample, aux, key, real: Real):
-        assert real.trajectories is not None
-        for_expert, for_epoch, for_batches, for_steps = jax.random.split(key, 4)
-        expert = jax.random.randint(for_expert, (), 0, real.trajectories.shape[0])
-        epoch = jax.random.randint(for_epoch, (), 0, max_start_epoch)
-        learning_rates = positive_learning_rates(theta["learning_rates"], inner_steps)
-        dtype = learning_rates.dtype
-        start = unravel(real.trajectories[expert, epoch].astype(dtype))
-        target = unravel(real.trajectories[expert, epoch + expert_epochs].astype(dtype))
-
-        # Batches are made inside the step, from keys: recomputed on the way back, never stored.
-        batches: dict[str, Array] = {"key": jax.random.split(for_steps, inner_steps)}
-        if batch_size is not None and batch_size < num_items:
-            batches["index"] = _cycled_batches(for_batches, num_items, inner_steps, batch_size)
-
-        def student_loss(params: PyTree, batch: PyTree) -> Array:
-            for_sample, for_augmentation = jax.random.split(batch["key"])
-            images, targets = sample(theta, for_sample, batch.get("index"))
-            if strategy:
-                images = augment(for_augmentation, images, tuple(strategy))
-            return losses.cross_entropy(network.apply(params, images), targets)
-
-        student = unroll(student_loss, start, batches, learning_rates, rematerialize=rematerialize)
-        distance = losses.trajectory_distance(student, target, start)
-        rate = jnp.mean(learning_rates)
-        return distance, (aux, {"distance": distance, "learning_rate": rate})
-
-    return Objective("trajectory", _no_aux, loss, updates)
-
-
-def feature_mmd(
-    network: Network,
-    num_items: int,
-    num_classes: int,
-    *,
-    samples: int,
-    epoch: int = -1,
-    bandwidths: Sequence[float] = losses.BANDWIDTHS,
-    updates: tuple[str, ...],
-) -> Objective:
-    """Decoded and real images of each class should be alike in the features of an expert.
-
-    Args:
-      network: the experts' architecture.
-      num_items, num_classes: of the parametrization; items are sorted by class.
-      samples: decoded, and as many real, images per class; the class's items take turns,
-        beginning with a random one.
-      epoch: the snapshot whose features are compared, -1 for the last.
-      bandwidths: of the kernel (`losses.mmd2`).
-      updates: the groups of theta that it moves.
-
-    The loss is the sum over classes of the unbiased MMD^2. Update 2 of D3, arXiv 2403.00999. All
-    classes are decoded as one batch, where the authors' code decodes (and so batch-normalizes) each
-    class alone: a saved artifact's frozen statistics then mean the same as those of training.
-    """
-    unravel = unraveler(network)
-    per_class = num_items // num_classes
-
-    def loss(theta, sample, aux, key, real: Real):
-        assert real.trajectories is not None
-        for_expert, for_turn, for_sample, for_real = jax.random.split(key, 4)
-        expert = jax.random.randint(for_expert, (), 0, real.trajectories.shape[0])
-        # From a random one on, so that no item is drawn more often than another in the long run.
-        first_turn = jax.random.randint(for_turn, (), 0, per_class, jnp.int32)
-        turns = (first_turn + jnp.arange(samples, dtype=jnp.int32)) % per_class
-        first = jnp.arange(num_classes, dtype=jnp.int32) * per_class
-        index = (first[:, None] + turns).reshape(-1)
-        images = sample(theta, for_sample, index).images
-        params = unravel(real.trajectories[expert, epoch].astype(images.dtype))
-        # Real features need no gradient; keeping them out of the decoded batch avoids storing it.
-        picked = real.sample_classes(for_real, samples).reshape(-1)
-        real_images = real.gather(picked).astype(images.dtype)
-        target = forward_blocks(network, params, real_images).features
-        features = forward_blocks(network, params, images).features
-
-        def by_class(x: Array) -> Array:
-            return x.reshape(num_classes, samples, -1)
-
-        per_class_mmd = jax.vmap(lambda x, y: losses.mmd2(x, y, bandwidths))(
-            by_class(features), by_class(jax.lax.stop_gradient(target))
-        )
-        total = jnp.sum(per_class_mmd)
-        return total, (aux, {"loss": total})
-
-    return Objective("mmd", _no_aux, loss, updates)
-
 
 Initialization = Literal["fixed", "random", "pretrained"]
 
@@ -295,7 +164,7 @@ def unrolled(
 
         inputs = (starts(aux, for_starts, real), jax.random.split(for_real, number_of_networks))
         if jax.default_backend() == "cpu":  # a tenth faster: one network's arrays fit the cache
-            values, right = jax.lax.map(lambda x: outer(*x, theta), inputs)
+            values, right = jax.lax.map(lambda x: outer(x[0], x[1], theta), inputs)
         else:
             copies = jax.tree.map(
                 lambda x: jnp.broadcast_to(x, (number_of_networks, *x.shape)), theta
@@ -310,8 +179,3 @@ def unrolled(
         return value, (aux, metrics)
 
     return Objective("unrolled", init, loss, updates)
-
-
-def _no_aux(key: Array, real: Real) -> PyTree:
-    del key, real
-    return ()
