@@ -14,6 +14,8 @@ from jax.sharding import AxisType, PartitionSpec
 from d3jax.methods.d3 import Options, d3
 from d3jax.methods.dd import Options as DDOptions
 from d3jax.methods.dd import dd
+from d3jax.methods.mtt import Options as MTTOptions
+from d3jax.methods.mtt import mtt
 from d3jax.synthetic import gaussian, pixels
 from d3jax.types import InputError, Method, State
 
@@ -36,6 +38,14 @@ def _dd(network, label_kind="hard", initialization=None, attack=None, **options)
         network, data, DDOptions(**{**sizes, **options}), 10, initialization=initialization,
         attack=attack, weights_key=jax.random.key(1),
     )  # fmt: skip
+
+
+def _mtt(network, label_kind="hard", **options):
+    data = pixels.create(
+        image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, num_items=6, label_kind=label_kind
+    )
+    sizes = {"inner_steps": 2, "max_start_epoch": 2, "inner_augmentation": ("color", "flip")}
+    return mtt(network, data, MTTOptions(**{**sizes, **options}), outer_steps=10)
 
 
 def _skeleton(network):
@@ -71,6 +81,11 @@ METHODS |= {
         shared_learning_rate=True,
     ),
     "dd-pretrained": lambda network: _dd(network, initialization="pretrained", attack=(0, 2)),
+    "mtt": _mtt,
+    "mtt-options": lambda network: _mtt(
+        network, label_kind="logits", gradient="tesla", first_max_start_epoch=1, growth_steps=2,
+        inner_batch_size=4, optimizer="sgd", schedule="constant",
+    ),
 }  # fmt: skip
 KEY = jax.random.key(7)
 SUBTASKS = 4

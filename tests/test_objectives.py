@@ -1,12 +1,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, check_gradient, quick_jit, random_params, to_float64
 
 from d3jax import losses, networks, objectives
 from d3jax.objectives import trajectory
 from d3jax.synthetic import gaussian
+from d3jax.types import InputError
 
 LPC = 2
 ITEMS = LPC * NUM_CLASSES
@@ -105,6 +107,82 @@ def test_trajectory_matching_is_plain_descent_towards_the_later_epoch(tiny_netwo
         np.testing.assert_allclose(metrics["distance"], expected, rtol=1e-6)
         np.testing.assert_allclose(metrics["learning_rate"], 0.2, rtol=1e-6)
         assert aux == ()
+
+
+def test_teslas_gradient_is_the_papers_sum_over_steps(tiny_network, tiny_real):
+    # d/d theta of 2 r.(-sum_t rate_t g_t) / |start - target|^2, where the residual r and the
+    # weights at which each g_t is taken are numbers.
+    real = tiny_real._replace(trajectories=tiny_real.trajectories[:1])
+    data, rates = _gaussians(stochastic=False), (0.3, 0.1, 0.2)
+    objective = _trajectory(tiny_network, max_start_epoch=1, gradient="tesla")
+    with jax.enable_x64(True):
+        theta, real = to_float64((_theta(rates), real))
+        unravel = networks.unraveler(tiny_network)
+        start, target = (unravel(real.trajectories[0, epoch]) for epoch in (0, 2))
+
+        def gradient(params, theta):
+            def loss(params):
+                images, targets = data.sample(theta, None)
+                return losses.cross_entropy(tiny_network.apply(params, images), targets)
+
+            return jax.grad(loss)(params)
+
+        visited = [start]
+        for rate in rates:
+            step = quick_jit(gradient)(visited[-1], theta)
+            visited.append(jax.tree.map(lambda p, g, rate=rate: p - rate * g, visited[-1], step))
+        residual = jax.tree.map(jnp.subtract, visited[-1], target)
+
+        def published(theta):
+            total = sum(
+                rate * optax.tree.vdot(residual, gradient(params, theta))
+                for rate, params in zip(jnp.exp(theta["learning_rates"]), visited)
+            )
+            first = jax.tree.map(jnp.subtract, start, target)
+            return -2 * total / optax.tree.norm(first, squared=True)
+
+        def ours(theta):
+            return objective.loss(theta, data.sample, (), jax.random.key(0), real)[0]
+
+        expected, actual = (quick_jit(jax.grad(f))(theta) for f in (published, ours))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), actual, expected
+        )
+        assert np.abs(actual["data"]["mean"]).max() > 1e-6
+
+
+def test_the_window_of_start_epochs_grows(tiny_network, tiny_real):
+    objective = _trajectory(
+        tiny_network, min_start_epoch=0, first_max_start_epoch=1, max_start_epoch=2, growth_steps=5
+    )
+    # With a learning rate of nearly nothing the distance is 1; only the start tells epochs apart.
+    marked = jnp.zeros_like(tiny_real.trajectories).at[:, 1].set(1e3)
+    real, theta = tiny_real._replace(trajectories=marked), _theta(1e-30)
+    sample, aux = _gaussians().sample, objective.init(jax.random.key(0), tiny_real)
+
+    @quick_jit
+    def starts_at_one(aux, keys):
+        def one(key):
+            loss, _ = objective.loss(theta, sample, aux, key, real)
+            return ~jnp.isnan(loss)  # from epoch 0 to 2 there is no distance: 0 / 0
+
+        return jnp.stack([one(key) for key in keys])
+
+    keys = jax.random.split(jax.random.key(1), 6)
+    assert not starts_at_one({"step": jnp.asarray(4, jnp.int32)}, keys).any()
+    assert 0 < starts_at_one({"step": jnp.asarray(5, jnp.int32)}, keys).sum() < 6
+    _, (aux, _) = quick_jit(objective.loss, static_argnums=1)(theta, sample, aux, keys[0], real)
+    assert int(aux["step"]) == 1
+
+
+@pytest.mark.parametrize("window", [(0, 3, 2), (2, 2, 2), (-1, 1, 2)])
+def test_an_impossible_window_of_start_epochs_is_refused(tiny_network, window):
+    earliest, first, latest = window
+    with pytest.raises(InputError, match="min_start_epoch < first_max_start_epoch"):
+        _trajectory(
+            tiny_network, min_start_epoch=earliest, first_max_start_epoch=first,
+            max_start_epoch=latest,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("epoch", [-1, 1])

@@ -1,0 +1,127 @@
+"""MTT: trajectory matching (Cazenavette et al., CVPR 2022), with TESLA's and DATM's forms.
+
+TESLA: Cui et al., ICML 2023. DATM: Guo et al., ICLR 2024. D3 is this on Gaussians with a decoder,
+and an MMD after it (`d3.py`).
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from d3jax import objectives
+from d3jax.augment import STRATEGIES, Transformation
+from d3jax.outer import compose
+from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The outer step of trajectory matching."""
+
+    inner_steps: int = 10
+    """Student steps T per outer step (the paper: 30 to 80)."""
+    expert_epochs: int = 2
+    """Epochs M of the expert that the student's steps should match."""
+    min_start_epoch: int = 0
+    """Expert start epochs are drawn from this, inclusive."""
+    max_start_epoch: int = 8
+    """Expert start epochs are drawn up to this, exclusive."""
+    first_max_start_epoch: int | None = None
+    """max_start_epoch at first; it grows to its full value over growth_steps (DATM)."""
+    growth_steps: int | None = None
+    """Outer steps over which max_start_epoch grows; default half of all."""
+    inner_batch_size: int | None = None
+    """Synthetic items per inner step, drawn by permutations; default all of them."""
+    inner_augmentation: tuple[Transformation, ...] | None = None
+    """Siamese augmentation inside the student's steps; default all (digits: no flip)."""
+    gradient: Literal["exact", "tesla"] = "exact"
+    """Backpropagation through all inner steps, or TESLA's approximation at the memory of one."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Optimizer of the synthetic data; sgd has momentum 0.5, as in the paper."""
+    data_learning_rate: float = 0.03
+    """Its learning rate, in normalized units (the paper: 1000 or 1e5, of sgd)."""
+    decoder_learning_rate: float = 3e-3
+    """Adam's learning rate for a parametrization's decoder, if it has one."""
+    label_learning_rate: float = 0.03
+    """Adam's learning rate for soft labels."""
+    student_learning_rate: float = 0.01
+    """First value of the learned student learning rate."""
+    learning_rate_learning_rate: float = 0.01
+    """Learning rate of SGD (momentum 0.5) on the logarithm of the student's learning rate."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Schedule of all but the last learning rate (the paper: constant)."""
+
+
+def mtt(network: Network, synthetic: Synthetic, options: Options, outer_steps: int) -> Method:
+    """Trajectory matching on any parametrization.
+
+    Args:
+      network: the experts' and students' architecture.
+      synthetic: pixels in the paper; labels that it stores are learned.
+      options: see `Options`.
+      outer_steps: the length of the run, for the schedules.
+
+    Raises:
+      InputError: options that are out of range.
+
+    Deviations from the paper's code: the logarithm of the learning rate is learned, so that it
+    stays positive (their 1e-7 on a raw rate of 0.01 is 1e-3 on the logarithm); Adam by default.
+    """
+    _check(options)
+    strategy = options.inner_augmentation
+    objective = objectives.trajectory_matching(
+        network,
+        synthetic.num_items,
+        inner_steps=options.inner_steps,
+        expert_epochs=options.expert_epochs,
+        max_start_epoch=options.max_start_epoch,
+        min_start_epoch=options.min_start_epoch,
+        first_max_start_epoch=options.first_max_start_epoch,
+        growth_steps=growth_steps(options, outer_steps),
+        batch_size=options.inner_batch_size,
+        strategy=STRATEGIES if strategy is None else strategy,
+        gradient=options.gradient,
+        updates=(*synthetic.groups, "learning_rates"),
+    )
+
+    def init(key: Array, real: Real) -> dict[str, PyTree]:
+        start = jnp.asarray(options.student_learning_rate, jnp.float32)
+        return {**synthetic.init(key, real), "learning_rates": jnp.log(start)}
+
+    return compose(synthetic, (objective,), _optimizers(synthetic, options, outer_steps), init)
+
+
+def growth_steps(options: Options, outer_steps: int) -> int:
+    """Outer steps over which max_start_epoch grows."""
+    return outer_steps // 2 if options.growth_steps is None else options.growth_steps
+
+
+def _optimizers(
+    synthetic: Synthetic, options: Options, outer_steps: int
+) -> dict[str, optax.GradientTransformation]:
+    def schedule(rate: float) -> optax.ScalarOrSchedule:
+        cosine = options.schedule == "cosine"
+        return optax.cosine_decay_schedule(rate, outer_steps) if cosine else rate
+
+    data = schedule(options.data_learning_rate)
+    known = {
+        "data": optax.adam(data) if options.optimizer == "adam" else optax.sgd(data, momentum=0.5),
+        "decoder": optax.adam(schedule(options.decoder_learning_rate)),
+        "labels": optax.adam(schedule(options.label_learning_rate)),
+        "learning_rates": optax.sgd(options.learning_rate_learning_rate, momentum=0.5),
+    }
+    return {group: known[group] for group in (*synthetic.groups, "learning_rates")}
+
+
+def _check(options: Options) -> None:
+    for name in ("inner_steps", "expert_epochs", "inner_batch_size", "growth_steps"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    if options.student_learning_rate <= 0:
+        raise InputError(
+            f"student_learning_rate must be positive, not {options.student_learning_rate}"
+        )
