@@ -27,7 +27,15 @@ The ablations, at 3 images per class:
 
 table: mnist_d3_ablations (python -m experiments.tables)
 
-Not measured here yet.
+| run | floats | bytes | test accuracy % | random | kmeans | class_mean | seeds x students | CPU s, experts | CPU s |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 3 images per class | 23,109 | 49,898 | 94.7 ± 0.2 | 83.7 ± 0.7 | 89.2 ± 0.9 | 80.9 ± 1.9 | 1 x 5 | 447 | 1,396 |
+| mean only | 23,109 | 49,938 | 95.0 ± 0.2 |  |  |  | 1 x 5 | 447 | 668 |
+| no MMD | 23,109 | 49,938 | 83.0 ± 1.6 |  |  |  | 1 x 5 | 447 | 476 |
+| no trajectory matching | 23,109 | 49,938 | 93.8 ± 0.4 |  |  |  | 1 x 5 | 447 | 468 |
+| MMD features of epoch 2 | 23,109 | 49,938 | 93.6 ± 0.3 |  |  |  | 1 x 5 | 447 | 727 |
+
+2 cores of AMD EPYC; 2026-11-21; commit c229a62. 2 cores of AMD EPYC; 2026-11-21; commit fbfc2ae. Baselines' students train at the best of several learning rates, here 0.01, 0.03, 0.1; D3's at the learned one.
 
 end of table
 """
