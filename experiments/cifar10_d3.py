@@ -21,7 +21,7 @@ table: cifar10_d3 (python -m experiments.tables)
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | paper | 62,491 | 128,910 | 34.8 ± 1.1 | 35.4 ± 0.9 | 22.7 ± 1.2 | 27.1 ± 1.0 | 22.0 ± 0.8 | 2 x 3 | 479 | 984 |
 
-2 cores of AMD EPYC; 2026-11-21; commit fbfc2ae. Baselines' students train at the best of several learning rates, here 0.01, 0.03; D3's at the learned one.
+2 cores of AMD EPYC; 2026-11-21; commits fbfc2ae. Baselines' students train at the best of several learning rates, here 0.01, 0.03; those of distilled data at the learned one.
 
 end of table
 """

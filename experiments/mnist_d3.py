@@ -19,7 +19,7 @@ table: mnist_d3 (python -m experiments.tables)
 | 3 images per class | 23,109 | 49,898 | 94.7 ± 0.2 | 83.7 ± 0.7 | 89.2 ± 0.9 | 80.9 ± 1.9 | 1 x 5 | 447 | 1,396 |
 | 10 images per class | 77,705 | 159,170 | 95.3 ± 0.3 | 92.5 ± 0.5 | 92.0 ± 0.7 | 80.9 ± 1.9 | 1 x 5 | 447 | 2,198 |
 
-2 cores of AMD EPYC; 2026-11-21; commit 8e05cf0. 2 cores of AMD EPYC; 2026-11-21; commit fbfc2ae. Baselines' students train at the best of several learning rates, here 0.01, 0.03, 0.1; D3's at the learned one.
+2 cores of AMD EPYC; 2026-11-21; commits 8e05cf0, fbfc2ae. Baselines' students train at the best of several learning rates, here 0.01, 0.03, 0.1; those of distilled data at the learned one.
 
 end of table
 
@@ -35,7 +35,7 @@ table: mnist_d3_ablations (python -m experiments.tables)
 | no trajectory matching | 23,109 | 49,938 | 93.8 ± 0.4 |  |  |  | 1 x 5 | 447 | 468 |
 | MMD features of epoch 2 | 23,109 | 49,938 | 93.6 ± 0.3 |  |  |  | 1 x 5 | 447 | 727 |
 
-2 cores of AMD EPYC; 2026-11-21; commit c229a62. 2 cores of AMD EPYC; 2026-11-21; commit fbfc2ae. Baselines' students train at the best of several learning rates, here 0.01, 0.03, 0.1; D3's at the learned one.
+2 cores of AMD EPYC; 2026-11-21; commits c229a62, fbfc2ae. Baselines' students train at the best of several learning rates, here 0.01, 0.03, 0.1; those of distilled data at the learned one.
 
 end of table
 """

@@ -55,13 +55,15 @@ def rendered(name: str) -> str:
         cells += [f"{len(row['seeds'])} x {each}", f"{row['experts_cpu_seconds']:,.0f}"]
         cells += [f"{row['cpu_seconds']:,.0f}"]
         table.append(cells)
-    notes = {f"{row['hardware']}; {row['date']}; commit {' '.join(row['commits'])}" for row in rows}
+    machines = sorted({row["hardware"] for row in rows})
+    dates = sorted({row["date"] for row in rows})
+    commits = sorted({commit for row in rows for commit in row["commits"]})
+    note = f"{', '.join(machines)}; {', '.join(dates)}; commits {', '.join(commits)}."
     compared = [baseline for row in rows for baseline in row["baselines"].values()]
     rates = {rate for baseline in compared for rate in baseline["learning_rates"]}
-    note = ". ".join(sorted(notes)) + "."
     if rates:
         note += " Baselines' students train at the best of several learning rates, here "
-        note += f"{', '.join(map(str, sorted(rates)))}; D3's at the learned one."
+        note += f"{', '.join(map(str, sorted(rates)))}; those of distilled data at the learned one."
     return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
 
 
