@@ -63,7 +63,8 @@ def rendered(name: str) -> str:
     rates = {rate for baseline in compared for rate in baseline["learning_rates"]}
     if rates:
         note += " Baselines' students train at the best of several learning rates, here "
-        note += f"{', '.join(map(str, sorted(rates)))}; those of distilled data at the learned one."
+        note += ", ".join(f"{rate:g}" for rate in sorted(rates))
+        note += "; those of distilled data at the learned one."
     return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
 
 
