@@ -1,0 +1,41 @@
+"""The stages that the command line runs, from a configuration to files in a folder."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from d3jax import config, resolve
+from d3jax.jobs.d3 import distill_d3 as distill_d3
+from d3jax.jobs.dd import distill_dd as distill_dd
+from d3jax.jobs.frame import make_world, stored_experts
+from d3jax.progress import Reporter
+
+
+def run(options: config.Run, reporter: Reporter) -> dict[str, Any]:
+    """Runs `d3jax distill`; returns the report, which is also in OUT/report.json.
+
+    Raises:
+      InputError, Busy, Interrupted, Diverged: as the stages do.
+    """
+    match options:
+        case config.DistillD3():
+            return distill_d3(options, reporter)
+        case config.DistillDD():
+            return distill_dd(options, reporter)
+    raise TypeError(f"no method has options of {type(options)}")
+
+
+def train_experts(options: config.Experts, reporter: Reporter) -> Path:
+    """Runs `d3jax experts`; returns the folder of the snapshots."""
+    dataset, normalization = options.data.load(options.seed)
+    options = dataclasses.replace(
+        options,
+        architecture=resolve.architecture(options.architecture, dataset),
+        expert=resolve.expert(options.expert, dataset),
+    )
+    world = make_world(dataset, normalization, options.architecture)
+    path = stored_experts(
+        world, options.architecture, options.expert, options.experts, options.seed, reporter
+    )
+    reporter.say(f"experts: {path}")
+    return path

@@ -1,0 +1,153 @@
+"""A run of `d3jax distill dd`."""
+
+import time
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from d3jax import (
+    artifact,
+    comparison,
+    config,
+    distill,
+    experts,
+    judging,
+    pretrained,
+    replay,
+    resolve,
+    synthetic,
+)
+from d3jax.augment import default_strategy
+from d3jax.evaluate import Evaluation, Protocol
+from d3jax.jobs.frame import frozen, in_folder, make_world, outer_loop, provenance
+from d3jax.methods import dd
+from d3jax.progress import Reporter
+from d3jax.stages import Stage, stage_key
+from d3jax.types import Real
+
+
+def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
+    """Runs `d3jax distill dd`; see `run`."""
+    dataset, normalization = options.data.load(options.seed)
+    options = resolve.dd(options, dataset)
+    attack = resolve.attack(options.attack, dataset.num_classes)
+    specification = options.distilled.specification(dataset)
+    data_ = synthetic.create(specification)
+    world = make_world(dataset, normalization, options.architecture)
+    pretrained_ = options.adapt_from is not None or attack is not None
+    initialization = "pretrained" if pretrained_ else options.dd.init
+    method = dd.dd(
+        world.network,
+        data_,
+        options.dd,
+        options.outer_steps,
+        initialization=initialization,
+        weights_key=stage_key(options.seed, Stage.INITIAL),
+        attack=attack,
+    )
+    experts.check(options.source)
+    source = recipe_of_source = None
+    if pretrained_:
+        recipe_of_source = pretrained.recipe(
+            options.adapt_from or options.data.dataset,
+            None if options.adapt_from else options.data.train_limit,
+            0 if options.adapt_from else options.data.validation,
+            options.source,
+            options.seed,
+        )
+        source = pretrained.load(
+            recipe_of_source, dataset.image_shape, dataset.num_classes, options.data.data_dir
+        )
+    assert options.experts is not None
+    store, architecture = options.experts, config.plain(options.architecture)
+
+    def distilled() -> tuple[artifact.Artifact, float]:
+        real, seconds = world.real, 0.0
+        recipe = _steps(options, initialization, attack, recipe_of_source)
+        if source is not None:
+            begun = time.monotonic()
+            pool = pretrained.train(source, world.network, architecture, store, reporter)
+            seconds = time.monotonic() - begun
+            seen = pool[: len(pool) - options.unseen]
+            real = real._replace(trajectories=pretrained.as_trajectories(seen))
+        start = distill.start(method, stage_key(options.seed, Stage.DISTILL), real)
+        judging.start_picture(options.out / "start.png", method, start, dataset, normalization)
+        state = outer_loop(options, options.out, method, real, reporter)
+        theta = frozen(method, state, options.seed)
+        if initialization == "fixed":
+            fixed = state.aux[0]["weights"]
+            recipe["weights"] = {"seed": options.seed, **replay.checksums(fixed)}
+            if options.store_weights:
+                theta["weights"] = fixed
+                recipe["stored_weights"] = True
+        rates = jnp.broadcast_to(
+            jnp.exp(state.theta["learning_rates"]), (options.dd.steps * options.dd.passes,)
+        )
+        recipe["learning_rates"] = [float(rate) for rate in rates]
+        made = artifact.create(
+            theta,
+            method="dd",
+            parametrization=specification,
+            student_learning_rate=float(jnp.mean(rates)),
+            protocol=config.plain(Protocol(augmentation=default_strategy(dataset.name))),
+            dtype=options.storage,
+            replay=recipe,
+            **provenance(options, world),
+        )
+        return made, seconds
+
+    def weights(made: artifact.Artifact) -> Array:
+        return replay.unseen(
+            made, world.network, architecture, options.unseen, options.seed,
+            options.data.data_dir, store, reporter,
+        )  # fmt: skip
+
+    key = stage_key(options.seed, Stage.STUDENTS)
+
+    def judge(made: artifact.Artifact, test: Real) -> tuple[Evaluation, dict[str, Any]]:
+        return replay.judge(made, world.network, weights(made), test, key, reporter)
+
+    def compare(made: artifact.Artifact, test: Real) -> dict[str, Any]:
+        networks_ = weights(made)
+        recipe = replay.recipe_of(made.header["replay"])
+
+        def judge_baseline(
+            baseline: artifact.Artifact, choosing: Real, test: Real
+        ) -> comparison.Judged:
+            data_ = baseline.synthetic
+            return replay.evaluate_best(
+                world.network, data_, baseline.decodable(), recipe.dealt(data_.num_items),
+                networks_, choosing, test, options.baseline_learning_rates, key,
+            )  # fmt: skip
+
+        def score(baseline: artifact.Artifact, choosing: Real) -> float:
+            data_, rates = baseline.synthetic, options.baseline_learning_rates
+            dealt = recipe.dealt(data_.num_items).at(rates[len(rates) // 2])
+            theta, few = baseline.decodable(), networks_[:4]
+            return replay.score(world.network, data_, theta, dealt, few, choosing, key)
+
+        return comparison.compare(
+            options.baselines, options.baseline_learning_rates, made, dataset, normalization,
+            test, judge_baseline, options.seed, reporter, score=score, neighbours=True,
+        )  # fmt: skip
+
+    return in_folder("dd", options, world, method, distilled, judge, compare, reporter)
+
+
+def _steps(
+    options: config.DistillDD,
+    initialization: str,
+    attack: tuple[int, int] | None,
+    source: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The recipe of the steps, as the artifact's header holds it, but for the learning rates."""
+    return {
+        "steps": options.dd.steps,
+        "passes": options.dd.passes,
+        "optimizer": options.dd.inner_optimizer,
+        "initialization": initialization,
+        "attack": None if attack is None else list(attack),
+        "source": source,
+        "unseen": options.unseen,
+    }

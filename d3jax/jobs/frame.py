@@ -1,0 +1,204 @@
+"""What the runs of all methods have in common: one folder, one artifact, one report."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from d3jax import (
+    artifact,
+    comparison,
+    config,
+    data,
+    distill,
+    experts,
+    files,
+    judging,
+    networks,
+    report,
+    resolve,
+)
+from d3jax.evaluate import Evaluation
+from d3jax.events import EventWriter, check_installed
+from d3jax.progress import Reporter, locked
+from d3jax.stages import Stage, stage_key
+from d3jax.types import Method, Network, PyTree, Real, State, Synthetic
+
+
+class World(NamedTuple):
+    """The real data of a run, and its network."""
+
+    dataset: data.Dataset
+    normalization: data.Normalization
+    network: Network
+    real: Real  # the training images
+
+
+def make_world(
+    dataset: data.Dataset, normalization: data.Normalization, architecture: config.Architecture
+) -> World:
+    """The images on the device, and the network for them."""
+    network = architecture.create(dataset.image_shape, dataset.num_classes)
+    real = data.device_arrays(
+        dataset.train_images,
+        dataset.train_labels,
+        dataset.num_classes,
+        normalization,
+        dataset.class_names,
+    )
+    return World(dataset, normalization, network, real)
+
+
+def stored_experts(
+    world: World,
+    architecture: config.Architecture,
+    options: experts.Options,
+    store: Path,
+    seed: int,
+    reporter: Reporter,
+) -> Path:
+    """The folder of a run's experts in `store`, trained if it does not hold exactly these."""
+    recipe = experts.configuration(
+        options,
+        dataclasses.asdict(architecture),
+        {
+            "images": experts.fingerprint(world.dataset.train_images, world.dataset.train_labels),
+            "zca": world.normalization.zca is not None,
+        },
+        seed,
+    )
+    return experts.train(world.network, options, world.real, store, recipe, reporter)
+
+
+def in_folder(
+    name: str,
+    options: config.DistillD3 | config.DistillDD,
+    world: World,
+    method: Method,
+    distilled: Callable[[], tuple[artifact.Artifact, float]],
+    judge: Callable[[artifact.Artifact, Real], tuple[Evaluation, dict[str, Any]]],
+    compare: Callable[[artifact.Artifact, Real], dict[str, Any]],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """What all methods have in common: one folder, one artifact, one report.
+
+    `distilled` makes the artifact, and says how many seconds its experts took; `judge` gives its
+    accuracy, and what else belongs into the report; `compare` gives the baselines' rows.
+    """
+    out, dataset = options.out, world.dataset
+    _check_baselines(options.baselines, method.synthetic, world)
+    if options.tensorboard:
+        check_installed()
+    # After all that can be refused, before all that is written.
+    resolve.claim(out, name, options, dataset)
+    with locked(out, "distilling"):
+        if (out / "report.json").exists():
+            reporter.say(f"{out} is finished; this is its report")
+            finished = json.loads((out / "report.json").read_text())
+            reporter.console.print(judging.accuracy_table(finished))
+            return finished
+        made, seconds = distilled()
+        artifact.save(made, out / "artifact.safetensors")
+        made = artifact.load(out / "artifact.safetensors")
+        rows = distill.read_metrics(out / distill.METRICS)
+        report.curves(out / "curves.png", rows)
+        key = stage_key(options.seed, Stage.STUDENTS)
+        judging.decoded_picture(out / "images.png", made, world.normalization, key)
+        test = judging.held_out(
+            dataset.test_images, dataset.test_labels, dataset, world.normalization
+        )
+        reached, more = judge(made, test)
+        finished = {
+            "method": name,
+            "dataset": judging.dataset_name(options.data.dataset),
+            "network": options.architecture.network,
+            "accuracy": reached.summary(),
+            **more,
+            "baselines": compare(made, test),
+            **made.ledger,
+            "seconds": {
+                "experts": seconds,
+                "distill": rows[-1]["seconds"],
+                "student": reached.seconds,
+            },
+            "seed": options.seed,
+            "versions": artifact.versions(),
+        }
+        files.write_json(out / "report.json", finished)
+        reporter.console.print(judging.accuracy_table(finished))
+        reporter.say(f"written to {out}")
+        return finished
+
+
+def _check_baselines(names: Sequence[str], data_: Synthetic, world: World) -> None:
+    shapes = jax.eval_shape(lambda k: data_.freeze(data_.init(k, world.real), k), jax.random.key(0))
+    comparison.check(names, networks.parameter_count(shapes), world.dataset)
+
+
+def frozen(method: Method, state: State, seed: int) -> dict[str, PyTree]:
+    """theta as an artifact stores it: complete, without the learning rates."""
+    theta = {k: v for k, v in state.theta.items() if k != "learning_rates"}
+    return method.synthetic.freeze(theta, stage_key(seed, Stage.FREEZE))
+
+
+def outer_loop(
+    options: config.Run, out: Path, method: Method, real: Real, reporter: Reporter
+) -> State:
+    """The outer loop in `out`, with event files if they are wanted; the last state."""
+    writer: EventWriter | None = None
+
+    def observe(rows: list[dict[str, float]]) -> None:
+        nonlocal writer
+        if not options.tensorboard or not rows:
+            return
+        if writer is None:  # first_step hides what an interrupted run wrote after its checkpoint
+            writer = EventWriter(out / "events", first_step=int(rows[0]["step"]))
+        for row in rows:
+            scalars = {n: v for n, v in row.items() if n not in ("step", "seconds")}
+            writer.write(int(row["step"]), scalars)
+
+    try:
+        return distill.run(
+            method,
+            stage_key(options.seed, Stage.DISTILL),
+            real,
+            steps=options.outer_steps,
+            directory=out,
+            reporter=reporter,
+            chunk=options.chunk,
+            checkpoint_minutes=options.checkpoint_minutes,
+            observe=observe,
+        )
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def provenance(options: config.Run, world: World) -> dict[str, Any]:
+    """What an artifact's header says of where it comes from."""
+    dataset, normalization = world.dataset, world.normalization
+    recipe = None
+    if normalization.zca is not None:
+        # Recomputed from the same images, not stored: 38 MB at 32x32x3. The matrix is not hashed,
+        # since its last digits depend on the linear algebra library; the images are.
+        recipe = {
+            "epsilon": 0.1,
+            "images": experts.fingerprint(dataset.train_images, dataset.train_labels),
+            "train_limit": options.data.train_limit,
+            "validation": options.data.validation,
+            "seed": options.seed,
+        }
+    return {
+        "dataset": judging.dataset_name(options.data.dataset),
+        "class_names": dataset.class_names,
+        "normalization": {
+            "mean": [float(v) for v in normalization.mean],
+            "sd": [float(v) for v in normalization.sd],
+            "zca": recipe,
+        },
+        "architecture": config.plain(options.architecture),
+        "seed": options.seed,
+    }
