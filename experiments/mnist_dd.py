@@ -26,10 +26,10 @@ table: mnist_dd (python -m experiments.tables)
 
 | run | floats | bytes | test accuracy % | before the steps | random | best_random | kmeans | class_mean | seeds x students | CPU s, experts | CPU s |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| fixed, 10 images | 7,840 | 32,808 | 93.4 ± 0.0 | 10.5 ± 0.0 | 22.9 ± 0.0 (kNN 46.6) | 31.6 ± 0.0 (kNN 52.1) | 22.6 ± 0.0 (kNN 82.0) | 22.6 ± 0.0 (kNN 82.0) | 1 x 1 | 0 | 1,097 |
+| fixed, 10 images | 7,840 | 32,808 | 93.4 | 10.5 | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) | 1 x 1 | 0 | 1,097 |
 | random, 100 images | 78,400 | 158,736 | 84.8 ± 3.1 | 10.2 ± 2.5 | 57.5 ± 11.0 (kNN 73.0) | 59.9 ± 11.5 (kNN 74.0) | 60.9 ± 12.2 (kNN 92.3) | 26.0 ± 7.6 (kNN 82.0) | 1 x 200 | 0 | 2,218 |
 
-2 cores of AMD EPYC; 2026-11-21; commits 41699dc, f513a40. Baselines' students train at the best of several learning rates, here 0.03, 0.1, 0.1, 0.3; those of distilled data at the learned one.
+2 cores of AMD EPYC; 2026-11-21; commits 41699dc, f513a40. Baselines' students train at the best of several learning rates, here 0.03, 0.1, 0.3; those of distilled data at the learned one.
 
 end of table
 

@@ -22,8 +22,9 @@ _TABLE = re.compile(r"(?m)^(.*\btable: (\w+).*\n)((?:.*\n)*?)(.*\bend of table\b
 
 
 def percent(accuracy: dict[str, Any]) -> str:
-    """Mean and standard deviation over all students, in percent."""
-    return f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['sd']:.1f}"
+    """Mean and, of more than one, standard deviation over all students, in percent."""
+    mean = f"{100 * accuracy['mean']:.1f}"
+    return mean if accuracy["students"] == 1 else f"{mean} ± {100 * accuracy['sd']:.1f}"
 
 
 def rendered(name: str) -> str:
@@ -63,7 +64,7 @@ def rendered(name: str) -> str:
     rates = {rate for baseline in compared for rate in baseline["learning_rates"]}
     if rates:
         note += " Baselines' students train at the best of several learning rates, here "
-        note += ", ".join(f"{rate:g}" for rate in sorted(rates))
+        note += ", ".join(sorted({f"{rate:g}" for rate in rates}, key=float))
         note += "; those of distilled data at the learned one."
     return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
 
