@@ -1,8 +1,8 @@
 """Runs configurations of the main job over seeds, and keeps what they print in results/*.json.
 
 A run's folder is `runs/EXPERIMENT/LABEL-SEED`; a run that was interrupted goes on where it was, and
-one that is finished is read. `results/EXPERIMENT.json` holds a row for each label: configuration,
-seeds, mean and standard deviation over all students of all seeds, hardware, date and commit.
+one that is finished is read. `results/EXPERIMENT.json` gets a row for each run: configuration,
+seed, mean and standard deviation over its students, hardware, date and commit.
 """
 
 import dataclasses
@@ -17,14 +17,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from d3jax import config, experts, jobs, judging
 from d3jax.files import write_json
 from d3jax.progress import UNFINISHED, Interrupted, Reporter
-
-RESULTS = Path(__file__).parent / "results"
+from experiments import rows
 
 
 def hardware() -> str:
@@ -77,7 +75,7 @@ def run(
       configurations: by label; their `out`, `experts` and `seed` are set here.
       seeds: of data split, experts, distillation and students.
       judgements: judge the artifact again, with these fields of `config.Judgement`; by name.
-      labels: rows of the results, where they are more than are run now.
+      labels: the order of the results' rows, where they are more than are run now.
       runs: the experiment whose folder of runs is shared; default its own.
 
     Exits with 75 when it is interrupted: run it again.
@@ -96,7 +94,8 @@ def run(
                 if not path.exists():
                     judged = config.Judgement(seed=seed, json=path, **fields)
                     judging.judge(out / "artifact.safetensors", judged, reporter)
-            _collect(experiment, labels or list(configurations), seeds, root, judgements or {})
+            row = _row(label, seed, out, judgements or {})
+            rows.write(experiment, [row], labels or list(configurations))
 
 
 def _folder(root: Path, label: str, seed: int) -> Path:
@@ -137,90 +136,53 @@ def _experts(options: config.DistillD3, reporter: Reporter) -> float:
     return experts.training_seconds(jobs.train_experts(stage, reporter), "cpu_seconds")
 
 
-def _collect(
-    experiment: str,
-    labels: list[str],
-    seeds: tuple[int, ...],
-    root: Path,
-    judgements: Iterable[str],
-) -> None:
-    rows = []
-    for label in labels:
-        folders = [(seed, _folder(root, label, seed)) for seed in seeds]
-        folders = [(seed, path) for seed, path in folders if (path / "report.json").exists()]
-        if not folders:
-            continue
-        reports = [json.loads((path / "report.json").read_text()) for _, path in folders]
-        records = [json.loads((path / "record.json").read_text()) for _, path in folders]
-        configuration = yaml.safe_load((folders[0][1] / "config.yaml").read_text())
-        for name in ("out", "experts", "seed", "images"):
-            del configuration[name]
-        del configuration["data"]["data_dir"]
-        row = {
-            "label": label,
-            "seeds": [seed for seed, _ in folders],
-            "accuracy": _pooled([report["accuracy"] for report in reports]),
-            "floats": reports[0]["floats"],
-            "bytes": reports[0]["bytes"]["total"],
-            "seconds": {
-                name: float(np.mean([report["seconds"][name] for report in reports]))
-                for name in reports[0]["seconds"]
-            },
-            **{
-                name: float(np.mean([record[name] for record in records]))
-                for name in ("cpu_seconds", "experts_cpu_seconds")
-            },
-            **_more(reports),
-            "baselines": {
-                name: {
-                    "accuracy": _pooled([r["baselines"][name]["accuracy"] for r in reports]),
-                    "floats": reports[0]["baselines"][name]["floats"],
-                    "learning_rates": [r["baselines"][name]["learning_rate"] for r in reports],
-                    **_neighbours([r["baselines"][name] for r in reports]),
-                }
-                for name in reports[0]["baselines"]
-            },
-            "hardware": records[0]["hardware"],
-            "date": records[-1]["date"],
-            "commits": sorted({commit for record in records for commit in record["commits"]}),
-            "configuration": configuration,
-        }
-        for name in judgements:
-            files = [path / f"{name}.json" for _, path in folders]
-            if all(file.exists() for file in files):
-                judged = [json.loads(file.read_text())["accuracy"] for file in files]
-                row[f"accuracy_{name}"] = _pooled(judged)
-        rows.append(row)
-    RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / f"{experiment}.json", {"experiment": experiment, "rows": rows})
-
-
-def _more(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """What only some methods report: accuracies before the distilled steps, and an attack's."""
-    found = {}
-    if "before" in reports[0]:
-        found["before"] = _pooled([report["before"] for report in reports])
-    if "attack" in reports[0]:
-        names = ("flipped_before", "flipped_after", "others_before", "others_after")
-        found["attack"] = {n: _pooled([r["attack"][n] for r in reports]) for n in names}
-    return found
-
-
-def _neighbours(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    if "nearest_neighbours" not in rows[0]:
-        return {}
-    values = [row["nearest_neighbours"]["accuracy"] for row in rows]
-    return {"nearest_neighbours": _pooled([{"mean": v, "per_student": [v]} for v in values])}
-
-
-def _pooled(accuracies: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation over all students of all seeds, and over seeds' means."""
-    students = [value for accuracy in accuracies for value in accuracy["per_student"]]
-    means = [accuracy["mean"] for accuracy in accuracies]
-    return {
-        "mean": float(np.mean(students)),
-        "sd": float(np.std(students, ddof=1)) if len(students) > 1 else 0.0,
-        "sd_over_seeds": float(np.std(means, ddof=1)) if len(means) > 1 else 0.0,
-        "students": len(students),
-        "per_seed": means,
+def _row(label: str, seed: int, folder: Path, judgements: Iterable[str]) -> rows.Row:
+    """What the results hold of one finished run."""
+    report = json.loads((folder / "report.json").read_text())
+    record = json.loads((folder / "record.json").read_text())
+    configuration = yaml.safe_load((folder / "config.yaml").read_text())
+    for name in ("out", "experts", "seed", "images"):
+        del configuration[name]
+    del configuration["data"]["data_dir"]
+    row = {
+        "label": label,
+        "seeds": [seed],
+        "accuracy": _accuracy(report["accuracy"]),
+        "floats": report["floats"],
+        "bytes": report["bytes"]["total"],
+        "seconds": report["seconds"],
+        "cpu_seconds": record["cpu_seconds"],
+        "experts_cpu_seconds": record["experts_cpu_seconds"],
+        "baselines": {name: _baseline(row) for name, row in report["baselines"].items()},
+        "hardware": record["hardware"],
+        "date": record["date"],
+        "commits": record["commits"],
+        "configuration": configuration,
     }
+    # What only some methods report: accuracies before the distilled steps, and an attack's.
+    if "before" in report:
+        row["before"] = _accuracy(report["before"])
+    if "attack" in report:
+        names = ("flipped_before", "flipped_after", "others_before", "others_after")
+        row["attack"] = {name: _accuracy(report["attack"][name]) for name in names}
+    for name in judgements:
+        judged = json.loads((folder / f"{name}.json").read_text())
+        row[f"accuracy_{name}"] = _accuracy(judged["accuracy"])
+    return row
+
+
+def _accuracy(accuracy: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: accuracy[name] for name in ("mean", "sd", "students")}
+    return {**kept, "per_seed": [accuracy["mean"]]}
+
+
+def _baseline(row: dict[str, Any]) -> dict[str, Any]:
+    kept = {
+        "accuracy": _accuracy(row["accuracy"]),
+        "floats": row["floats"],
+        "learning_rates": [row["learning_rate"]],
+    }
+    if "nearest_neighbours" in row:
+        value = row["nearest_neighbours"]["accuracy"]
+        kept["nearest_neighbours"] = {"mean": value, "sd": 0.0, "students": 1, "per_seed": [value]}
+    return kept

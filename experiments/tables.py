@@ -15,6 +15,7 @@ from typing import Any
 
 from d3jax.files import write_text
 from d3jax.report import markdown_table
+from experiments.rows import by_label
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "README.md", *sorted((ROOT / "experiments").glob("*_*.py")))
@@ -36,7 +37,8 @@ def rendered(name: str) -> str:
     results = json.loads(found[0].read_text())
     if found[0] == paths[1]:
         return _measured(results)
-    rows = results["rows"]
+    runs = results["rows"]
+    rows = by_label(runs)
     subsets = sorted({key for row in rows for key in row if key.startswith("accuracy_")})
     known = ("random", "best_random", "kmeans", "class_mean")
     baselines = [name for name in known if any(name in row["baselines"] for row in rows)]
@@ -56,9 +58,9 @@ def rendered(name: str) -> str:
         cells += [f"{len(row['seeds'])} x {each}", f"{row['experts_cpu_seconds']:,.0f}"]
         cells += [f"{row['cpu_seconds']:,.0f}"]
         table.append(cells)
-    machines = sorted({row["hardware"] for row in rows})
-    dates = sorted({row["date"] for row in rows})
-    commits = sorted({commit for row in rows for commit in row["commits"]})
+    machines = sorted({row["hardware"] for row in runs})
+    dates = sorted({row["date"] for row in runs})
+    commits = sorted({commit for row in runs for commit in row["commits"]})
     note = f"{', '.join(machines)}; {', '.join(dates)}; commits {', '.join(commits)}."
     compared = [baseline for row in rows for baseline in row["baselines"].values()]
     rates = {rate for baseline in compared for rate in baseline["learning_rates"]}

@@ -9,7 +9,7 @@ import pytest
 
 from d3jax import jobs
 from d3jax.progress import Reporter
-from experiments import imagenet64_d3, runner, tables, tiny_imagenet_d3
+from experiments import imagenet64_d3, rows, tables, tiny_imagenet_d3
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,14 +20,51 @@ def test_tables_are_rendered_from_the_results(path):
     assert tables.in_step(text) == text, "run python -m experiments.tables"
 
 
-def test_pooled_statistics():
-    pooled = runner._pooled(
-        [{"mean": 0.5, "per_student": [0.4, 0.6]}, {"mean": 0.7, "per_student": [0.7, 0.7]}]
-    )
-    assert pooled["mean"] == pytest.approx(0.6)
-    assert pooled["sd"] == pytest.approx(np.sqrt((0.04 + 0.0 + 0.01 + 0.01) / 3))
-    assert pooled["sd_over_seeds"] == pytest.approx(np.sqrt(0.02))
-    assert pooled["students"] == 4
+def _group(*values):
+    return {
+        "mean": np.mean(values),
+        "sd": np.std(values, ddof=1) if len(values) > 1 else 0.0,
+        "students": len(values),
+        "per_seed": [np.mean(values)],
+    }
+
+
+def test_groups_of_students_are_pooled_as_if_they_were_one():
+    groups = ([0.4, 0.6, 0.5], [0.7, 0.7], [0.1])
+    pooled = rows.pooled([_group(*values) for values in groups])
+    everyone = np.concatenate(groups)
+    assert pooled["mean"] == pytest.approx(everyone.mean())
+    assert pooled["sd"] == pytest.approx(everyone.std(ddof=1))
+    assert pooled["students"] == 6
+    assert pooled["per_seed"] == pytest.approx([0.5, 0.7, 0.1])
+
+
+def _row(label, seeds, *values, rate=1, **more):
+    return {
+        "label": label,
+        "seeds": seeds,
+        "accuracy": _group(*values),
+        "cpu_seconds": 10.0 * (1 + seeds[0]),
+        "experts_cpu_seconds": 1.0,
+        "baselines": {},
+        "configuration": {"method": {"rate": rate, **more}},
+    }
+
+
+def test_results_keep_the_runs_of_other_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    rows.write("x", [_row("b", [0, 1], 0.5, 0.7), _row("a", [0], 0.2)], ["a", "b"])
+    rows.write("x", [_row("b", [2], 0.9, new_field=3)], ["a", "b"])
+    kept = rows.read("x")
+    assert [(row["label"], row["seeds"]) for row in kept] == [("a", [0]), ("b", [0, 1]), ("b", [2])]
+    pooled = rows.by_label(kept)[1]
+    assert pooled["seeds"] == [0, 1, 2]
+    assert pooled["accuracy"]["mean"] == pytest.approx(0.7)
+    assert pooled["cpu_seconds"] == pytest.approx((2 * 10 + 30) / 3)
+    rows.write("x", [_row("b", [1], 0.9)], ["a", "b"])  # stands for a seed of the pooled row
+    assert [row["seeds"] for row in rows.read("x")] == [[0], [1], [2]]
+    rows.write("x", [_row("b", [0], 0.1, rate=2)], ["a", "b"])  # another configuration
+    assert [row["seeds"] for row in rows.read("x")] == [[0], [0]]
 
 
 def test_readme_promises_the_command_that_ci_runs():

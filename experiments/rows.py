@@ -1,0 +1,113 @@
+"""Results as files: a row for each run, so that rows of another machine or day stay when one comes.
+
+`results/EXPERIMENT.json` holds rows with a label, the seeds that they stand for (one, or several
+where an earlier version had pooled them), and what was reached. A table pools the rows of a label.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from d3jax.files import write_json
+
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
+
+
+def read(experiment: str) -> list[Row]:
+    """The rows of an experiment; none if it has not been run."""
+    path = RESULTS / f"{experiment}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+def write(experiment: str, rows: Iterable[Row], labels: Sequence[str]) -> None:
+    """Adds rows to the file, in the order of `labels`.
+
+    A row takes the place of earlier ones of the same label that stand for its seed, or that were
+    run with another configuration (in a field that both name).
+    """
+    kept = read(experiment)
+    for new in rows:
+        kept = [row for row in kept if not _superseded(row, new)] + [new]
+    order = {label: number for number, label in enumerate(labels)}
+    kept.sort(key=lambda row: (order.get(row["label"], len(order)), row["seeds"]))
+    RESULTS.mkdir(exist_ok=True)
+    write_json(RESULTS / f"{experiment}.json", {"experiment": experiment, "rows": kept})
+
+
+def _superseded(old: Row, new: Row) -> bool:
+    if old["label"] != new["label"]:
+        return False
+    same = _agree(old["configuration"], new["configuration"])
+    return not same or bool(set(old["seeds"]) & set(new["seeds"]))
+
+
+def _agree(old: Any, new: Any) -> bool:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return all(_agree(old[key], new[key]) for key in set(old) & set(new))
+    return old == new
+
+
+def by_label(rows: Sequence[Row]) -> list[Row]:
+    """One row a label: accuracies pooled over seeds, seconds averaged."""
+    labels = dict.fromkeys(row["label"] for row in rows)
+    return [_pooled_row([row for row in rows if row["label"] == label]) for label in labels]
+
+
+def pooled(accuracies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and sample standard deviation over all students, from those of groups of students.
+
+    Args:
+      accuracies: {mean, sd, students, per_seed} of each group.
+    """
+    number = sum(group["students"] for group in accuracies)
+    mean = sum(group["students"] * group["mean"] for group in accuracies) / number
+    squares = sum(
+        (group["students"] - 1) * group["sd"] ** 2 + group["students"] * (group["mean"] - mean) ** 2
+        for group in accuracies
+    )
+    per_seed = [value for group in accuracies for value in group["per_seed"]]
+    return {
+        "mean": mean,
+        "sd": math.sqrt(squares / (number - 1)) if number > 1 else 0.0,
+        "students": number,
+        "per_seed": per_seed,
+    }
+
+
+def _pooled_row(rows: Sequence[Row]) -> Row:
+    first = rows[0]
+    runs = [len(row["seeds"]) for row in rows]
+
+    def average(values: Iterable[float]) -> float:
+        return sum(n * value for n, value in zip(runs, values, strict=True)) / sum(runs)
+
+    joined = {
+        "seeds": [seed for row in rows for seed in row["seeds"]],
+        "cpu_seconds": average(row["cpu_seconds"] for row in rows),
+        "experts_cpu_seconds": average(row["experts_cpu_seconds"] for row in rows),
+    }
+    for name in first:
+        if name in ("accuracy", "before") or name.startswith("accuracy_"):
+            joined[name] = pooled([row[name] for row in rows if name in row])
+    if "attack" in first:
+        joined["attack"] = {n: pooled([row["attack"][n] for row in rows]) for n in first["attack"]}
+    names = dict.fromkeys(name for row in rows for name in row["baselines"])
+    joined["baselines"] = {
+        name: _pooled_baseline([r["baselines"][name] for r in rows if name in r["baselines"]])
+        for name in names
+    }
+    return {**first, **joined}
+
+
+def _pooled_baseline(rows: Sequence[Row]) -> Row:
+    both = {
+        "accuracy": pooled([row["accuracy"] for row in rows]),
+        "floats": rows[0]["floats"],
+        "learning_rates": [rate for row in rows for rate in row["learning_rates"]],
+    }
+    if "nearest_neighbours" in rows[0]:
+        both["nearest_neighbours"] = pooled([row["nearest_neighbours"] for row in rows])
+    return both
