@@ -177,6 +177,9 @@ class DistillD3(Run):
     student: Protocol = field(default_factory=Protocol)
     out: Path = Path("runs/d3")
     """The run's folder; the same command with the same folder resumes."""
+    snapshots: Literal["device", "disk"] = "device"
+    """Where experts' snapshots are while distilling: all in device memory, or on disk, each read
+    when a step needs it."""
     baselines: tuple[Literal["random", "kmeans", "class_mean"], ...] = BASELINES
     """What to compare with, at the same number of stored floats (class_mean: one image a class)."""
     baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,10 +35,14 @@ def chunk_function(method: Method, size: int) -> Callable[[Array, State, Real, A
     At the first step whose metrics or state are not finite, the loop ends with the state before it.
     The number of steps is an argument, so that a shorter last chunk is not compiled again. Jit it
     with `donate_argnums=1`.
+
+    Raises:
+      AssertionError: while tracing, where a step's state has other shapes or dtypes than before.
     """
 
     def run(key: Array, state: State, real: Real, number: Array) -> Chunk:
-        shapes = jax.eval_shape(method.step, key, state, real)[1]
+        after, shapes = jax.eval_shape(method.step, key, state, real)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
         buffers = {name: jnp.zeros((size,), value.dtype) for name, value in shapes.items()}
 
         def unfinished(carry: Chunk) -> Array:

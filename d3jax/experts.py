@@ -125,9 +125,39 @@ class Trajectories:
         """Parameters f[P] of one expert after one epoch; nothing else is read."""
         return self._array[expert, epoch].read().result()
 
+    def streamed(self) -> "Streamed":
+        """The snapshots for `Real.trajectories`, without taking memory on the device."""
+        return Streamed(self)
+
     def read_all(self, experts: slice = slice(None), epochs: slice = slice(None)) -> np.ndarray:
         """Parameters f[experts, epochs, P]."""
         return self._array[experts, epochs].read().result()
+
+
+@jax.tree_util.register_static
+class Streamed:
+    """Snapshots that stay on disk: indexed like an array, but each is read when a step needs it.
+
+    The host reads it (the operating system keeps what it read lately) while the device waits:
+    milliseconds for ten million parameters, against gigabytes of device memory for all snapshots.
+    """
+
+    def __init__(self, stored: Trajectories):
+        self._stored = stored
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(E, epochs + 1, P)."""
+        return self._stored.shape
+
+    def __getitem__(self, index: tuple[Array | int, Array | int]) -> Array:
+        """Parameters f32[P] at (expert, epoch), traced or not; a negative epoch is from the end."""
+        result = jax.ShapeDtypeStruct(self.shape[2:], jnp.float32)
+        return jax.pure_callback(self._read, result, *index, vmap_method="sequential")
+
+    def _read(self, expert: Any, epoch: Any) -> np.ndarray:
+        snapshot = self._stored.read(int(expert), int(epoch) % self.shape[1])
+        return np.asarray(snapshot, np.float32)
 
 
 def _zarr(path: Path) -> dict[str, Any]:

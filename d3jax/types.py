@@ -5,7 +5,7 @@ E experts, T inner steps, P network parameters.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,19 @@ class Method(NamedTuple):
     objectives: tuple[Objective, ...]
 
 
+class Trajectories(Protocol):
+    """Expert parameters f[E, epochs + 1, P]: an array, or one that is read as it is needed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(E, epochs + 1, P)."""
+        ...
+
+    def __getitem__(self, index: Any, /) -> Array:
+        """Parameters f[P] at (expert, epoch)."""
+        ...
+
+
 class Real(NamedTuple):
     """What a step needs of the real world: on the device, sampled by key inside the step."""
 
@@ -101,7 +114,7 @@ class Real(NamedTuple):
     class_counts: Array  # i32[K]
     mean: Array  # f[C], of pixels in [0, 1]
     sd: Array  # f[C]
-    trajectories: Array | None = None  # f[E, epochs + 1, P], expert parameters
+    trajectories: Trajectories | None = None  # f[E, epochs + 1, P], expert parameters
 
     def gather(self, index: Array) -> Array:
         """Normalized images f[..., H, W, C] at positions `index` i32[...]."""

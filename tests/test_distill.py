@@ -235,6 +235,15 @@ def test_checkpoints_in_between(tmp_path):
     assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["16", "20"]
 
 
+def test_a_step_that_changes_its_states_types_is_refused(tmp_path):
+    def step(key, state, real):
+        state, metrics = quadratic().step(key, state, real)
+        return state._replace(theta={"data": state.theta["data"][:2]}), metrics
+
+    with pytest.raises(AssertionError, match="shape"):
+        run(tmp_path, quadratic()._replace(step=step))
+
+
 def test_the_chunk_is_compiled_once(tmp_path):
     traced = []
     method = quadratic()

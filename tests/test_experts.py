@@ -131,6 +131,26 @@ def test_one_snapshot_is_read_alone(store, snapshots):
     assert len(files) == 3 * 4
 
 
+def test_snapshots_are_streamed_from_disk_inside_a_compiled_loop(store, snapshots):
+    streamed = Trajectories(store_path(store, recipe())).streamed()
+    assert streamed.shape == snapshots.shape
+
+    @jax.jit
+    def both(streamed, weights):
+        def loss(weights, expert, epoch):
+            return weights @ streamed[expert, epoch]
+
+        def step(number):
+            return jax.grad(loss)(weights, number, 1), loss(weights, number, -1)
+
+        return jax.lax.map(step, jnp.arange(3, dtype=jnp.int32))
+
+    weights = jnp.arange(snapshots.shape[2], dtype=jnp.float32)
+    gradients, values = both(streamed, weights)
+    np.testing.assert_array_equal(gradients, snapshots[:, 1])
+    np.testing.assert_allclose(values, snapshots[:, 3] @ np.asarray(weights), rtol=1e-5)
+
+
 def test_found_again_without_training(real, store, monkeypatch, capsys):
     def forbidden(*_):
         raise AssertionError("trained again")

@@ -6,8 +6,8 @@ import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, check_gradient, quick_jit, random_params, to_float64
 
 from d3jax import losses, networks, objectives
-from d3jax.objectives import trajectory
-from d3jax.synthetic import gaussian
+from d3jax.objectives import feature_mmd, trajectory
+from d3jax.synthetic import gaussian, pixels
 from d3jax.types import InputError
 
 LPC = 2
@@ -215,6 +215,35 @@ def test_feature_mmd_is_the_sum_of_each_classs_double_loop(tiny_network, tiny_re
         )
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
         np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def test_feature_mmd_by_groups_of_classes(tiny_network, tiny_real):
+    # Pixels do not depend on the rest of their batch, so the grouping changes nothing.
+    real = tiny_real._replace(trajectories=tiny_real.trajectories[:1])
+    data = pixels.create(
+        image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, num_items=2 * NUM_CLASSES
+    )
+    theta = quick_jit(data.init)(jax.random.key(0), real)
+
+    def gradient(classes):
+        objective = feature_mmd(
+            tiny_network, data.num_items, NUM_CLASSES, samples=4, classes_at_once=classes,
+            updates=("data",),
+        )  # fmt: skip
+
+        def loss(theta):
+            return objective.loss(theta, data.sample, (), jax.random.key(1), real)[0]
+
+        return quick_jit(jax.value_and_grad(loss))(theta)
+
+    value, gradient_ = gradient(1)
+    expected, expected_gradient = gradient(None)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        gradient_["data"]["images"], expected_gradient["data"]["images"], rtol=1e-4, atol=1e-6
+    )
+    with pytest.raises(InputError, match="must divide the 3 classes"):
+        gradient(2)
 
 
 @pytest.mark.parametrize(("steps", "batch"), [(5, 4), (3, 1), (2, 6)])

@@ -47,7 +47,12 @@ def distill_d3(options: config.DistillD3, reporter: Reporter) -> dict[str, Any]:
         snapshots = stored_experts(
             world, options.architecture, options.expert, options.experts, options.seed, reporter
         )
-        trajectories = jnp.asarray(experts.Trajectories(snapshots).read_all(), jnp.float32)
+        stored = experts.Trajectories(snapshots)
+        trajectories = (
+            jnp.asarray(stored.read_all(), jnp.float32)
+            if options.snapshots == "device"
+            else stored.streamed()
+        )
         real = world.real._replace(trajectories=trajectories)
         state = outer_loop(options, options.out, method, real, reporter)
         theta = frozen(method, state, options.seed)

@@ -37,6 +37,9 @@ class Options:
     """Maximum mean discrepancy (off: an ablation)."""
     mmd_samples: int = 30
     """Decoded, and as many real, images per class in the MMD."""
+    mmd_classes: int | None = None
+    """Classes whose images the MMD has in memory together, a divisor of all; default all of them.
+    Fewer take a random grouping each step, decoded (and so batch-normalized) group by group."""
     mmd_epoch: int | None = None
     """Expert epoch whose features the MMD compares; default the last."""
     latent_optimizer: Literal["sgd", "adam"] = "adam"
@@ -106,6 +109,7 @@ def d3(network: Network, synthetic: Synthetic, options: Options, outer_steps: in
                 synthetic.num_classes,
                 samples=options.mmd_samples,
                 epoch=-1 if options.mmd_epoch is None else options.mmd_epoch,
+                classes_at_once=options.mmd_classes,
                 updates=moved,
             )
         )

@@ -8,7 +8,7 @@ from jax import Array
 
 from d3jax import losses
 from d3jax.networks import forward_blocks, unraveler
-from d3jax.types import Network, Objective, Real
+from d3jax.types import InputError, Network, Objective, Real
 
 
 def feature_mmd(
@@ -18,6 +18,7 @@ def feature_mmd(
     *,
     samples: int,
     epoch: int = -1,
+    classes_at_once: int | None = None,
     bandwidths: Sequence[float] = losses.BANDWIDTHS,
     updates: tuple[str, ...],
 ) -> Objective:
@@ -29,13 +30,25 @@ def feature_mmd(
       samples: decoded, and as many real, images per class; the class's items take turns,
         beginning with a random one.
       epoch: the snapshot whose features are compared, -1 for the last.
+      classes_at_once: classes whose images are in memory together, a divisor of `num_classes`;
+        default all. Fewer are a random group, computed again on the way back.
       bandwidths: of the kernel (`losses.mmd2`).
       updates: the groups of theta that it moves.
 
     The loss is the sum over classes of the unbiased MMD^2. Update 2 of D3, arXiv 2403.00999. All
-    classes are decoded as one batch, where the authors' code decodes (and so batch-normalizes) each
-    class alone: a saved artifact's frozen statistics then mean the same as those of training.
+    classes (of a group) are decoded as one batch, where the authors' code decodes (and so
+    batch-normalizes) each class alone: a saved artifact's frozen statistics then mean the same as
+    those of training.
+
+    Raises:
+      InputError: `classes_at_once` does not divide the classes.
     """
+    if classes_at_once is not None and (classes_at_once < 1 or num_classes % classes_at_once):
+        raise InputError(
+            f"the MMD's classes at once must divide the {num_classes} classes, "
+            f"not be {classes_at_once}"
+        )
+    groups = num_classes // (classes_at_once or num_classes)
     unravel = unraveler(network)
     per_class = num_items // num_classes
 
@@ -46,23 +59,34 @@ def feature_mmd(
         # From a random one on, so that no item is drawn more often than another in the long run.
         first_turn = jax.random.randint(for_turn, (), 0, per_class, jnp.int32)
         turns = (first_turn + jnp.arange(samples, dtype=jnp.int32)) % per_class
-        first = jnp.arange(num_classes, dtype=jnp.int32) * per_class
-        index = (first[:, None] + turns).reshape(-1)
-        images = sample(theta, for_sample, index).images
-        params = unravel(real.trajectories[expert, epoch].astype(images.dtype))
-        # Real features need no gradient; keeping them out of the decoded batch avoids storing it.
-        picked = real.sample_classes(for_real, samples).reshape(-1)
-        real_images = real.gather(picked).astype(images.dtype)
-        target = forward_blocks(network, params, real_images).features
-        features = forward_blocks(network, params, images).features
+        picked = real.sample_classes(for_real, samples)
+        dtype = jax.eval_shape(sample, theta, None).images.dtype
+        params = unravel(real.trajectories[expert, epoch].astype(dtype))
 
-        def by_class(x: Array) -> Array:
-            return x.reshape(num_classes, samples, -1)
+        def group_mmd(key: Array, classes: Array) -> Array:
+            """The sum over `classes` i32[k]."""
+            index = classes[:, None] * per_class + turns
+            images = sample(theta, key, index.reshape(-1)).images
+            # Real features need no gradient; out of the decoded batch they are not stored.
+            real_images = real.gather(picked[classes].reshape(-1)).astype(dtype)
+            target = forward_blocks(network, params, real_images).features
+            features = forward_blocks(network, params, images).features
 
-        per_class_mmd = jax.vmap(lambda x, y: losses.mmd2(x, y, bandwidths))(
-            by_class(features), by_class(jax.lax.stop_gradient(target))
-        )
-        total = jnp.sum(per_class_mmd)
+            def by_class(x: Array) -> Array:
+                return x.reshape(classes.shape[0], samples, -1)
+
+            per_class_mmd = jax.vmap(lambda x, y: losses.mmd2(x, y, bandwidths))(
+                by_class(features), by_class(jax.lax.stop_gradient(target))
+            )
+            return jnp.sum(per_class_mmd)
+
+        if groups == 1:
+            total = group_mmd(for_sample, jnp.arange(num_classes, dtype=jnp.int32))
+        else:
+            for_order, for_groups = jax.random.split(for_sample)
+            order = jax.random.permutation(for_order, num_classes).astype(jnp.int32)
+            inputs = (jax.random.split(for_groups, groups), order.reshape(groups, -1))
+            total = jnp.sum(jax.lax.map(jax.checkpoint(lambda x: group_mmd(*x)), inputs))
         return total, (aux, {"loss": total})
 
     return Objective("mmd", lambda key, real: (), loss, updates)
