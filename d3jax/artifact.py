@@ -102,6 +102,7 @@ def create(
     seed: int,
     dtype: str = "float16",
     replay: dict[str, Any] | None = None,
+    sequence: dict[str, Any] | None = None,
 ) -> Artifact:
     """An artifact of `theta`, which must be frozen (`Synthetic.freeze`).
 
@@ -116,6 +117,7 @@ def create(
       dtype: float16 or float32. Arrays whose values float16 cannot hold stay float32, as does
         `weights`, the stored initialization of a network.
       replay: the steps that the data was learned for, if any (`replay.Recipe`).
+      sequence: the subsets that students train on in turn, if any (`sequence.Recipe`).
     """
     if dtype not in ("float16", "float32"):
         raise InputError(f"artifact arrays are stored as float16 or float32, not {dtype!r}")
@@ -141,6 +143,8 @@ def create(
     }
     if replay is not None:
         header["replay"] = replay
+    if sequence is not None:
+        header["sequence"] = sequence
     return Artifact(header, jax.tree.map_with_path(stored, theta))
 
 
@@ -237,6 +241,8 @@ def _header(entry: Any, path: Path) -> dict[str, Any]:
             raise InputError(f"the ZCA recipe in {path} lacks {sorted(missing)[0]}")
     if not isinstance(header.get("replay"), dict | None):
         raise InputError(f"the header of {path} has a replay that is no recipe of steps")
+    if not isinstance(header.get("sequence"), dict | None):
+        raise InputError(f"the header of {path} has a sequence that is no recipe of subsets")
     if not 0 < header["student_learning_rate"] < math.inf:
         raise InputError(f"the student learning rate in {path} is not a positive number")
     return header

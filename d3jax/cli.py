@@ -1,4 +1,4 @@
-"""The command line: `d3jax distill d3|dd | experts | evaluate | show | prepare`."""
+"""The command line: `d3jax distill d3|mtt|seqmatch|dd | experts | evaluate | show | prepare`."""
 
 import os
 import signal
@@ -26,6 +26,8 @@ class Distill:
 
     method: Annotated[
         Annotated[config.DistillD3, Subcommand("d3")]
+        | Annotated[config.DistillMTT, Subcommand("mtt")]
+        | Annotated[config.DistillSeqMatch, Subcommand("seqmatch")]
         | Annotated[config.DistillDD, Subcommand("dd")],
         config.Inlined,
     ]

@@ -13,6 +13,8 @@ from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
 from d3jax.methods.d3 import Options as D3Options
 from d3jax.methods.dd import Options as DDOptions
+from d3jax.methods.mtt import Options as MTTOptions
+from d3jax.parametrization import Parametrization
 from d3jax.types import Network
 
 NetworkName = Literal["convnet", "lenet", "alexcifarnet", "mlp", "resnet18"]
@@ -91,66 +93,12 @@ class Experts:
 
 
 @dataclass(frozen=True)
-class Parametrization:
-    """How distilled data is stored."""
-
-    latents_per_class: int | None = None
-    """Gaussians per class; default 5 up to 16 pixels, 1 above."""
-    latent_size: int | None = None
-    """Length of a latent vector; default 8 up to 16 pixels, 64 above (large: 4 x its width)."""
-    decoder: Literal["small", "medium", "large"] = "small"
-    """The decoder's kind."""
-    decoder_width: int | None = None
-    """Channels of the decoder's first stage; default by image size and kind."""
-    output: Literal["pixels", "normalized"] = "pixels"
-    """What the decoder's tanh spans: valid pixels, or (-1, 1) in normalized units (the paper)."""
-    sampling: bool = True
-    """Draw from the Gaussians (off, decode the means only: an ablation)."""
-    labels: Literal["hard", "expert"] = "hard"
-    """Hard labels, or one soft label per latent: the first expert's softmax on its decoded mean."""
-
-    def specification(
-        self, dataset: data.Dataset, normalization: data.Normalization
-    ) -> dict[str, Any]:
-        """The specification for `synthetic.create`, every default resolved."""
-        size = dataset.image_shape[0]
-        widths = {"small": 16 if size <= 16 else 64 if size <= 32 else 128}
-        width = self.decoder_width or widths.get(
-            self.decoder, 512 if self.decoder == "medium" else 1024
-        )
-        latent = self.latent_size
-        if latent is None:
-            latent = 4 * width if self.decoder == "large" else 8 if size <= 16 else 64
-        latents_per_class = self.latents_per_class
-        if latents_per_class is None:
-            latents_per_class = 5 if size <= 16 else 1
-        channels = dataset.image_shape[2]
-        shift, scale = [0.0] * channels, [1.0] * channels
-        # Whitened images have no range that pixels would give them.
-        if self.output == "pixels" and normalization.zca is None:
-            shift = [float(v) for v in (0.5 - normalization.mean) / normalization.sd]
-            scale = [float(v) for v in 0.5 / normalization.sd]
-        return {
-            "kind": "gaussian",
-            "image_shape": list(dataset.image_shape),
-            "num_classes": dataset.num_classes,
-            "latents_per_class": latents_per_class,
-            "latent_size": latent,
-            "decoder": self.decoder,
-            "width": width,
-            "shift": shift,
-            "scale": scale,
-            "stochastic": self.sampling,
-            "label_kind": "hard" if self.labels == "hard" else "probabilities",
-        }
-
-
-@dataclass(frozen=True)
 class Run:
     """What every distillation has: a folder, a length, a seed."""
 
     data: Annotated[Data, Inlined] = field(default_factory=Data)
     architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
+    parametrization: Annotated[Parametrization, Inlined] = field(default_factory=Parametrization)
     outer_steps: int = 1000
     """Outer steps."""
     seed: int = 0
@@ -165,18 +113,16 @@ class Run:
     """Minutes between checkpoints."""
     tensorboard: bool = False
     """Write TensorBoard event files to OUT/events (needs the extra `tensorboard`)."""
+    out: Path = Path("runs/distill")
+    """The run's folder; the same command with the same folder resumes."""
 
 
 @dataclass(frozen=True)
-class DistillD3(Run):
-    """`d3jax distill d3`: experts, distillation, evaluation and baselines, in one folder."""
+class Matching(Run):
+    """What methods have that need experts, and are judged by ordinary students."""
 
-    parametrization: Annotated[Parametrization, Inlined] = field(default_factory=Parametrization)
-    d3: Annotated[D3Options, Inlined] = field(default_factory=D3Options)
     expert: ExpertOptions = field(default_factory=ExpertOptions)
     student: Protocol = field(default_factory=Protocol)
-    out: Path = Path("runs/d3")
-    """The run's folder; the same command with the same folder resumes."""
     snapshots: Literal["device", "disk"] = "device"
     """Where experts' snapshots are while distilling: all in device memory, or on disk, each read
     when a step needs it."""
@@ -184,12 +130,43 @@ class DistillD3(Run):
     """What to compare with, at the same number of stored floats (class_mean: one image a class)."""
     baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     """Learning rates for baselines' students; the best is taken, on the validation images or, where
-    none are set aside, on 2000 training images (D3 learns its own on training images too)."""
+    none are set aside, on 2000 training images (distilled data learns its own on those too)."""
+
+
+@dataclass(frozen=True)
+class DistillD3(Matching):
+    """`d3jax distill d3`: experts, distillation, evaluation and baselines, in one folder."""
+
+    d3: Annotated[D3Options, Inlined] = field(default_factory=D3Options)
+    out: Path = Path("runs/d3")
+    """The run's folder; the same command with the same folder resumes."""
+
+
+@dataclass(frozen=True)
+class DistillMTT(Matching):
+    """`d3jax distill mtt`: matching of expert trajectories, in one folder."""
+
+    mtt: Annotated[MTTOptions, Inlined] = field(default_factory=MTTOptions)
+    out: Path = Path("runs/mtt")
+    """The run's folder; the same command with the same folder resumes."""
+
+
+@dataclass(frozen=True)
+class DistillSeqMatch(Matching):
+    """`d3jax distill seqmatch`: subsets distilled one after another, in one folder."""
+
+    mtt: Annotated[MTTOptions, Inlined] = field(default_factory=MTTOptions)
+    subsets: int = 3
+    """Subsets K that each class's images are split into, as evenly as can be (1: mtt)."""
+    later_expert_epochs: int | None = None
+    """Epochs of the experts of subsets after the first; default as many as of the first's."""
+    out: Path = Path("runs/seqmatch")
+    """The run's folder; the same command with the same folder resumes, at its subset."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """The distilled images."""
+    """How many distilled images."""
 
     images_per_step: int = 1
     """Images per class in each distilled step."""
@@ -197,20 +174,7 @@ class Images:
     """All distilled images instead, a multiple of the steps; needs --soft-labels if they are not
     as many for each class."""
     soft_labels: bool = False
-    """Learn the labels too, from one-hot ones."""
-    start: Literal["real", "noise"] = "real"
-    """What images start from: real ones of their classes, or standard normal noise (the paper)."""
-
-    def specification(self, dataset: data.Dataset) -> dict[str, Any]:
-        """The specification for `synthetic.create`; `images` is resolved."""
-        return {
-            "kind": "pixels",
-            "image_shape": list(dataset.image_shape),
-            "num_classes": dataset.num_classes,
-            "num_items": self.images,
-            "label_kind": "free" if self.soft_labels else "hard",
-            "start": self.start,
-        }
+    """Learn the labels too, from one-hot ones: the same as --labels learned."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +217,9 @@ class DistillDD(Run):
     baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
     """Learning rates of baselines' steps; the best is taken, on the validation images or, where
     none are set aside, on 2000 training images."""
+
+
+Distillation = DistillD3 | DistillMTT | DistillSeqMatch | DistillDD
 
 
 @dataclass(frozen=True)

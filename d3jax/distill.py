@@ -188,7 +188,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 def _forget_rows_after(path: Path, step: int) -> float:
     """Drops rows that will be run, and written, again; returns the seconds spent on the others."""
     kept = [row for row in read_metrics(path) if row["step"] <= step]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    write_text(path, lines(kept))
     return kept[-1]["seconds"] if kept else 0.0
 
 
@@ -203,9 +203,14 @@ def _rows(
     ]
 
 
+def lines(rows: list[dict[str, float]]) -> str:
+    """The rows of a metrics.jsonl as its text."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def _append(path: Path, rows: list[dict[str, float]]) -> None:
     with path.open("a") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
+        file.write(lines(rows))
 
 
 def _note(row: dict[str, float]) -> str:

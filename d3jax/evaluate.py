@@ -120,7 +120,7 @@ def evaluate(
     if not rate > 0:
         raise InputError(f"the students' learning rate must be positive, not {rate}")
     params, seconds = train_students(network, synthetic, theta, protocol, rate, key, reporter)
-    return _tested(network, params, test, rate, seconds / protocol.students, reporter)
+    return tested(network, params, test, rate, seconds / protocol.students, reporter)
 
 
 def evaluate_best(
@@ -152,11 +152,11 @@ def evaluate_best(
     found = np.asarray(accuracy(network, params, choosing)).reshape(len(candidates), -1).mean(1)
     best = int(found.argmax())
     chosen = params.reshape(len(candidates), protocol.students, -1)[best]
-    reached = _tested(network, chosen, test, candidates[best], seconds / len(rates), reporter)
+    reached = tested(network, chosen, test, candidates[best], seconds / len(rates), reporter)
     return reached, tuple(float(value) for value in found)
 
 
-def _tested(
+def tested(
     network: Network,
     params: Array,
     test: Real,
@@ -164,6 +164,7 @@ def _tested(
     seconds: float,
     reporter: Reporter | None,
 ) -> Evaluation:
+    """What trained students f[S, P] answer on the test images; says how many have diverged."""
     diverged = int(np.sum(~np.isfinite(np.asarray(params)).all(1)))
     if diverged and reporter is not None:
         reporter.say(
@@ -181,10 +182,12 @@ def train_students(
     learning_rate: float | np.ndarray,
     key: Array,
     reporter: Reporter | None = None,
+    starts: Array | None = None,
 ) -> tuple[Array, float]:
     """Parameter vectors f[S, P] of S students trained together, and the seconds that it took.
 
-    learning_rate: of all, or f[S] of each.
+    learning_rate: of all, or f[S] of each. starts: parameters f[S, P] to begin with (they are
+    consumed); default fresh ones.
 
     Students of one call share each step's kind of augmentation, not its parameters (see
     `augment`); all else is drawn for each alone.
@@ -192,8 +195,11 @@ def train_students(
     for_weights, for_epochs = jax.random.split(key)
     keys = jax.random.split(for_epochs, protocol.students)
     train = jax.jit(_epochs(network, synthetic, protocol), donate_argnums=0)
-    starts = jax.random.split(for_weights, protocol.students)
-    params = jax.jit(jax.vmap(lambda k: ravel_pytree(network.init(k))[0]))(starts)
+    if starts is None:
+        fresh = jax.random.split(for_weights, protocol.students)
+        params = jax.jit(jax.vmap(lambda k: ravel_pytree(network.init(k))[0]))(fresh)
+    else:
+        params = starts
     rate = jnp.broadcast_to(jnp.asarray(learning_rate, params.dtype), (protocol.students,))
     carry = (params, jnp.zeros_like(params))
     ends = [protocol.epochs * part // 10 for part in range(1, 11)]

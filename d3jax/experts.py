@@ -216,8 +216,12 @@ def train(
     store: Path,
     config: dict[str, Any],
     reporter: Reporter,
+    starts: Callable[[], Array] | None = None,
 ) -> Path:
     """The folder with these experts' snapshots, trained if it does not hold them yet.
+
+    `starts` makes the parameters f[count, P] to begin with; default fresh ones. What they depend on
+    must be in `config`.
 
     An interrupted training goes on at the last complete epoch (where snapshots are
     bfloat16 or only the last ones kept, at the last complete group of experts).
@@ -245,7 +249,7 @@ def train(
     path.mkdir(exist_ok=True)
     write_json(path / "config.json", config)
     with locked(path, "training these experts"):
-        _train(network, options, real, path, config["seed"], reporter)
+        _train(network, options, real, path, config["seed"], reporter, starts)
     return path
 
 
@@ -262,7 +266,13 @@ def check(options: Options) -> None:
 
 
 def _train(
-    network: Network, options: Options, real: Real, path: Path, seed: int, reporter: Reporter
+    network: Network,
+    options: Options,
+    real: Real,
+    path: Path,
+    seed: int,
+    reporter: Reporter,
+    starts: Callable[[], Array] | None,
 ) -> None:
     parameters = parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
     snapshots = tensorstore.open(
@@ -284,6 +294,7 @@ def _train(
         done -= done % (options.epochs + 1)
     loss = float("nan")
     begun = _clocks()
+    given = None if starts is None else starts()
     with interruption() as asked, reporter.stage("expert epochs", total, done) as stage:
         for number, first in enumerate(groups):
             members = jnp.arange(first, min(first + options.at_once, options.count))
@@ -293,9 +304,11 @@ def _train(
             if begin > options.epochs:
                 continue
             part = snapshots[first : first + len(members)]
-            if begin == 0:
-                starts = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
-                params = jax.jit(jax.vmap(lambda key: ravel_pytree(network.init(key))[0]))(starts)
+            if begin == 0 and given is not None:
+                params = given[members]
+            elif begin == 0:
+                fresh = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
+                params = jax.jit(jax.vmap(lambda key: ravel_pytree(network.init(key))[0]))(fresh)
             else:
                 params = jnp.asarray(part[:, begin - 1].read().result())
             for number_of_epoch in range(begin, options.epochs + 1):

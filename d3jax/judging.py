@@ -11,7 +11,18 @@ import numpy as np
 from jax import Array
 from rich.table import Table
 
-from d3jax import artifact, config, data, evaluate, experts, files, replay, report, resolve
+from d3jax import (
+    artifact,
+    config,
+    data,
+    evaluate,
+    experts,
+    files,
+    replay,
+    report,
+    resolve,
+    sequence,
+)
 from d3jax.evaluate import Protocol
 from d3jax.progress import Reporter
 from d3jax.stages import Stage, stage_key
@@ -155,6 +166,17 @@ def by_students(
     reporter: Reporter,
 ) -> evaluate.Evaluation:
     """What fresh students of `network` reach on an artifact, as it is stored."""
+    if distilled.header.get("sequence") is not None:
+        return sequence.judge(
+            network,
+            distilled.synthetic,
+            distilled.decodable(),
+            test,
+            sequence.recipe_of(distilled.header["sequence"]),
+            protocol,
+            key,
+            reporter,
+        )
     return evaluate.evaluate(
         network,
         distilled.synthetic,

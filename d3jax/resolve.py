@@ -3,14 +3,25 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from d3jax import config, data, experts, files, networks
 from d3jax.augment import default_strategy
-from d3jax.config import Architecture, DistillD3, DistillDD, ExpertOptions, Run
+from d3jax.config import (
+    Architecture,
+    Distillation,
+    DistillD3,
+    DistillDD,
+    DistillMTT,
+    DistillSeqMatch,
+    ExpertOptions,
+    Matching,
+    Run,
+)
 from d3jax.experts import fingerprint
+from d3jax.methods import mtt
 from d3jax.types import InputError
 
 # What may differ between the runs of one folder: it does not change a number.
@@ -60,45 +71,124 @@ def expert(options: ExpertOptions, dataset: data.Dataset) -> ExpertOptions:
     )
 
 
-def d3(options: DistillD3, dataset: data.Dataset, specification: dict[str, Any]) -> DistillD3:
-    """The options with every default that depends on the data filled in."""
+def name(options: Distillation) -> str:
+    """The method's name on the command line."""
+    match options:
+        case DistillD3():
+            return "d3"
+        case DistillMTT():
+            return "mtt"
+        case DistillSeqMatch():
+            return "seqmatch"
+        case DistillDD():
+            return "dd"
+
+
+M = TypeVar("M", bound=Matching)  # one of its subclasses
+
+
+def matching(options: M, dataset: data.Dataset) -> M:
+    """The options of trajectory matching, every default that depends on the data filled in.
+
+    Raises:
+      InputError: options that do not fit together.
+    """
     replace = dataclasses.replace
-    parametrization = replace(
-        options.parametrization,
-        latents_per_class=specification["latents_per_class"],
-        latent_size=specification["latent_size"],
-        decoder_width=specification["width"],
+    is_d3 = isinstance(options, DistillD3)
+    parametrization = options.parametrization.resolved(
+        dataset, kind="gaussian" if is_d3 else "pixels"
     )
-    needed = options.d3.max_start_epoch - 1 + options.d3.expert_epochs
-    read = max(options.d3.mmd_epoch or 0, needed if options.d3.trajectory else 1)
+    read = _last_epoch(options)
     if options.expert.epochs < read:
         raise InputError(
-            f"distillation reads expert epochs up to {read} (max_start_epoch - 1 + expert_epochs, "
-            f"mmd_epoch) but experts are trained for {options.expert.epochs}; raise "
-            f"--expert.epochs to {read}"
+            f"distillation reads expert epochs up to {read} (max_start_epoch - 1 + expert_epochs"
+            f"{', mmd_epoch' if is_d3 else ''}) but experts are trained for "
+            f"{options.expert.epochs}; raise --expert.epochs to {read}"
         )
     _check_run(options, options.baseline_learning_rates)
     student = options.student
     if student.augmentation is None:
         student = replace(student, augmentation=default_strategy(dataset.name))
-    if options.parametrization.labels == "expert":
+    if parametrization.labels == "expert" and parametrization.kind == "gaussian":
         student = replace(student, with_means=True)
-    items = specification["latents_per_class"] * dataset.num_classes
-    batch = options.d3.inner_batch_size
-    method = replace(
-        options.d3,
-        mmd_epoch=options.expert.epochs if options.d3.mmd_epoch is None else options.d3.mmd_epoch,
-        inner_batch_size=items if batch is None else min(batch, items),
-    )
-    return replace(
+    filled = replace(
         options,
         parametrization=parametrization,
-        d3=method,
         architecture=architecture(options.architecture, dataset),
         expert=expert(options.expert, dataset),
         student=student,
         experts=options.experts or options.out / "experts",
     )
+    return _method(filled, dataset)
+
+
+def _last_epoch(options: Matching) -> int:
+    """The last expert epoch that distillation reads."""
+    if isinstance(options, DistillD3):
+        own = options.d3
+        needed = own.max_start_epoch - 1 + own.expert_epochs if own.trajectory else 1
+        return max(own.mmd_epoch or 0, needed)
+    assert isinstance(options, DistillMTT | DistillSeqMatch)
+    return options.mtt.max_start_epoch - 1 + options.mtt.expert_epochs
+
+
+def _method(options: M, dataset: data.Dataset) -> M:
+    """The method's own defaults that depend on the data filled in."""
+    replace = dataclasses.replace
+    parametrization, classes = options.parametrization, dataset.num_classes
+    each = {
+        "gaussian": parametrization.latents_per_class,
+        "pixels": parametrization.images_per_class,
+        "spectral": (parametrization.spectra_per_class or 0)
+        * (parametrization.transformations or 0),
+    }
+    items = classes * (each[parametrization.kind or "pixels"] or 0)
+
+    def batch(size: int | None) -> int:
+        return items if size is None else min(size, items)
+
+    if isinstance(options, DistillD3):
+        own = options.d3
+        epoch = options.expert.epochs if own.mmd_epoch is None else own.mmd_epoch
+        own = replace(own, mmd_epoch=epoch, inner_batch_size=batch(own.inner_batch_size))
+        return replace(options, d3=own)
+    assert isinstance(options, DistillMTT | DistillSeqMatch)
+    own = options.mtt
+    turn = options.outer_steps
+    if isinstance(options, DistillSeqMatch):
+        turn //= options.subsets
+    inner = own.inner_augmentation
+    own = replace(
+        own,
+        growth_steps=mtt.growth_steps(own, turn),
+        inner_batch_size=batch(own.inner_batch_size),
+        inner_augmentation=default_strategy(dataset.name) if inner is None else inner,
+    )
+    return replace(options, mtt=own)
+
+
+def seqmatch(options: DistillSeqMatch, dataset: data.Dataset) -> DistillSeqMatch:
+    """The options of SeqMatch, every default that depends on the data filled in.
+
+    Raises:
+      InputError: options that do not fit together.
+    """
+    if not 1 <= options.subsets <= options.outer_steps:
+        raise InputError(
+            f"subsets must be from 1 to the {options.outer_steps} outer steps, "
+            f"not {options.subsets}"
+        )
+    if options.student.epochs < options.subsets:
+        raise InputError(
+            f"{options.student.epochs} epochs of students are too few for {options.subsets} subsets"
+        )
+    later, read = options.later_expert_epochs, _last_epoch(options)
+    if later is not None and later < read:
+        raise InputError(
+            f"distillation reads expert epochs up to {read}, but those of later subsets are "
+            f"trained for {later}; raise --later-expert-epochs to {read}"
+        )
+    return matching(options, dataset)
 
 
 def dd(options: DistillDD, dataset: data.Dataset) -> DistillDD:
@@ -120,10 +210,21 @@ def dd(options: DistillDD, dataset: data.Dataset) -> DistillDD:
     total = options.distilled.images
     if total is None:
         total = options.distilled.images_per_step * options.dd.steps * dataset.num_classes
-    elif total % dataset.num_classes and not options.distilled.soft_labels:
+    parametrization, soft = options.parametrization, options.distilled.soft_labels
+    if soft:
+        if parametrization.labels == "expert":
+            raise InputError("give --soft-labels, which are learned, or --labels expert, not both")
+        parametrization = replace(parametrization, labels="learned")
+    if total % dataset.num_classes and parametrization.labels != "learned":
         raise InputError(
             f"{total} images are not as many for each of {dataset.num_classes} classes: give "
             f"--soft-labels, or a multiple"
+        )
+    parametrization = parametrization.resolved(dataset, items=total)
+    if parametrization.labels == "expert" and (pretrained or parametrization.start != "real"):
+        raise InputError(
+            "an expert labels real images that distillation starts from: --labels expert needs "
+            "--parametrization pixels or spectral, --start real, and no --adapt-from or --attack"
         )
     fixed = options.dd.init == "fixed" and not pretrained
     if options.store_weights and not fixed:
@@ -140,7 +241,10 @@ def dd(options: DistillDD, dataset: data.Dataset) -> DistillDD:
             dataset,
             network=paper_network(dataset.image_shape),
         ),
-        distilled=replace(options.distilled, images=total),
+        parametrization=parametrization,
+        distilled=replace(
+            options.distilled, images=total, soft_labels=parametrization.labels == "learned"
+        ),
         dd=replace(
             options.dd,
             networks=count,

@@ -62,6 +62,7 @@ class Synthetic(NamedTuple):
     num_items: int
     num_classes: int
     groups: tuple[str, ...] = ("data",)  # the groups of theta that can be learned
+    items_per_row: int = 1  # consecutive items that one row of the group `data` makes
 
 
 class Objective(NamedTuple):

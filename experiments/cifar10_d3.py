@@ -1,6 +1,6 @@
 """D3 on CIFAR-10, 10 000 training images, at about 2 float images per class.
 
-    D3JAX_DATA_DIR=... python -m experiments.cifar10_d3 [ROW ...]
+    D3JAX_DATA_DIR=... python -m experiments.cifar10_d3 [ROW ...] [--seeds 0,1,2]
 
 ConvNet depth 3, width 32; 4 experts of 10 epochs for each seed; small decoder k=64, z=64, one
 latent per class; 1000 outer steps of 10 inner steps, M = 2, start epochs below 8, 30 MMD samples;
@@ -27,7 +27,6 @@ end of table
 """
 
 import dataclasses
-import sys
 
 from d3jax.augment import STRATEGIES
 from d3jax.config import Architecture, Data, DistillD3
@@ -42,7 +41,7 @@ PAPER = DistillD3(
     student=Protocol(students=3),
     outer_steps=1000,
 )
-FASTER = dataclasses.replace(PAPER, d3=d3.Options())
+FASTER = dataclasses.replace(PAPER, d3=d3.Options(), baselines=())  # the same as above
 CONFIGURATIONS = {
     "paper": PAPER,
     "faster": FASTER,
@@ -53,14 +52,11 @@ CONFIGURATIONS = {
 }
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or list(CONFIGURATIONS)
-    unknown = set(chosen) - set(CONFIGURATIONS)
-    if unknown:
-        raise SystemExit(f"{sorted(unknown)} are not among {list(CONFIGURATIONS)}")
+    chosen, seeds = runner.arguments(CONFIGURATIONS, (0, 1, 2))
     runner.run(
         "cifar10_d3",
         {label: CONFIGURATIONS[label] for label in chosen},
-        seeds=(0, 1, 2),
+        seeds=seeds,
         judgements={"on_the_first_2000": {"test_limit": 2000}},
         labels=list(CONFIGURATIONS),
     )

@@ -1,6 +1,6 @@
 """D3 on MNIST, 10 000 training images: accuracy against stored floats, and the ablations.
 
-    D3JAX_DATA_DIR=... python -m experiments.mnist_d3 [budgets] [ablations]
+    D3JAX_DATA_DIR=... python -m experiments.mnist_d3 [budgets] [ablations] [--seeds 0,1,2]
 
 ConvNet width 32, 4 experts of 10 epochs, 500 outer steps, test accuracy after the last epoch on all
 10 000 test images. Floats of 1, 3 and 10 images per class are 7840, 23 520 and 78 400; baselines
@@ -41,7 +41,6 @@ end of table
 """
 
 import dataclasses
-import sys
 
 from d3jax.config import Architecture, Data, DistillD3, Parametrization
 from d3jax.methods.d3 import Options
@@ -79,8 +78,8 @@ ABLATIONS = {
 }
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or ["budgets", "ablations"]
+    chosen, seeds = runner.arguments(("budgets", "ablations"), (0, 1, 2))
     if "budgets" in chosen:
-        runner.run("mnist_d3", BUDGETS, seeds=(0, 1, 2))
+        runner.run("mnist_d3", BUDGETS, seeds=seeds)
     if "ablations" in chosen:
-        runner.run("mnist_d3_ablations", ABLATIONS, seeds=(0, 1, 2), runs="mnist_d3")
+        runner.run("mnist_d3_ablations", ABLATIONS, seeds=seeds, runs="mnist_d3")

@@ -54,7 +54,6 @@ end of table
 """
 
 import dataclasses
-import sys
 
 from d3jax.config import Architecture, Data, DistillDD, Images
 from d3jax.methods.dd import Options
@@ -117,10 +116,7 @@ TRANSFER = {
 }
 
 if __name__ == "__main__":
-    known = [*ROWS, "time", "transfer"]
-    chosen = sys.argv[1:] or known
-    if set(chosen) - set(known):
-        raise SystemExit(f"{sorted(set(chosen) - set(known))} are not among {known}")
+    chosen, _ = runner.arguments((*ROWS, "time", "transfer"), (0,))
     rows = {row: ROWS[row] for row in chosen if row in ROWS}
     runner.run("mnist_dd", rows, seeds=(0,), labels=list(ROWS))
     if "time" in chosen:

@@ -15,8 +15,6 @@ Not measured here yet.
 end of table
 """
 
-import sys
-
 from d3jax.config import Architecture, Data, DistillDD
 from d3jax.methods.dd import Options
 from experiments import runner
@@ -36,14 +34,11 @@ def _truncated(steps: int) -> DistillDD:
 ROWS = {"1 image per class": _truncated(1), "10 images per class": _truncated(10)}
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or list(ROWS)
-    unknown = set(chosen) - set(ROWS)
-    if unknown:
-        raise SystemExit(f"{sorted(unknown)} are not among {list(ROWS)}")
+    chosen, seeds = runner.arguments(ROWS, (0,))
     runner.run(
         "mnist_truncated",
         {row: ROWS[row] for row in chosen},
-        seeds=(0,),
+        seeds=seeds,
         judgements={"ordinary_students": {"ordinary": True}},
         labels=list(ROWS),
     )

@@ -5,6 +5,7 @@ one that is finished is read. `results/EXPERIMENT.json` gets a row for each run:
 seed, mean and standard deviation over its students, hardware, date and commit.
 """
 
+import argparse
 import dataclasses
 import datetime
 import json
@@ -55,13 +56,12 @@ def commit() -> str:
     return head + ("+" if changed else "")
 
 
-Distillation = config.DistillD3 | config.DistillDD
 COMMIT = commit()  # of the code that this process has loaded
 
 
 def run(
     experiment: str,
-    configurations: Mapping[str, Distillation],
+    configurations: Mapping[str, config.Distillation],
     seeds: tuple[int, ...],
     *,
     judgements: Mapping[str, Mapping[str, Any]] | None = None,
@@ -98,16 +98,33 @@ def run(
             rows.write(experiment, [row], labels or list(configurations))
 
 
+def arguments(known: Iterable[str], seeds: tuple[int, ...]) -> tuple[list[str], tuple[int, ...]]:
+    """What the command line asks for: rows of `known` (default all), and `--seeds 0,1,2`."""
+    known = list(known)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {known}; default all")
+    default = ",".join(map(str, seeds))
+    parser.add_argument("--seeds", default=default, help=f"default {default}")
+    said = parser.parse_args()
+    for row in said.rows:
+        if row not in known:
+            parser.error(f"{row!r} is not one of {known}")
+    try:
+        return said.rows or known, tuple(int(seed) for seed in said.seeds.split(","))
+    except ValueError:
+        parser.error(f"seeds are numbers with commas between, not {said.seeds!r}")
+
+
 def _folder(root: Path, label: str, seed: int) -> Path:
     return root / f"{label.replace(',', '').replace(' ', '-')}-{seed}"
 
 
-def _run(options: Distillation, reporter: Reporter) -> None:
+def _run(options: config.Distillation, reporter: Reporter) -> None:
     """One run; OUT/record.json says when, where, at which commits and in how many CPU seconds."""
     path = options.out / "record.json"
     try:
         # Beforehand, so that a row's CPU seconds are the same whoever needs the experts first.
-        spent = _experts(options, reporter) if isinstance(options, config.DistillD3) else 0.0
+        spent = _experts(options, reporter) if isinstance(options, config.Matching) else 0.0
         cpu = time.process_time()
         try:
             jobs.run(options, reporter)
@@ -129,7 +146,7 @@ def _run(options: Distillation, reporter: Reporter) -> None:
         raise SystemExit(UNFINISHED) from None
 
 
-def _experts(options: config.DistillD3, reporter: Reporter) -> float:
+def _experts(options: config.Matching, reporter: Reporter) -> float:
     """Trains the experts, if they are not there yet; the CPU seconds that they took."""
     store = options.experts or options.out / "experts"
     stage = config.Experts(options.data, options.architecture, options.expert, store, options.seed)

@@ -473,7 +473,7 @@ def test_experts_trained_alone_are_the_ones_that_distillation_finds(tmp_path):
         out=tmp_path / "run",
     )
     before = (trained / "complete.json").stat().st_mtime_ns
-    jobs.distill_d3(options, Reporter())
+    jobs.run(options, Reporter())
     folders = [path for path in store.iterdir() if path.is_dir()]
     assert folders == [trained]
     assert (trained / "complete.json").stat().st_mtime_ns == before
@@ -498,5 +498,5 @@ def test_more_images_than_a_class_has_are_refused_before_training(tmp_path):
         out=tmp_path / "run",
     )
     with pytest.raises(InputError, match="leave random and kmeans out"):
-        jobs.distill_d3(options, Reporter())
+        jobs.run(options, Reporter())
     assert not (tmp_path / "run").exists()

@@ -117,6 +117,6 @@ def test_the_large_recipes_run(name, tmp_path):
         options = tiny_imagenet_d3.configuration("tiny_imagenet_20")
     else:
         options = imagenet64_d3.configurations([name])[name]
-    report = jobs.distill_d3(tiny(options, tmp_path / "run", tmp_path / "data.npz"), Reporter())
+    report = jobs.run(tiny(options, tmp_path / "run", tmp_path / "data.npz"), Reporter())
     assert 0 <= report["accuracy"]["mean"] <= 1
     assert (report["bytes"]["labels"] > 0) == (options.parametrization.labels == "expert")

@@ -17,7 +17,8 @@ from d3jax.methods.dd import Options as DDOptions
 from d3jax.methods.dd import dd
 from d3jax.methods.mtt import Options as MTTOptions
 from d3jax.methods.mtt import mtt
-from d3jax.synthetic import gaussian, pixels
+from d3jax.methods.seqmatch import seqmatch
+from d3jax.synthetic import gaussian, pixels, spectral
 from d3jax.types import InputError, Method, State
 
 
@@ -41,12 +42,29 @@ def _dd(network, label_kind="hard", initialization=None, attack=None, **options)
     )  # fmt: skip
 
 
-def _mtt(network, label_kind="hard", **options):
+def _spectral(label_kind="hard"):
+    return spectral.create(
+        image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, spectra_per_class=1, transformations=2,
+        rank=3, label_kind=label_kind,
+    )  # fmt: skip
+
+
+def _seqmatch(network):
     data = pixels.create(
+        image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, num_items=6, label_kind="free"
+    )
+    options = MTTOptions(inner_steps=2, max_start_epoch=2, inner_augmentation=())
+    theta = data.init(jax.random.key(3), make_real(network, 0))
+    return seqmatch(network, data, options, 10, subsets=2, subset=1, theta=theta)
+
+
+def _mtt(network, label_kind="hard", data=None, expert_labels=False, **options):
+    data = data or pixels.create(
         image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, num_items=6, label_kind=label_kind
     )
     sizes = {"inner_steps": 2, "max_start_epoch": 2, "inner_augmentation": ("color", "flip")}
-    return mtt(network, data, MTTOptions(**{**sizes, **options}), outer_steps=10)
+    options = MTTOptions(**{**sizes, **options})
+    return mtt(network, data, options, outer_steps=10, expert_labels=expert_labels)
 
 
 def _skeleton(network):
@@ -88,6 +106,10 @@ METHODS |= {
         network, label_kind="logits", gradient="tesla", first_max_start_epoch=1, growth_steps=2,
         inner_batch_size=4, optimizer="sgd", schedule="constant",
     ),
+    "mtt-spectral": lambda network: _mtt(
+        network, data=_spectral("probabilities"), expert_labels=True, inner_augmentation=()
+    ),
+    "seqmatch": _seqmatch,
 }  # fmt: skip
 KEY = jax.random.key(7)
 SUBTASKS = 4

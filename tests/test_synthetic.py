@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import quick_jit, random_params
 
-from d3jax import networks, synthetic
-from d3jax.synthetic import decoders, gaussian, labels, pixels
+from d3jax import networks, synthetic, types
+from d3jax.synthetic import decoders, gaussian, labels, pixels, spectral
 from d3jax.types import InputError
 
 SHAPE = (8, 8, 1)
@@ -294,3 +294,87 @@ def test_a_specification_makes_its_parametrization():
     data = synthetic.create(specification)
     assert (data.num_items, data.num_classes) == (6, 3)
     assert specification["kind"] == "pixels"
+
+
+def test_spectral_products_against_an_explicit_loop():
+    shape, classes, spectra, maps, rank = (4, 5, 2), 3, 2, 2, 3
+    data = spectral.create(
+        image_shape=shape, num_classes=classes, spectra_per_class=spectra, transformations=maps,
+        rank=rank, label_kind="free",
+    )  # fmt: skip
+    assert data.num_items == classes * spectra * maps
+    generator = np.random.default_rng(0)
+    drawn = {
+        "data": {"spectra": (classes * spectra, rank, rank, 2)},
+        "decoder": {"rows": (maps, 4, rank), "columns": (maps, 5, rank), "channels": (maps, 2, 2)},
+        "labels": (data.num_items, classes),
+    }
+    theta = jax.tree.map(
+        lambda size: generator.normal(size=size).astype(np.float32),
+        drawn,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    expected = np.zeros((data.num_items, *shape))
+    for item in range(data.num_items):
+        spectrum = theta["data"]["spectra"][item // maps]
+        rows, columns, channels = (theta["decoder"][n][item % maps] for n in drawn["decoder"])
+        for h, w, d in np.ndindex(*shape):
+            for a, b, c in np.ndindex(rank, rank, 2):
+                expected[item, h, w, d] += (
+                    rows[h, a] * columns[w, b] * channels[d, c] * spectrum[a, b, c]
+                )
+    images, targets = data.sample(theta, None)
+    np.testing.assert_allclose(images, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(targets, theta["labels"])
+    index = jnp.asarray([7, 2], jnp.int32)
+    some, chosen = data.sample(theta, jax.random.key(0), index)
+    np.testing.assert_allclose(some, expected[np.asarray(index)], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(chosen, theta["labels"][np.asarray(index)])
+
+
+def test_spectra_start_from_real_images(tiny_real):
+    # Of full rank and with transformations that agree, the start is real images themselves.
+    size = tiny_real.images.shape[1]
+    data = spectral.create(
+        image_shape=tiny_real.images.shape[1:], num_classes=3, spectra_per_class=2,
+        transformations=1, rank=size,
+    )  # fmt: skip
+    theta = quick_jit(data.init)(jax.random.key(0), tiny_real)
+    basis = np.asarray(theta["decoder"]["rows"][0])
+    # Orthonormal but for the spread that tells transformations apart: 0.1 of each unit column.
+    assert np.abs(basis.T @ basis - np.eye(size)).max() < 0.5
+    clean = np.linalg.qr(basis)[0]
+    assert np.linalg.norm(basis - clean * np.sign(np.sum(basis * clean, 0))) < 0.2 * size**0.5
+    images = np.asarray(data.sample(theta, None).images)
+    real = np.asarray(tiny_real.gather(jnp.arange(len(tiny_real.labels))))
+    labels_ = np.asarray(tiny_real.labels)
+    for item, image in enumerate(images):
+        own = real[labels_ == item // 2]
+        nearest = np.sqrt(np.square(own - image).sum((1, 2, 3)).min())
+        assert nearest < 0.4 * np.linalg.norm(image)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spectra_per_class": 0}, "spectra per class must be at least 1"),
+        ({"transformations": 0}, "transformations must be at least 1"),
+        ({"rank": 9}, "rank is at most 8 here, not 9"),
+    ],
+)
+def test_impossible_spectra_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        spectral.create(image_shape=SHAPE, num_classes=3, **options)
+
+
+def test_labels_of_a_network_are_its_softmax():
+    network = types.Network(
+        lambda key: None,
+        lambda params, images, **_: types.Outputs(params * images.sum((1, 2)), 0, ()),
+    )
+    data = pixels.create(image_shape=(2, 2, 3), num_classes=3, num_items=3)
+    theta = {"data": {"images": jnp.arange(36, dtype=jnp.float32).reshape(3, 2, 2, 3) / 36}}
+    found = labels.by_network(network, jnp.asarray([1.0, 2.0, 3.0]), data, theta)
+    logits = np.asarray(theta["data"]["images"]).sum((1, 2)) * [1, 2, 3]
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -5,24 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from d3jax import config, resolve
-from d3jax.jobs.d3 import distill_d3 as distill_d3
-from d3jax.jobs.dd import distill_dd as distill_dd
+from d3jax.jobs import matching
+from d3jax.jobs.dd import distill_dd
 from d3jax.jobs.frame import make_world, stored_experts
+from d3jax.jobs.seqmatch import distill_seqmatch
 from d3jax.progress import Reporter
 
 
-def run(options: config.Run, reporter: Reporter) -> dict[str, Any]:
+def run(options: config.Distillation, reporter: Reporter) -> dict[str, Any]:
     """Runs `d3jax distill`; returns the report, which is also in OUT/report.json.
 
     Raises:
       InputError, Busy, Interrupted, Diverged: as the stages do.
     """
     match options:
-        case config.DistillD3():
-            return distill_d3(options, reporter)
+        case config.DistillD3() | config.DistillMTT():
+            return matching.distill(options, reporter)
+        case config.DistillSeqMatch():
+            return distill_seqmatch(options, reporter)
         case config.DistillDD():
             return distill_dd(options, reporter)
-    raise TypeError(f"no method has options of {type(options)}")
 
 
 def train_experts(options: config.Experts, reporter: Reporter) -> Path:

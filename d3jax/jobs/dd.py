@@ -20,11 +20,20 @@ from d3jax import (
 )
 from d3jax.augment import default_strategy
 from d3jax.evaluate import Evaluation, Protocol
-from d3jax.jobs.frame import frozen, in_folder, make_world, outer_loop, provenance
+from d3jax.jobs.frame import (
+    frozen,
+    in_folder,
+    make_world,
+    outer_loop,
+    provenance,
+    stored_experts,
+)
 from d3jax.methods import dd
 from d3jax.progress import Reporter
 from d3jax.stages import Stage, stage_key
 from d3jax.types import Real
+
+_TEACHER = experts.Options(count=1, keep="last")  # gives the labels of --labels expert
 
 
 def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
@@ -32,7 +41,9 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
     dataset, normalization = options.data.load(options.seed)
     options = resolve.dd(options, dataset)
     attack = resolve.attack(options.attack, dataset.num_classes)
-    specification = options.distilled.specification(dataset)
+    specification = options.parametrization.specification(
+        dataset, normalization, options.distilled.images
+    )
     data_ = synthetic.create(specification)
     world = make_world(dataset, normalization, options.architecture)
     pretrained_ = options.adapt_from is not None or attack is not None
@@ -45,6 +56,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
         initialization=initialization,
         weights_key=stage_key(options.seed, Stage.INITIAL),
         attack=attack,
+        expert_labels=options.parametrization.labels == "expert",
     )
     experts.check(options.source)
     source = recipe_of_source = None
@@ -71,10 +83,18 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
             seconds = time.monotonic() - begun
             seen = pool[: len(pool) - options.unseen]
             real = real._replace(trajectories=pretrained.as_trajectories(seen))
+        elif options.parametrization.labels == "expert":
+            teacher = resolve.expert(_TEACHER, dataset)
+            snapshots = stored_experts(
+                world, options.architecture, teacher, store, options.seed, reporter
+            )
+            stored = experts.Trajectories(snapshots).read_all()
+            real = real._replace(trajectories=jnp.asarray(stored, jnp.float32))
+            seconds = experts.training_seconds(snapshots)
         start = distill.start(method, stage_key(options.seed, Stage.DISTILL), real)
         judging.start_picture(options.out / "start.png", method, start, dataset, normalization)
         state = outer_loop(options, options.out, method, real, reporter)
-        theta = frozen(method, state, options.seed)
+        theta = frozen(data_, state.theta, options.seed)
         if initialization == "fixed":
             fixed = state.aux[0]["weights"]
             recipe["weights"] = {"seed": options.seed, **replay.checksums(fixed)}
@@ -132,7 +152,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
             test, judge_baseline, options.seed, reporter, score=score, neighbours=True,
         )  # fmt: skip
 
-    return in_folder("dd", options, world, method, distilled, judge, compare, reporter)
+    return in_folder(options, world, data_, distilled, judge, compare, reporter)
 
 
 def _steps(

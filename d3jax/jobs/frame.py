@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax import Array
 
 from d3jax import (
     artifact,
@@ -59,8 +60,13 @@ def stored_experts(
     store: Path,
     seed: int,
     reporter: Reporter,
+    told: dict[str, Any] | None = None,
+    starts: Callable[[], Array] | None = None,
 ) -> Path:
-    """The folder of a run's experts in `store`, trained if it does not hold exactly these."""
+    """The folder of a run's experts in `store`, trained if it does not hold exactly these.
+
+    `starts` makes weights f[E, P] that they begin with, and `told` says what those depend on.
+    """
     recipe = experts.configuration(
         options,
         dataclasses.asdict(architecture),
@@ -70,14 +76,14 @@ def stored_experts(
         },
         seed,
     )
-    return experts.train(world.network, options, world.real, store, recipe, reporter)
+    recipe |= {"starts": told} if told else {}
+    return experts.train(world.network, options, world.real, store, recipe, reporter, starts)
 
 
 def in_folder(
-    name: str,
-    options: config.DistillD3 | config.DistillDD,
+    options: config.Distillation,
     world: World,
-    method: Method,
+    data_: Synthetic,
     distilled: Callable[[], tuple[artifact.Artifact, float]],
     judge: Callable[[artifact.Artifact, Real], tuple[Evaluation, dict[str, Any]]],
     compare: Callable[[artifact.Artifact, Real], dict[str, Any]],
@@ -88,8 +94,8 @@ def in_folder(
     `distilled` makes the artifact, and says how many seconds its experts took; `judge` gives its
     accuracy, and what else belongs into the report; `compare` gives the baselines' rows.
     """
-    out, dataset = options.out, world.dataset
-    _check_baselines(options.baselines, method.synthetic, world)
+    out, dataset, name = options.out, world.dataset, resolve.name(options)
+    _check_baselines(options.baselines, data_, world)
     if options.tensorboard:
         check_installed()
     # After all that can be refused, before all that is written.
@@ -138,14 +144,19 @@ def _check_baselines(names: Sequence[str], data_: Synthetic, world: World) -> No
     comparison.check(names, networks.parameter_count(shapes), world.dataset)
 
 
-def frozen(method: Method, state: State, seed: int) -> dict[str, PyTree]:
+def frozen(data_: Synthetic, theta: dict[str, PyTree], seed: int) -> dict[str, PyTree]:
     """theta as an artifact stores it: complete, without the learning rates."""
-    theta = {k: v for k, v in state.theta.items() if k != "learning_rates"}
-    return method.synthetic.freeze(theta, stage_key(seed, Stage.FREEZE))
+    theta = {k: v for k, v in theta.items() if k != "learning_rates"}
+    return data_.freeze(theta, stage_key(seed, Stage.FREEZE))
 
 
 def outer_loop(
-    options: config.Run, out: Path, method: Method, real: Real, reporter: Reporter
+    options: config.Run,
+    out: Path,
+    method: Method,
+    real: Real,
+    reporter: Reporter,
+    key: Array | None = None,
 ) -> State:
     """The outer loop in `out`, with event files if they are wanted; the last state."""
     writer: EventWriter | None = None
@@ -163,7 +174,7 @@ def outer_loop(
     try:
         return distill.run(
             method,
-            stage_key(options.seed, Stage.DISTILL),
+            stage_key(options.seed, Stage.DISTILL) if key is None else key,
             real,
             steps=options.outer_steps,
             directory=out,

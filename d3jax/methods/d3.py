@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -52,6 +51,8 @@ class Options:
     """Weight decay of the decoder, added to the gradient, as in the paper."""
     student_learning_rate: float = 0.01
     """First value of the learned student learning rate."""
+    label_learning_rate: float = 0.03
+    """Adam's learning rate for learned labels (the paper has none)."""
     learning_rate_learning_rate: float = 0.01
     """Learning rate of SGD (momentum 0.5) on the logarithm of the student's learning rate."""
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -72,7 +73,8 @@ def d3(network: Network, synthetic: Synthetic, options: Options, outer_steps: in
 
     Args:
       network: the experts' and students' architecture.
-      synthetic: usually Gaussians with a decoder (`synthetic.gaussian`).
+      synthetic: Gaussians with a decoder (`synthetic.gaussian`) in the paper; labels that are
+        learned are moved by trajectory matching alone.
       options: see `Options`.
       outer_steps: the length of the run, for the cosine schedule.
 
@@ -86,7 +88,8 @@ def d3(network: Network, synthetic: Synthetic, options: Options, outer_steps: in
     snapshots that exist.
     """
     _check(options)
-    moved = ("data", "decoder")
+    labels = tuple(group for group in synthetic.groups if group == "labels")
+    moved = tuple(group for group in synthetic.groups if group != "labels")
     chosen = []
     if options.trajectory:
         chosen.append(
@@ -98,7 +101,7 @@ def d3(network: Network, synthetic: Synthetic, options: Options, outer_steps: in
                 max_start_epoch=options.max_start_epoch,
                 batch_size=options.inner_batch_size,
                 strategy=options.inner_augmentation,
-                updates=(*moved, "learning_rates"),
+                updates=(*moved, *labels, "learning_rates"),
             )
         )
     if options.mmd:
@@ -118,7 +121,7 @@ def d3(network: Network, synthetic: Synthetic, options: Options, outer_steps: in
         start = jnp.asarray(options.student_learning_rate, jnp.float32)
         return {**synthetic.init(key, real), "learning_rates": jnp.log(start)}
 
-    optimizers = _optimizers(options, outer_steps * len(chosen))
+    optimizers = _optimizers(options, outer_steps, outer_steps * len(chosen))
     return compose(synthetic, tuple(chosen), optimizers, init)
 
 
@@ -139,14 +142,17 @@ def _check(options: Options) -> None:
         )
 
 
-def _optimizers(options: Options, updates: int) -> dict[str, optax.GradientTransformation]:
+def _optimizers(
+    options: Options, outer_steps: int, updates: int
+) -> dict[str, optax.GradientTransformation]:
     """One optimizer per group; `updates` is how often the latents' and decoder's will step."""
 
-    def schedule(rate: float) -> optax.ScalarOrSchedule:
+    def schedule(rate: float, updates: int = updates) -> optax.ScalarOrSchedule:
         return optax.cosine_decay_schedule(rate, updates) if options.schedule == "cosine" else rate
 
     latents = schedule(options.latent_learning_rate)
     return {
+        "labels": optax.adam(schedule(options.label_learning_rate, outer_steps)),
         "data": (
             optax.sgd(latents, momentum=0.5)
             if options.latent_optimizer == "sgd"
@@ -158,14 +164,3 @@ def _optimizers(options: Options, updates: int) -> dict[str, optax.GradientTrans
         ),
         "learning_rates": optax.sgd(options.learning_rate_learning_rate, momentum=0.5),
     }
-
-
-def expert_labels(
-    network: Network, params: PyTree, synthetic: Synthetic, theta: dict[str, PyTree]
-) -> Array:
-    """Soft labels f[N, K]: an expert's softmax on every item's deterministic decode.
-
-    A latent's label also serves its random samples (D3, section 3.3).
-    """
-    images = synthetic.sample(theta, None).images
-    return jax.nn.softmax(network.apply(params, images))

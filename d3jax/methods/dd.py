@@ -13,7 +13,9 @@ import optax
 from jax import Array
 
 from d3jax import objectives
+from d3jax.networks import unraveler
 from d3jax.outer import compose
+from d3jax.synthetic import labels
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 
 
@@ -42,7 +44,10 @@ class Options:
     inner_learning_rate: float = 0.05
     """First value of the learned inner learning rates (the paper: 0.02)."""
     data_learning_rate: float = 0.05
-    """Adam's learning rate for the images, in normalized units (the paper: 0.01, of all)."""
+    """Adam's learning rate for the images, in normalized units (the paper: 0.01, of all), or for
+    another parametrization's own data."""
+    decoder_learning_rate: float = 3e-3
+    """Adam's learning rate for a parametrization's decoder, if it has one."""
     label_learning_rate: float = 0.03
     """Adam's learning rate for soft labels."""
     learning_rate_learning_rate: float = 0.02
@@ -69,6 +74,7 @@ def dd(
     initialization: objectives.Initialization | None = None,
     weights_key: Array | None = None,
     attack: tuple[int, int] | None = None,
+    expert_labels: bool = False,
 ) -> Method:
     """Dataset Distillation: learn data on which S x P steps make a network good on real data.
 
@@ -80,6 +86,8 @@ def dd(
       initialization: default `options.init`; `pretrained` starts from `real.trajectories`.
       weights_key: draws the fixed initialization.
       attack: (a, b): after the steps the network should take class a for class b.
+      expert_labels: labels that `synthetic` stores but does not learn are what the first network of
+        `real.trajectories`, at its end, says of the items as they start.
 
     Raises:
       InputError: options that exclude each other or are out of range.
@@ -111,7 +119,12 @@ def dd(
 
     def init(key: Array, real: Real) -> dict[str, PyTree]:
         rates = jnp.full(number, math.log(options.inner_learning_rate), jnp.float32)
-        return {**synthetic.init(key, real), "learning_rates": rates}
+        theta = synthetic.init(key, real)
+        if expert_labels:
+            assert real.trajectories is not None
+            params = unraveler(network)(real.trajectories[0, -1].astype(jnp.float32))
+            theta = {**theta, "labels": labels.by_network(network, params, synthetic, theta)}
+        return {**theta, "learning_rates": rates}
 
     return compose(synthetic, (objective,), _optimizers(synthetic, options, outer_steps), init)
 
@@ -126,6 +139,7 @@ def _optimizers(
 ) -> dict[str, optax.GradientTransformation]:
     rates = {
         "labels": options.label_learning_rate,
+        "decoder": options.decoder_learning_rate,
         "learning_rates": options.learning_rate_learning_rate,
     }
 

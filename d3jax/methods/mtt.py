@@ -5,6 +5,7 @@ and an MMD after it (`d3.py`).
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
@@ -13,7 +14,9 @@ from jax import Array
 
 from d3jax import objectives
 from d3jax.augment import STRATEGIES, Transformation
+from d3jax.networks import unraveler
 from d3jax.outer import compose
+from d3jax.synthetic import labels
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 
 
@@ -55,14 +58,23 @@ class Options:
     """Schedule of all but the last learning rate (the paper: constant)."""
 
 
-def mtt(network: Network, synthetic: Synthetic, options: Options, outer_steps: int) -> Method:
+def mtt(
+    network: Network,
+    synthetic: Synthetic,
+    options: Options,
+    outer_steps: int,
+    *,
+    expert_labels: bool = False,
+) -> Method:
     """Trajectory matching on any parametrization.
 
     Args:
       network: the experts' and students' architecture.
-      synthetic: pixels in the paper; labels that it stores are learned.
+      synthetic: pixels in the paper.
       options: see `Options`.
       outer_steps: the length of the run, for the schedules.
+      expert_labels: labels that `synthetic` stores but does not learn are what the first expert, at
+        its end, says of the items as they start (TESLA, section 3.3).
 
     Raises:
       InputError: options that are out of range.
@@ -70,7 +82,7 @@ def mtt(network: Network, synthetic: Synthetic, options: Options, outer_steps: i
     Deviations from the paper's code: the logarithm of the learning rate is learned, so that it
     stays positive (their 1e-7 on a raw rate of 0.01 is 1e-3 on the logarithm); Adam by default.
     """
-    _check(options)
+    check(options)
     strategy = options.inner_augmentation
     objective = objectives.trajectory_matching(
         network,
@@ -87,21 +99,37 @@ def mtt(network: Network, synthetic: Synthetic, options: Options, outer_steps: i
         updates=(*synthetic.groups, "learning_rates"),
     )
 
-    def init(key: Array, real: Real) -> dict[str, PyTree]:
-        start = jnp.asarray(options.student_learning_rate, jnp.float32)
-        return {**synthetic.init(key, real), "learning_rates": jnp.log(start)}
+    init = begin(network, synthetic, options, expert_labels)
+    return compose(synthetic, (objective,), optimizers(synthetic, options, outer_steps), init)
 
-    return compose(synthetic, (objective,), _optimizers(synthetic, options, outer_steps), init)
+
+def begin(
+    network: Network, synthetic: Synthetic, options: Options, expert_labels: bool
+) -> Callable[[Array, Real], dict[str, PyTree]]:
+    """(key, real) -> theta: what the run starts from; see `mtt`."""
+
+    def init(key: Array, real: Real) -> dict[str, PyTree]:
+        theta = synthetic.init(key, real)
+        if expert_labels:
+            assert real.trajectories is not None
+            params = unraveler(network)(real.trajectories[0, -1].astype(jnp.float32))
+            theta = {**theta, "labels": labels.by_network(network, params, synthetic, theta)}
+        start = jnp.asarray(options.student_learning_rate, jnp.float32)
+        return {**theta, "learning_rates": jnp.log(start)}
+
+    return init
 
 
 def growth_steps(options: Options, outer_steps: int) -> int:
     """Outer steps over which max_start_epoch grows."""
-    return outer_steps // 2 if options.growth_steps is None else options.growth_steps
+    return max(1, outer_steps // 2) if options.growth_steps is None else options.growth_steps
 
 
-def _optimizers(
+def optimizers(
     synthetic: Synthetic, options: Options, outer_steps: int
 ) -> dict[str, optax.GradientTransformation]:
+    """One optimizer for each group that is learned."""
+
     def schedule(rate: float) -> optax.ScalarOrSchedule:
         cosine = options.schedule == "cosine"
         return optax.cosine_decay_schedule(rate, outer_steps) if cosine else rate
@@ -116,7 +144,8 @@ def _optimizers(
     return {group: known[group] for group in (*synthetic.groups, "learning_rates")}
 
 
-def _check(options: Options) -> None:
+def check(options: Options) -> None:
+    """Raises InputError where an option is out of range."""
     for name in ("inner_steps", "expert_epochs", "inner_batch_size", "growth_steps"):
         value = getattr(options, name)
         if value is not None and value < 1:

@@ -7,10 +7,10 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from d3jax.synthetic import gaussian, pixels
+from d3jax.synthetic import gaussian, pixels, spectral
 from d3jax.types import InputError, Synthetic
 
-KINDS = {"gaussian": gaussian.create, "pixels": pixels.create}
+KINDS = {"gaussian": gaussian.create, "pixels": pixels.create, "spectral": spectral.create}
 
 
 def create(specification: dict[str, Any]) -> Synthetic:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from d3jax.types import InputError, PyTree
+from d3jax.types import InputError, Network, PyTree, Synthetic
 
 KINDS = ("hard", "probabilities", "logits", "free")
 
@@ -21,8 +21,19 @@ def check_kind(kind: str) -> str:
 
 
 def groups(kind: str) -> tuple[str, ...]:
-    """The group that holds the labels, if any does."""
-    return () if kind == "hard" else ("labels",)
+    """The group that holds the labels, if they are learned; probabilities are given."""
+    return ("labels",) if kind in ("logits", "free") else ()
+
+
+def by_network(
+    network: Network, params: PyTree, synthetic: Synthetic, theta: dict[str, PyTree]
+) -> Array:
+    """Soft labels f[N, K]: a network's softmax on every item's deterministic decode.
+
+    A Gaussian's label also serves its random samples (D3, arXiv 2403.00999, section 3.3). TESLA
+    (Cui et al., ICML 2023) labels the real images that pixels start from.
+    """
+    return jax.nn.softmax(network.apply(params, synthetic.sample(theta, None).images))
 
 
 def item_classes(num_items: int, num_classes: int, index: Array | None = None) -> Array:

@@ -1,0 +1,130 @@
+"""Runs of methods that match expert trajectories: `d3jax distill d3` and `d3jax distill mtt`."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from d3jax import artifact, comparison, config, evaluate, experts, judging, resolve, synthetic
+from d3jax.evaluate import Evaluation
+from d3jax.jobs.frame import (
+    World,
+    frozen,
+    in_folder,
+    make_world,
+    outer_loop,
+    provenance,
+    stored_experts,
+)
+from d3jax.methods import d3, mtt
+from d3jax.networks import unraveler
+from d3jax.progress import Reporter
+from d3jax.stages import Stage, stage_key
+from d3jax.synthetic import labels
+from d3jax.types import Method, Network, PyTree, Real, Synthetic, Trajectories
+
+
+def distill(options: config.DistillD3 | config.DistillMTT, reporter: Reporter) -> dict[str, Any]:
+    """Runs `d3jax distill d3` or `d3jax distill mtt`; see `jobs.run`."""
+    dataset, normalization = options.data.load(options.seed)
+    options = resolve.matching(options, dataset)
+    specification = options.parametrization.specification(dataset, normalization)
+    data_ = synthetic.create(specification)
+    world = make_world(dataset, normalization, options.architecture)
+    method = _method(world.network, data_, options)
+    experts.check(options.expert)
+    evaluate.check(options.student)
+
+    def distilled() -> tuple[artifact.Artifact, float]:
+        assert options.experts is not None
+        snapshots = stored_experts(
+            world, options.architecture, options.expert, options.experts, options.seed, reporter
+        )
+        real = world.real._replace(trajectories=trajectories(options, snapshots))
+        state = outer_loop(options, options.out, method, real, reporter)
+        theta = frozen(method.synthetic, state.theta, options.seed)
+        if options.parametrization.labels == "expert" and not labels_at_start(options):
+            theta["labels"] = expert_labels(world.network, data_, theta, real)
+        made = artifact.create(
+            theta,
+            method=resolve.name(options),
+            parametrization=specification,
+            student_learning_rate=float(jnp.exp(jnp.mean(state.theta["learning_rates"]))),
+            protocol=config.plain(options.student),
+            dtype=options.storage,
+            **provenance(options, world),
+        )
+        return made, experts.training_seconds(snapshots)
+
+    judge, compare = by_students(options, world, reporter)
+    return in_folder(options, world, data_, distilled, judge, compare, reporter)
+
+
+def _method(
+    network: Network, data_: Synthetic, options: config.DistillD3 | config.DistillMTT
+) -> Method:
+    if isinstance(options, config.DistillD3):
+        return d3.d3(network, data_, options.d3, options.outer_steps)
+    return mtt.mtt(
+        network, data_, options.mtt, options.outer_steps, expert_labels=labels_at_start(options)
+    )
+
+
+def labels_at_start(options: config.Matching) -> bool:
+    """Whether an expert labels what the data starts from: real images (but for D3, which labels
+    what was distilled)."""
+    real = options.parametrization.start == "real" and not isinstance(options, config.DistillD3)
+    return real and options.parametrization.labels == "expert"
+
+
+def expert_labels(
+    network: Network, data_: Synthetic, theta: dict[str, PyTree], real: Real
+) -> PyTree:
+    """The first expert's soft labels f[N, K] of what was distilled."""
+    assert real.trajectories is not None
+    params = unraveler(network)(real.trajectories[0, -1].astype(jnp.float32))
+    return labels.by_network(network, params, data_, theta)
+
+
+def trajectories(options: config.Matching, snapshots: Path) -> Trajectories:
+    """The experts' snapshots, where the options want them."""
+    stored = experts.Trajectories(snapshots)
+    if options.snapshots == "disk":
+        return stored.streamed()
+    return jnp.asarray(stored.read_all(), jnp.float32)
+
+
+def by_students(
+    options: config.Matching, world: World, reporter: Reporter
+) -> tuple[
+    Callable[[artifact.Artifact, Real], tuple[Evaluation, dict[str, Any]]],
+    Callable[[artifact.Artifact, Real], dict[str, Any]],
+]:
+    """How `in_folder` judges an artifact and its baselines: by the same ordinary students."""
+    key = stage_key(options.seed, Stage.STUDENTS)
+
+    def judge(made: artifact.Artifact, test: Real) -> tuple[Evaluation, dict[str, Any]]:
+        return judging.by_students(made, world.network, test, options.student, key, reporter), {}
+
+    def judge_baseline(made: artifact.Artifact, choosing: Real, test: Real) -> comparison.Judged:
+        return evaluate.evaluate_best(
+            world.network,
+            made.synthetic,
+            made.decodable(),
+            choosing,
+            test,
+            dataclasses.replace(options.student, learning_rate=None, with_means=False),
+            options.baseline_learning_rates,
+            key,
+            reporter,
+        )
+
+    def compare(made: artifact.Artifact, test: Real) -> dict[str, Any]:
+        return comparison.compare(
+            options.baselines, options.baseline_learning_rates, made, world.dataset,
+            world.normalization, test, judge_baseline, options.seed, reporter,
+        )  # fmt: skip
+
+    return judge, compare

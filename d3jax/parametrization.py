@@ -1,0 +1,163 @@
+"""The flags that say how distilled data is stored, and the specification that they make."""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from d3jax import data
+from d3jax.types import InputError
+
+_OWN = {
+    "gaussian": (
+        "latents_per_class",
+        "latent_size",
+        "decoder",
+        "decoder_width",
+        "output",
+        "sampling",
+    ),
+    "pixels": ("images_per_class", "start"),
+    "spectral": ("spectra_per_class", "transformations", "rank", "start"),
+}
+_COUNT = {
+    "gaussian": "latents_per_class",
+    "pixels": "images_per_class",
+    "spectral": "spectra_per_class",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parametrization:
+    """How distilled data is stored; each kind has options of its own."""
+
+    kind: Annotated[
+        Literal["gaussian", "pixels", "spectral"] | None, tyro.conf.arg(name="parametrization")
+    ] = None
+    """Gaussians in a latent space with a decoder, plain pixels, or products of spectrum tensors and
+    transformations; default gaussian for d3, else pixels."""
+    images_per_class: int | None = None
+    """Pixels: images per class; default 1 (dd has --images-per-step instead)."""
+    latents_per_class: int | None = None
+    """Gaussian: Gaussians per class; default 5 up to 16 pixels, 1 above."""
+    latent_size: int | None = None
+    """Gaussian: length of a latent vector; default 8 up to 16 pixels, 64 above (large: 4 x its
+    width)."""
+    decoder: Literal["small", "medium", "large"] | None = None
+    """Gaussian: the decoder's kind; default small."""
+    decoder_width: int | None = None
+    """Gaussian: channels of the decoder's first stage; default by image size and kind."""
+    output: Literal["pixels", "normalized"] | None = None
+    """Gaussian: what the decoder's tanh spans: valid pixels (default), or (-1, 1) in normalized
+    units (the paper)."""
+    sampling: bool | None = None
+    """Gaussian: draw from the Gaussians (default), or decode the means only (an ablation)."""
+    spectra_per_class: int | None = None
+    """Spectral: spectrum tensors per class; default 2."""
+    transformations: int | None = None
+    """Spectral: transformations that all classes share; each makes an image of each spectrum;
+    default 4."""
+    rank: int | None = None
+    """Spectral: side of a spectrum tensor; default half the image's."""
+    start: Literal["real", "noise"] | None = None
+    """Pixels, spectral: what images start from: real ones of their classes (default), or noise."""
+    labels: Literal["hard", "learned", "expert"] = "hard"
+    """Hard labels; labels learned with the data, from one-hot ones; or the first expert's softmax,
+    given once: on the real images that the data starts from, else (and for d3) on what was
+    distilled."""
+
+    def resolved(
+        self, dataset: data.Dataset, *, kind: str = "pixels", items: int | None = None
+    ) -> "Parametrization":
+        """Every option of the kind filled in; those of other kinds stay None.
+
+        Args:
+          dataset: whose images.
+          kind: the one to take where none is named.
+          items: images in all, where the method counts them itself.
+
+        Raises:
+          InputError: an option of another kind, or items that cannot be divided as the kind needs.
+        """
+        kind = self.kind or kind
+        others = {name for names in _OWN.values() for name in names} - set(_OWN[kind])
+        for name in sorted(others):
+            if getattr(self, name) is not None:
+                flag = "--" + name.replace("_", "-")
+                raise InputError(f"{flag} is not an option of the parametrization {kind}")
+        said = {name: getattr(self, name) for name in _OWN[kind]}
+        if items is not None:
+            if said[_COUNT[kind]] is not None:
+                flag = "--" + _COUNT[kind].replace("_", "-")
+                raise InputError(f"give the number of images, or {flag}, not both")
+            each = self.transformations or 4 if kind == "spectral" else 1
+            number, rest = divmod(items, dataset.num_classes * each)
+            if rest and kind != "pixels":
+                raise InputError(
+                    f"{items} images are not as many for each of {dataset.num_classes} classes"
+                    + (f" and {each} transformations" if each > 1 else "")
+                )
+            said[_COUNT[kind]] = None if rest else number
+        filled = {**_defaults(kind, self, dataset), **_known(said)}
+        if items is not None and kind == "pixels" and said["images_per_class"] is None:
+            filled["images_per_class"] = None
+        return Parametrization(kind=kind, labels=self.labels, **filled)  # type: ignore[arg-type]
+
+    def specification(
+        self, dataset: data.Dataset, normalization: data.Normalization, items: int | None = None
+    ) -> dict[str, Any]:
+        """The specification for `synthetic.create` of a resolved parametrization."""
+        kinds = {"hard": "hard", "learned": "free", "expert": "probabilities"}
+        common = {
+            "kind": self.kind,
+            "image_shape": list(dataset.image_shape),
+            "num_classes": dataset.num_classes,
+            "label_kind": kinds[self.labels],
+        }
+        if self.kind == "pixels":
+            if items is None:
+                assert self.images_per_class is not None
+                items = self.images_per_class * dataset.num_classes
+            return {**common, "num_items": items, "start": self.start}
+        if self.kind == "spectral":
+            return {**common, **{name: getattr(self, name) for name in _OWN["spectral"]}}
+        channels = dataset.image_shape[2]
+        shift, scale = [0.0] * channels, [1.0] * channels
+        # Whitened images have no range that pixels would give them.
+        if self.output == "pixels" and normalization.zca is None:
+            shift = [float(v) for v in (0.5 - normalization.mean) / normalization.sd]
+            scale = [float(v) for v in 0.5 / normalization.sd]
+        return {
+            **common,
+            "latents_per_class": self.latents_per_class,
+            "latent_size": self.latent_size,
+            "decoder": self.decoder,
+            "width": self.decoder_width,
+            "shift": shift,
+            "scale": scale,
+            "stochastic": self.sampling,
+        }
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _defaults(kind: str, options: Parametrization, dataset: data.Dataset) -> dict[str, Any]:
+    size = dataset.image_shape[0]
+    if kind == "pixels":
+        return {"images_per_class": 1, "start": "real"}
+    if kind == "spectral":
+        rank = -(-size // 2)
+        return {"spectra_per_class": 2, "transformations": 4, "rank": rank, "start": "real"}
+    decoder = options.decoder or "small"
+    widths = {"small": 16 if size <= 16 else 64 if size <= 32 else 128, "medium": 512}
+    width = options.decoder_width or widths.get(decoder, 1024)
+    return {
+        "latents_per_class": 5 if size <= 16 else 1,
+        "latent_size": 4 * width if decoder == "large" else 8 if size <= 16 else 64,
+        "decoder": decoder,
+        "decoder_width": width,
+        "output": "pixels",
+        "sampling": True,
+    }

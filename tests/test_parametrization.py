@@ -1,0 +1,73 @@
+"""Flags of how distilled data is stored: defaults by kind, what does not fit together."""
+
+import numpy as np
+import pytest
+
+from d3jax import synthetic
+from d3jax.data import Dataset, Normalization
+from d3jax.parametrization import Parametrization
+from d3jax.types import InputError
+
+
+def _dataset(size=28, channels=1, classes=10):
+    images = np.zeros((classes, size, size, channels), np.uint8)
+    labels = np.arange(classes)
+    names = tuple(str(k) for k in range(classes))
+    return Dataset("some", *(images, labels) * 3, names)
+
+
+NORMALIZATION = Normalization(np.asarray([0.4], np.float32), np.asarray([0.2], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("kind", "items", "floats"),
+    [
+        ("gaussian", 10, {"latent_size": 64, "decoder_width": 64, "sampling": True}),
+        ("pixels", 10, {"images_per_class": 1, "start": "real"}),
+        ("spectral", 80, {"spectra_per_class": 2, "transformations": 4, "rank": 14}),
+    ],
+)
+def test_defaults_make_a_parametrization(kind, items, floats):
+    resolved = Parametrization(kind=kind).resolved(_dataset())
+    for name, value in floats.items():
+        assert getattr(resolved, name) == value
+    made = synthetic.create(resolved.specification(_dataset(), NORMALIZATION))
+    assert made.num_items == items
+    assert resolved.resolved(_dataset()) == resolved
+
+
+def test_the_kind_is_the_methods_unless_named():
+    assert Parametrization().resolved(_dataset()).kind == "pixels"
+    assert Parametrization().resolved(_dataset(), kind="gaussian").kind == "gaussian"
+    assert Parametrization(kind="pixels").resolved(_dataset(), kind="gaussian").kind == "pixels"
+
+
+@pytest.mark.parametrize(
+    ("kind", "items", "message"),
+    [
+        ("gaussian", 15, "15 images are not as many for each of 10 classes"),
+        ("spectral", 60, "60 images are not as many for each of 10 classes and 4 transformations"),
+    ],
+)
+def test_items_that_a_kind_cannot_have(kind, items, message):
+    with pytest.raises(InputError, match=message):
+        Parametrization(kind=kind).resolved(_dataset(), items=items)
+
+
+def test_items_counted_by_the_method():
+    spectral = Parametrization(kind="spectral").resolved(_dataset(), items=80)
+    assert spectral.spectra_per_class == 2
+    pixels = Parametrization(labels="learned").resolved(_dataset(), items=5)
+    made = pixels.specification(_dataset(), NORMALIZATION, 5)
+    assert (made["num_items"], made["label_kind"]) == (5, "free")
+    with pytest.raises(InputError, match="give the number of images, or --images-per-class, not"):
+        Parametrization(images_per_class=2).resolved(_dataset(), items=20)
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [({"kind": "pixels", "rank": 3}, "--rank"), ({"latent_size": 3}, "--latent-size")],
+)
+def test_options_of_another_kind_are_refused(options, flag):
+    with pytest.raises(InputError, match=f"{flag} is not an option of the parametrization pixels"):
+        Parametrization(**options).resolved(_dataset())
