@@ -13,7 +13,7 @@ from d3jax import evaluate, sequence
 from d3jax.evaluate import Protocol
 from d3jax.methods.mtt import Options, mtt
 from d3jax.methods.seqmatch import seqmatch
-from d3jax.synthetic import gaussian, pixels, spectral
+from d3jax.synthetic import gaussian, pixels, spectral, subsets
 from d3jax.types import InputError
 
 OPTIONS = Options(inner_steps=2, max_start_epoch=2, inner_augmentation=())
@@ -26,7 +26,7 @@ def _pixels(per_class=3, label_kind="free"):
 
 def test_each_class_is_cut_as_evenly_as_can_be():
     data = pixels.create(image_shape=(8, 8, 1), num_classes=2, num_items=100)
-    parts = sequence.split(data, 3)
+    parts = subsets.split(data, 3)
     assert [len(part) for part in parts] == [34, 34, 32]  # 17, 17, 16 of each class
     np.testing.assert_array_equal(parts[1], [*range(17, 34), *range(67, 84)])
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(100))
@@ -34,16 +34,16 @@ def test_each_class_is_cut_as_evenly_as_can_be():
 
 def test_items_that_share_a_spectrum_stay_together():
     data = spectral.create(**SHAPE, spectra_per_class=2, transformations=2, rank=2)
-    parts = sequence.split(data, 2)
+    parts = subsets.split(data, 2)
     np.testing.assert_array_equal(parts[0], [0, 1, 4, 5, 8, 9])
     with pytest.raises(InputError, match="cannot be split into 3 subsets; give each class at"):
-        sequence.split(data, 3)
+        subsets.split(data, 3)
 
 
 def test_restricted_data_is_the_same_data(tiny_real):
     data = _pixels()
     theta = quick_jit(data.init)(jax.random.key(0), tiny_real)
-    stages = sequence.nested(data, 3)
+    stages = subsets.nested(data, 3)
     assert [stage.num_items for stage in stages] == [3, 6, 9]
     assert stages[2] is data
     whole, second = data.sample(theta, None), stages[1].sample(theta, None)
@@ -119,7 +119,7 @@ def test_students_go_through_the_stages_in_turn(tiny_network, tiny_real):
     key = jax.random.key(4)
     params, _ = sequence.train(tiny_network, data, theta, recipe, protocol, 2, key)
     # By hand: 3 of 5 epochs on the first subset at its rate, 2 on both at theirs, falling at half.
-    first, second = sequence.nested(data, 2)
+    first, second = subsets.nested(data, 2)
     early = dataclasses.replace(protocol, epochs=3, decay=1.0)
     half, _ = evaluate.train_students(tiny_network, first, theta, early, 0.05, key)
     late = dataclasses.replace(protocol, epochs=2)

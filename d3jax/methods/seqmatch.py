@@ -8,9 +8,9 @@ import numpy as np
 import optax
 from jax import Array
 
-from d3jax import sequence
 from d3jax.methods import mtt
 from d3jax.outer import compose
+from d3jax.synthetic import subsets as parts
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 
 
@@ -50,8 +50,8 @@ def seqmatch(
             f"turn {subset} of {subsets} subsets needs the data of the turns before it, and only "
             f"turns after the first have some"
         )
-    own = sequence.split(synthetic, subsets)[subset]
-    seen = sequence.nested(synthetic, subsets)[subset]
+    own = parts.split(synthetic, subsets)[subset]
+    seen = parts.nested(synthetic, subsets)[subset]
     first = mtt.mtt(network, seen, options, outer_steps, expert_labels=expert_labels)
     if subsets == 1:
         return first
