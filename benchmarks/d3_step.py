@@ -14,34 +14,15 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from benchmarks.world import CLASSES, random_real, temporary_bytes
 from d3jax import distill, networks, synthetic
 from d3jax.files import write_json
 from d3jax.methods.d3 import Options, d3
 from d3jax.report import markdown_table
-from d3jax.types import Real
 from experiments.runner import commit, hardware
 
-SHAPE, CLASSES, IMAGES = (32, 32, 3), 10, 1000
-
-
-def random_real(network) -> Real:
-    """A world of the right shapes."""
-    generator = np.random.default_rng(0)
-    parameters = networks.parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
-    labels = np.arange(IMAGES, dtype=np.int32) % CLASSES
-    index = np.stack([np.flatnonzero(labels == c) for c in range(CLASSES)])
-    snapshots = 0.05 * generator.standard_normal((2, 4, parameters)).astype(np.float32)
-    return Real(
-        images=jnp.asarray(generator.integers(0, 256, (IMAGES, *SHAPE)), jnp.uint8),
-        labels=jnp.asarray(labels),
-        class_index=jnp.asarray(index, jnp.int32),
-        class_counts=jnp.full((CLASSES,), IMAGES // CLASSES, jnp.int32),
-        mean=jnp.full((3,), 0.5, jnp.float32),
-        sd=jnp.full((3,), 0.25, jnp.float32),
-        trajectories=jnp.asarray(np.cumsum(snapshots, axis=1)),
-    )
+SHAPE = (32, 32, 3)
 
 
 def measure(width: int, inner_steps: int, mmd: bool) -> dict:
@@ -57,7 +38,7 @@ def measure(width: int, inner_steps: int, mmd: bool) -> dict:
     }
     options = Options(inner_steps=inner_steps, max_start_epoch=2, mmd=mmd)
     method = d3(network, synthetic.create(specification), options, 100)
-    real = random_real(network)
+    real = random_real(SHAPE, network=network)
     key = jax.random.key(0)
     state = jax.jit(method.init)(key, real)
     chunk = jax.jit(distill.chunk_function(method, 4), donate_argnums=1)
@@ -78,7 +59,7 @@ def measure(width: int, inner_steps: int, mmd: bool) -> dict:
         "wall_seconds": (time.monotonic() - wall) / int(steps),
         "trace_seconds": traced - start,
         "compile_seconds": done - traced,
-        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "temporary_bytes": temporary_bytes(compiled),
         "parameter_bytes": 4 * real.trajectories.shape[-1],  # type: ignore[union-attr]
     }
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import mtt_gradient
 from d3jax.files import write_text
 from d3jax.report import markdown_table
 from experiments.rows import by_label
@@ -92,6 +93,12 @@ def _measured(results: dict[str, Any]) -> str:
     """A table of benchmarks/results: each row's work, and what it took."""
     if "peer_cpu_s" in results["rows"][0]:
         return _peers(results)
+    if "gradient" in results["rows"][0]:
+        note = (
+            f"After {results['outer_steps']} outer steps. {results['hardware']}; jax "
+            f"{results['jax']}; {results['date']}; commit {results['commit']}."
+        )
+        return f"{markdown_table(*mtt_gradient.table(results)).rstrip()}\n\n{note}\n"
     header = ["work", "width", "T", "CPU s", "compile s", "temporary MB"]
     table = [
         [
@@ -114,12 +121,15 @@ def _measured(results: dict[str, Any]) -> str:
 def _peers(results: dict[str, Any]) -> str:
     """A table of benchmarks/results/peers.json."""
     header = ["outer step", "ours, CPU s", "PyTorch, CPU s", "ratio"]
+    memory = all("ours_peak_bytes" in row for row in results["rows"])
+    header += ["ours, peak MB", "PyTorch, peak MB"] if memory else []
     table = [
         [
             row["work"],
             f"{row['ours_cpu_s']:.3f}",
             f"{row['peer_cpu_s']:.3f}",
             f"{row['ratio']:.2f}",
+            *(f"{row[f'{side}_peak_bytes'] / 1e6:.0f}" for side in ("ours", "peer") if memory),
         ]
         for row in results["rows"]
     ]

@@ -4,5 +4,6 @@
 
 Each row is one outer step's loss and meta-gradient, ours compiled and PyTorch's eager, at the same
 inputs and weights, alternating in one process; CPU seconds of all threads, the least of several
-rounds. Needs the extra `torch`.
+rounds; and by how much a step raises the peak of resident memory, each side in a process of its own
+(Linux). Needs the extra `torch`.
 """

@@ -1,7 +1,11 @@
 """Runs the pairs, prints a table and writes their rows; see the package's docstring."""
 
 import argparse
+import ctypes
 import datetime
+import gc
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +15,7 @@ import jax
 import torch
 
 from benchmarks import peers
-from benchmarks.peers import dd
+from benchmarks.peers import dd, mtt
 from d3jax.files import write_json
 from d3jax.report import markdown_table
 from experiments.runner import commit, hardware
@@ -20,6 +24,10 @@ TOLERANCE = 1e-4  # relative, between the two losses
 WORKS = {
     "DD, LeNet, S=1 P=3, 10 images, real batch 1024": lambda: dd.pair(1, 3, 1, 1024),
     "DD, LeNet, S=10 P=3, 4 networks, real batch 1024": lambda: dd.pair(10, 3, 4, 1024),
+    "MTT, ConvNet width 32, T=10, 20 images": lambda: mtt.pair(32, 10, 2),
+    "MTT, ConvNet width 32, T=30, 20 images": lambda: mtt.pair(32, 30, 2),
+    "MTT, ConvNet width 128, T=10, 20 images": lambda: mtt.pair(128, 10, 2),
+    "MTT, ConvNet width 128, T=30, 20 images": lambda: mtt.pair(128, 30, 2),
 }
 
 
@@ -28,6 +36,30 @@ def cpu_seconds(function: Callable[[], float]) -> float:
     begun = time.process_time()
     function()
     return time.process_time() - begun
+
+
+def peak_bytes(work: str, side: str) -> int:
+    """By how much one call raises the peak of a fresh process's resident memory."""
+    command = [sys.executable, "-m", "benchmarks.peers", "--peak", work, side]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(out.splitlines()[-1])
+
+
+def _peak(work: str, side: str) -> int:
+    """As `peak_bytes`, of this process. A first call compiles, and is not counted."""
+    function = getattr(WORKS[work](), side)
+    function()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still held would hide the need
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status("VmRSS")
+    function()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(x.split()[1]) for x in lines if x.startswith(name))
 
 
 def measure(work: str, rounds: int) -> dict[str, Any]:
@@ -44,6 +76,8 @@ def measure(work: str, rounds: int) -> dict[str, Any]:
         "ours_cpu_s": mine,
         "peer_cpu_s": theirs,
         "ratio": mine / theirs,
+        "ours_peak_bytes": peak_bytes(work, "ours"),
+        "peer_peak_bytes": peak_bytes(work, "peer"),
         "loss_difference": difference,
     }
 
@@ -53,7 +87,11 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.peers", description=peers.__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers.json"))
+    parser.add_argument("--peak", nargs=2, metavar=("WORK", "SIDE"), help="of one side alone")
     options = parser.parse_args()
+    if options.peak:
+        print(_peak(*options.peak))
+        return
     rows = [measure(work, 3 if options.quick else 10) for work in WORKS]
     write_json(
         options.out,
@@ -67,14 +105,15 @@ def main() -> None:
     )
     print(
         markdown_table(
-            ["work", "ours, CPU s", "PyTorch, CPU s", "ratio", "losses differ by"],
+            ["work", "ours, CPU s", "PyTorch, CPU s", "ratio", "ours, MB", "PyTorch, MB"],
             [
                 [
                     row["work"],
                     f"{row['ours_cpu_s']:.3f}",
                     f"{row['peer_cpu_s']:.3f}",
                     f"{row['ratio']:.2f}",
-                    f"{row['loss_difference']:.0e}",
+                    f"{row['ours_peak_bytes'] / 1e6:.0f}",
+                    f"{row['peer_peak_bytes'] / 1e6:.0f}",
                 ]
                 for row in rows
             ],

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.world import CLASSES, random_real
 from d3jax import networks, objectives
 from d3jax.synthetic import pixels
-from d3jax.types import Real
 
-SHAPE, CLASSES, IMAGES = (28, 28, 1), 10, 2000
+SHAPE, IMAGES = (28, 28, 1), 2000
 
 
 class Pair(NamedTuple):
@@ -40,7 +40,7 @@ def pair(steps: int, passes: int, number_of_networks: int, real_batch: int) -> P
         batch_size=real_batch,
         updates=("data", "learning_rates"),
     )
-    real = _random_real()
+    real = random_real(SHAPE, IMAGES)
     key = jax.random.key(0)
     theta = {
         "data": {"images": jax.random.normal(key, (items, *SHAPE))},
@@ -111,17 +111,3 @@ def _as_torch(params: Any) -> list[torch.Tensor]:
 
 def _images(images: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy())
-
-
-def _random_real() -> Real:
-    generator = np.random.default_rng(0)
-    labels = np.arange(IMAGES, dtype=np.int32) % CLASSES
-    index = np.stack([np.flatnonzero(labels == k) for k in range(CLASSES)])
-    return Real(
-        images=jnp.asarray(generator.integers(0, 256, (IMAGES, *SHAPE)), jnp.uint8),
-        labels=jnp.asarray(labels),
-        class_index=jnp.asarray(index, jnp.int32),
-        class_counts=jnp.full((CLASSES,), IMAGES // CLASSES, jnp.int32),
-        mean=jnp.full((1,), 0.13, jnp.float32),
-        sd=jnp.full((1,), 0.31, jnp.float32),
-    )

@@ -1,0 +1,47 @@
+"""Sequential Subset Matching against one subset: K = 1, 2, 3 at 6 images per class.
+
+    D3JAX_DATA_DIR=... python -m experiments.mnist_cifar10_seqmatch [mnist] [cifar10] [--seeds 0,1,2]
+
+10 000 training images of each, ConvNet width 32, 500 outer steps in all (divided among the
+subsets), 10 inner steps on 20 images; 4 experts of 10 epochs for each subset, later ones from
+networks trained through the earlier subsets. Students' 300 epochs are divided among the subsets
+too, so that all rows cost the same. K = 1 is MTT.
+
+table: seqmatch_mnist (python -m experiments.tables)
+
+Not measured here yet.
+
+end of table
+
+table: seqmatch_cifar10 (python -m experiments.tables)
+
+Not measured here yet.
+
+end of table
+"""
+
+from d3jax.config import Architecture, Data, DistillSeqMatch, Parametrization
+from d3jax.methods import mtt
+from experiments import runner
+
+
+def configurations(dataset: str) -> dict[str, DistillSeqMatch]:
+    """K = 1, 2, 3 on `dataset`."""
+    return {
+        f"K = {subsets}": DistillSeqMatch(
+            data=Data(dataset=dataset, train_limit=10_000, validation=2000),
+            architecture=Architecture(width=32),
+            parametrization=Parametrization(images_per_class=6),
+            mtt=mtt.Options(max_start_epoch=8, inner_batch_size=20),
+            subsets=subsets,
+            outer_steps=500,
+            baselines=(),
+        )
+        for subsets in (1, 2, 3)
+    }
+
+
+if __name__ == "__main__":
+    chosen, seeds = runner.arguments(("mnist", "cifar10"), (0, 1, 2))
+    for dataset in chosen:
+        runner.run(f"seqmatch_{dataset}", configurations(dataset), seeds=seeds)
