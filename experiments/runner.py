@@ -39,7 +39,8 @@ def hardware() -> str:
     except OSError:
         names = []
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{os.cpu_count()} cores of {name}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} core{'s' if cores != 1 else ''} of {name}"
 
 
 def commit() -> str:

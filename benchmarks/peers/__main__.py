@@ -15,7 +15,7 @@ import jax
 import torch
 
 from benchmarks import peers
-from benchmarks.peers import dd, mtt
+from benchmarks.peers import d3, dd, mtt
 from d3jax.files import write_json
 from d3jax.report import markdown_table
 from experiments.runner import commit, hardware
@@ -24,6 +24,8 @@ TOLERANCE = 1e-4  # relative, between the two losses
 WORKS = {
     "DD, LeNet, S=1 P=3, 10 images, real batch 1024": lambda: dd.pair(1, 3, 1, 1024),
     "DD, LeNet, S=10 P=3, 4 networks, real batch 1024": lambda: dd.pair(10, 3, 4, 1024),
+    "D3, ConvNet width 32, T=10, 30 MMD samples": lambda: d3.pair(32, 10, 30),
+    "D3, ConvNet width 128, T=10, 30 MMD samples": lambda: d3.pair(128, 10, 30),
     "MTT, ConvNet width 32, T=10, 20 images": lambda: mtt.pair(32, 10, 2),
     "MTT, ConvNet width 32, T=30, 20 images": lambda: mtt.pair(32, 30, 2),
     "MTT, ConvNet width 128, T=10, 20 images": lambda: mtt.pair(128, 10, 2),

@@ -49,42 +49,44 @@ def pair(width: int, inner_steps: int, images_per_class: int) -> Pair:
 
     unravel = networks.unraveler(network)
     trajectories = jnp.asarray(real.trajectories)
-    start, target = (_as_torch(unravel(trajectories[0, t])) for t in (0, EXPERT_EPOCHS))
+    start, target = (as_torch(unravel(trajectories[0, t])) for t in (0, EXPERT_EPOCHS))
     learned = torch.from_numpy(np.array(theta["data"]["images"]).transpose(0, 3, 1, 2).copy())
     labels = torch.arange(items) * CLASSES // items
-    apart = _squares(start, target)
+    apart = squares(start, target)
 
     def peer() -> float:
         images = learned.clone().requires_grad_()
         logarithm = torch.tensor(float(np.log(RATE)), requires_grad=True)
         params = [w.clone().requires_grad_() for w in start]
         for _ in range(inner_steps):
-            loss = F.cross_entropy(convnet(params, images), labels)
+            loss = F.cross_entropy(convnet(params, images)[0], labels)
             gradients = torch.autograd.grad(loss, params, create_graph=True)
             params = [p - logarithm.exp() * g for p, g in zip(params, gradients, strict=True)]
-        distance = _squares(params, target) / apart
+        distance = squares(params, target) / apart
         torch.autograd.grad(distance, (images, logarithm))
         return float(distance.detach())
 
     return Pair(ours, peer)
 
 
-def _squares(one: list[torch.Tensor], other: list[torch.Tensor]) -> torch.Tensor:
+def squares(one: list[torch.Tensor], other: list[torch.Tensor]) -> torch.Tensor:
+    """|one - other|^2 over all parameters."""
     return torch.stack([((a - b) ** 2).sum() for a, b in zip(one, other, strict=True)]).sum()
 
 
-def convnet(params: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """ConvNet with instance norm and average pooling: f[B, C, H, W] -> logits f[B, K]."""
+def convnet(params: list[torch.Tensor], x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """ConvNet, instance norm, average pooling: f[B, C, H, W] -> logits f[B, K], features f[B, F]."""
     for layer in range(DEPTH):
         kernel, bias, scale, shift = params[4 * layer : 4 * layer + 4]
         x = F.conv2d(x, kernel, bias, padding=1)
         x = F.group_norm(x, x.shape[1], scale, shift)
         x = F.avg_pool2d(F.relu(x), 2)
     x = x.permute(0, 2, 3, 1).flatten(1)  # our order of features
-    return x @ params[-2] + params[-1]
+    return x @ params[-2] + params[-1], x
 
 
-def _as_torch(params: Any) -> list[torch.Tensor]:
+def as_torch(params: Any) -> list[torch.Tensor]:
+    """Our ConvNet's parameters as `convnet` takes them."""
     found = []
     for layer in range(DEPTH):
         convolution, norm = params[f"Convolution_{layer}"], params[f"Normalization_{layer}"]
