@@ -9,22 +9,20 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.peers.dd import Pair
-from benchmarks.peers.mtt import DEPTH, EXPERT_EPOCHS, RATE, SHAPE, as_torch, convnet, squares
+from benchmarks.peers.mtt import EXPERT_EPOCHS, RATE, SHAPE, as_torch, convnet, squares
 from benchmarks.world import CLASSES, random_real
 from d3jax import losses, networks
 from d3jax.methods.d3 import PAPER, Options, d3
 from d3jax.synthetic import gaussian
 
 LATENT, STAGE, STAGES = 64, 64, 4
-NARROW = -60.0  # a log-variance so small that the noise drawn for a latent does not show
+# Adam's first step goes by the gradient's sign, so that a real rate would turn rounding into a
+# difference of the second loss.
+DECODER_RATE = 1e-6
 
 
 def pair(width: int, inner_steps: int, samples: int) -> Pair:
-    """Trajectory matching over T steps on 10 latents, then the MMD of `samples` images a class.
-
-    Both sides draw noise and real images, of which all of a class are alike, so that both see the
-    same whatever they draw.
-    """
+    """Trajectory matching over T steps on 10 latents, then the MMD of `samples` images a class."""
     network = networks.create("convnet", image_shape=SHAPE, num_classes=CLASSES, width=width)
     synthetic = gaussian.create(
         image_shape=SHAPE, num_classes=CLASSES, latent_size=LATENT, decoder="small", width=STAGE
@@ -37,20 +35,15 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
         student_learning_rate=RATE,
         latent_optimizer=PAPER.latent_optimizer,
         latent_learning_rate=PAPER.latent_learning_rate,
-        decoder_learning_rate=PAPER.decoder_learning_rate,
+        decoder_learning_rate=DECODER_RATE,
         schedule=PAPER.schedule,
     )
     method = d3(network, synthetic, options, 1)
     real = random_real(SHAPE, network=network)
     assert real.trajectories is not None
-    real = real._replace(
-        trajectories=jnp.asarray(real.trajectories)[:1],
-        images=real.images[real.class_index[:, 0]][real.labels],
-    )
+    real = real._replace(trajectories=jnp.asarray(real.trajectories)[:1])
     key = jax.random.key(0)
     state = method.init(key, real)
-    means = state.theta["data"]["mean"]
-    state.theta["data"]["log_variance"] = jnp.full_like(means, NARROW)
     step = jax.jit(method.step)
 
     def ours() -> float:
@@ -61,11 +54,19 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
     trajectory = jnp.asarray(real.trajectories)[0]
     start, target, final = (as_torch(unravel(trajectory[t])) for t in (0, EXPERT_EPOCHS, -1))
     apart = squares(start, target)
-    latents = [torch.from_numpy(np.array(means)), torch.full(means.shape, NARROW)]
+    data = state.theta["data"]
+    latents = [torch.from_numpy(np.array(data[name])) for name in ("mean", "log_variance")]
     decoder = _decoder(state.theta["decoder"])
-    normalized = np.array(real.gather(real.class_index[:, :samples].reshape(-1)))
-    photographs = torch.from_numpy(normalized.transpose(0, 3, 1, 2).copy())
     classes = torch.arange(CLASSES)
+
+    # What the objectives draw from the key, so that both see the same.
+    of_trajectory, of_mmd = (jax.random.fold_in(jax.random.fold_in(key, 0), i) for i in range(2))
+    step_keys = jax.random.split(jax.random.split(of_trajectory, 4)[3], inner_steps)
+    inner_noise = [_noise(jax.random.split(k)[0], CLASSES) for k in step_keys]
+    _, _, for_sample, for_real = jax.random.split(of_mmd, 4)
+    mmd_noise = _noise(for_sample, CLASSES * samples)
+    picked = np.array(real.gather(real.sample_classes(for_real, samples).reshape(-1)))
+    photographs = torch.from_numpy(picked.transpose(0, 3, 1, 2).copy())
 
     def peer() -> float:
         mean, log_variance = (x.clone().requires_grad_() for x in latents)
@@ -79,13 +80,12 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
         )
         by_rate = torch.optim.SGD([logarithm], options.learning_rate_learning_rate, momentum=0.5)
 
-        def images(index: torch.Tensor) -> torch.Tensor:
-            noise = torch.randn(len(index), LATENT)
+        def images(index: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
             return decode(weights, mean[index] + (log_variance[index] / 2).exp() * noise)
 
         params = [w.clone().requires_grad_() for w in start]
-        for _ in range(inner_steps):
-            loss = F.cross_entropy(convnet(params, images(classes))[0], classes)
+        for noise in inner_noise:
+            loss = F.cross_entropy(convnet(params, images(classes, noise))[0], classes)
             gradients = torch.autograd.grad(loss, params, create_graph=True)
             params = [p - logarithm.exp() * g for p, g in zip(params, gradients, strict=True)]
         distance = squares(params, target) / apart
@@ -96,7 +96,8 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
 
         with torch.no_grad():
             real_features = convnet(final, photographs)[1]
-        features = convnet(final, images(classes.repeat_interleave(samples)))[1]
+        decoded = images(classes.repeat_interleave(samples), mmd_noise)
+        features = convnet(final, decoded)[1]
         pairs = zip(features.split(samples), real_features.split(samples), strict=True)
         mmd = torch.stack([_mmd2(x, y) for x, y in pairs]).sum()
         mmd.backward()
@@ -105,6 +106,10 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
         return float((distance + mmd).detach())
 
     return Pair(ours, peer)
+
+
+def _noise(key: jax.Array, items: int) -> torch.Tensor:
+    return torch.from_numpy(np.array(jax.random.normal(key, (items, LATENT), jnp.float32)))
 
 
 def decode(weights: list[torch.Tensor], z: torch.Tensor) -> torch.Tensor:

@@ -75,7 +75,7 @@ def squares(one: list[torch.Tensor], other: list[torch.Tensor]) -> torch.Tensor:
 
 
 def convnet(params: list[torch.Tensor], x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """ConvNet, instance norm, average pooling: f[B, C, H, W] -> logits f[B, K], features f[B, F]."""
+    """ConvNet, instance norm, average pooling: f[B, C, H, W] -> logits f[B, K], f[B, F]."""
     for layer in range(DEPTH):
         kernel, bias, scale, shift = params[4 * layer : 4 * layer + 4]
         x = F.conv2d(x, kernel, bias, padding=1)
