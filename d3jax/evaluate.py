@@ -16,7 +16,8 @@ from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
 from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
-from d3jax.networks import fit, forward_blocks, unraveler
+from d3jax.blocks import fit, forward_blocks
+from d3jax.networks import unraveler
 from d3jax.progress import Reporter
 from d3jax.types import InputError, Network, PyTree, Real, Synthetic
 

@@ -1,7 +1,6 @@
 """Expert trajectories: networks trained on real data, one snapshot of their weights an epoch."""
 
 import dataclasses
-import hashlib
 import json
 import shutil
 import time
@@ -12,15 +11,16 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorstore
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
 from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
+from d3jax.blocks import fit
 from d3jax.files import write_json
-from d3jax.networks import fit, parameter_count, unraveler
+from d3jax.networks import parameter_count, unraveler
 from d3jax.progress import Diverged, Interrupted, Reporter, interruption, locked
+from d3jax.snapshots import create, store_path
 from d3jax.stages import Stage, stage_key
 from d3jax.types import InputError, Network, Real
 
@@ -114,56 +114,6 @@ def data_defaults(options: Options, images: int) -> _Steps:
     )
 
 
-class Trajectories:
-    """The snapshots of a finished store: one array [experts, epochs + 1, P], read by piece."""
-
-    def __init__(self, path: Path):
-        self._array = tensorstore.open(_zarr(path), open=True, read=True).result()
-        self.shape: tuple[int, ...] = tuple(self._array.shape)
-
-    def read(self, expert: int, epoch: int) -> np.ndarray:
-        """Parameters f[P] of one expert after one epoch; nothing else is read."""
-        return self._array[expert, epoch].read().result()
-
-    def streamed(self) -> "Streamed":
-        """The snapshots for `Real.trajectories`, without taking memory on the device."""
-        return Streamed(self)
-
-    def read_all(self, experts: slice = slice(None), epochs: slice = slice(None)) -> np.ndarray:
-        """Parameters f[experts, epochs, P]."""
-        return self._array[experts, epochs].read().result()
-
-
-@jax.tree_util.register_static
-class Streamed:
-    """Snapshots that stay on disk: indexed like an array, but each is read when a step needs it.
-
-    The host reads it (the operating system keeps what it read lately) while the device waits:
-    milliseconds for ten million parameters, against gigabytes of device memory for all snapshots.
-    """
-
-    def __init__(self, stored: Trajectories):
-        self._stored = stored
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(E, epochs + 1, P)."""
-        return self._stored.shape
-
-    def __getitem__(self, index: tuple[Array | int, Array | int]) -> Array:
-        """Parameters f32[P] at (expert, epoch), traced or not; a negative epoch is from the end."""
-        result = jax.ShapeDtypeStruct(self.shape[2:], jnp.float32)
-        return jax.pure_callback(self._read, result, *index, vmap_method="sequential")
-
-    def _read(self, expert: Any, epoch: Any) -> np.ndarray:
-        snapshot = self._stored.read(int(expert), int(epoch) % self.shape[1])
-        return np.asarray(snapshot, np.float32)
-
-
-def _zarr(path: Path) -> dict[str, Any]:
-    return {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path / "snapshots")}}
-
-
 def configuration(
     options: Options, network: dict[str, Any], data: dict[str, Any], seed: int
 ) -> dict[str, Any]:
@@ -184,21 +134,6 @@ def configuration(
         "data": data,
         "seed": seed,
     }
-
-
-def fingerprint(*arrays: np.ndarray) -> str:
-    """A hash of arrays' contents, shapes and dtypes."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.shape}{array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def store_path(store: Path, config: dict[str, Any]) -> Path:
-    """The folder of exactly these experts in a store that several runs may share."""
-    text = json.dumps(config, sort_keys=True)
-    return store / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def stored_bytes(network: Network, options: Options) -> int:
@@ -275,14 +210,8 @@ def _train(
     starts: Callable[[], Array] | None,
 ) -> None:
     parameters = parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
-    snapshots = tensorstore.open(
-        _zarr(path),
-        create=True,
-        open=True,
-        dtype=getattr(tensorstore, options.dtype),
-        shape=[options.count, options.epochs + 1 if options.keep == "all" else 1, parameters],
-        chunk_layout=tensorstore.ChunkLayout(chunk_shape=[1, 1, parameters]),
-    ).result()
+    kept = options.epochs + 1 if options.keep == "all" else 1
+    snapshots = create(path, options.dtype, (options.count, kept, parameters))
     epoch = epoch_function(network, options)
     root = stage_key(seed, Stage.EXPERTS)
     # Snapshots written, counted group by group: what an interrupted run has done.

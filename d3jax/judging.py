@@ -16,7 +16,6 @@ from d3jax import (
     config,
     data,
     evaluate,
-    experts,
     files,
     replay,
     report,
@@ -25,6 +24,7 @@ from d3jax import (
 )
 from d3jax.evaluate import Protocol
 from d3jax.progress import Reporter
+from d3jax.snapshots import fingerprint
 from d3jax.stages import Stage, stage_key
 from d3jax.types import InputError, Method, Network, Real, State
 
@@ -117,7 +117,7 @@ def _stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data
     """The normalization that the artifact was made with, a ZCA matrix recomputed."""
     recipe = header["normalization"]["zca"]
     if recipe is not None:
-        images = experts.fingerprint(dataset.train_images, dataset.train_labels)
+        images = fingerprint(dataset.train_images, dataset.train_labels)
         if images != recipe["images"]:
             raise InputError(
                 "the artifact was whitened with other images than this data set's; name the data "

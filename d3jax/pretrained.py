@@ -11,6 +11,7 @@ from jax import Array
 
 from d3jax import data, experts
 from d3jax.progress import Reporter
+from d3jax.snapshots import Snapshots, fingerprint
 from d3jax.types import InputError, Network, Real
 
 
@@ -68,7 +69,7 @@ def load(
     real = data.device_arrays(
         images, source.train_labels, num_classes, normalization, source.class_names
     )
-    return Source(options, real, experts.fingerprint(images, source.train_labels), seed)
+    return Source(options, real, fingerprint(images, source.train_labels), seed)
 
 
 def train(
@@ -86,7 +87,7 @@ def train(
     images = {"images": source.images, "zca": False}
     configuration = experts.configuration(source.options, architecture, images, source.seed)
     path = experts.train(network, source.options, source.real, store, configuration, reporter)
-    snapshots = experts.Trajectories(path)
+    snapshots = Snapshots(path)
     last = snapshots.read_all(epochs=slice(snapshots.shape[1] - 1, snapshots.shape[1]))
     return jnp.asarray(np.asarray(last[:, 0]), jnp.float32)
 

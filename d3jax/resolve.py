@@ -20,8 +20,8 @@ from d3jax.config import (
     Matching,
     Run,
 )
-from d3jax.experts import fingerprint
 from d3jax.methods import mtt
+from d3jax.snapshots import fingerprint
 from d3jax.types import InputError
 
 # What may differ between the runs of one folder: it does not change a number.

@@ -14,8 +14,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from d3jax import data, experts, networks
-from d3jax.experts import Options, Trajectories, configuration, store_path
+from d3jax.experts import Options, configuration
 from d3jax.progress import Busy, Diverged, Interrupted, Reporter
+from d3jax.snapshots import Snapshots, fingerprint, store_path
 from d3jax.stages import Stage, stage_key
 from d3jax.types import InputError
 
@@ -49,7 +50,7 @@ def store(real, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def snapshots(store):
-    return Trajectories(store_path(store, recipe())).read_all()
+    return Snapshots(store_path(store, recipe())).read_all()
 
 
 def test_the_folder_follows_from_all_that_counts(tmp_path):
@@ -76,11 +77,11 @@ def test_fingerprint_sees_contents_shape_and_dtype():
     zeros = np.zeros((4, 2), np.uint8)
     changed = zeros.copy()
     changed[3, 1] = 1
-    prints = [experts.fingerprint(array) for array in (
+    prints = [fingerprint(array) for array in (
         zeros, changed, zeros.reshape(2, 4), zeros.astype(np.int8),
     )]  # fmt: skip
     assert len(set(prints)) == 4
-    assert experts.fingerprint(zeros[:, ::-1]) == prints[0]
+    assert fingerprint(zeros[:, ::-1]) == prints[0]
 
 
 def expert_key(expert):
@@ -120,7 +121,7 @@ def test_epochs_equal_a_slow_loop(real, snapshots):
 
 def test_one_snapshot_is_read_alone(store, snapshots):
     path = store_path(store, recipe())
-    trajectories = Trajectories(path)
+    trajectories = Snapshots(path)
     assert trajectories.shape == snapshots.shape
     np.testing.assert_array_equal(trajectories.read(2, 1), snapshots[2, 1])
     np.testing.assert_array_equal(
@@ -132,7 +133,7 @@ def test_one_snapshot_is_read_alone(store, snapshots):
 
 
 def test_snapshots_are_streamed_from_disk_inside_a_compiled_loop(store, snapshots):
-    streamed = Trajectories(store_path(store, recipe())).streamed()
+    streamed = Snapshots(store_path(store, recipe())).streamed()
     assert streamed.shape == snapshots.shape
 
     @jax.jit
@@ -191,14 +192,14 @@ def test_resumed_equals_uninterrupted(real, snapshots, looks, tmp_path, monkeypa
     assert not (path / "complete.json").exists()
     assert json.loads((path / "progress.json").read_text())["done"] == looks
     trained(real, tmp_path)
-    np.testing.assert_array_equal(Trajectories(path).read_all(), snapshots)
+    np.testing.assert_array_equal(Snapshots(path).read_all(), snapshots)
 
 
 def test_bfloat16_store(real, snapshots, tmp_path, monkeypatch):
     options = dataclasses.replace(OPTIONS, dtype="bfloat16")
     with interrupted_after(monkeypatch, 6), pytest.raises(Interrupted):
         trained(real, tmp_path, options)
-    half = Trajectories(trained(real, tmp_path, options)).read_all()
+    half = Snapshots(trained(real, tmp_path, options)).read_all()
     assert half.dtype == jnp.bfloat16
     assert experts.stored_bytes(NETWORK, options) == half.nbytes
     assert experts.stored_bytes(NETWORK, OPTIONS) == 2 * half.nbytes
@@ -247,4 +248,4 @@ def test_options_out_of_range(real, tmp_path, wrong):
 def test_a_batch_is_at_most_all_images(real, tmp_path):
     options = dataclasses.replace(OPTIONS, count=1, epochs=1, batch_size=1000)
     few = real._replace(images=real.images[:20], labels=real.labels[:20])
-    assert Trajectories(trained(few, tmp_path, options)).shape[:2] == (1, 2)
+    assert Snapshots(trained(few, tmp_path, options)).shape[:2] == (1, 2)

@@ -5,7 +5,7 @@ import pytest
 from conftest import quick_jit, random_params
 from jax.flatten_util import ravel_pytree
 
-from d3jax import losses, networks
+from d3jax import networks
 from d3jax.types import InputError
 
 
@@ -175,54 +175,9 @@ def test_parameters_start_in_float32_also_among_64_bit_types(initialization):
         assert jax.eval_shape(network.apply, params, images).dtype == jnp.float64
 
 
-@pytest.mark.parametrize("norm", ["instance", "batch"])
-def test_forward_in_blocks_equals_the_whole(monkeypatch, norm):
-    monkeypatch.setattr(networks.ops, "default_block", lambda size: 2)
-    network = networks.create(
-        "convnet", image_shape=(8, 8, 1), num_classes=3, width=4, depth=1, norm=norm
-    )
-    params = random_params(network.init)
-    images = jax.random.normal(jax.random.key(1), (5, 8, 8, 1))
-    blocks = quick_jit(lambda p, x: networks.forward_blocks(network, p, x))(params, images)
-    whole = quick_jit(network.forward)(params, images)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), blocks, whole)
-
-
 @pytest.mark.parametrize(
     ("name", "options"), [("lenet", {}), ("convnet", {"norm": "group", "width": 6})]
 )
 def test_a_network_that_does_not_fit_the_images_says_so(name, options):
     with pytest.raises(InputError, match="cannot take images of 8x8 pixels"):
         networks.create(name, image_shape=(8, 8, 1), num_classes=3, **options)
-
-
-@pytest.mark.parametrize("number", [6, 7, 8])
-def test_fit_is_the_loss_and_its_gradient(tiny_network, monkeypatch, number):
-    """By blocks (8 in blocks of 4, 6 of 3) or whole (7), against the plain loss."""
-    monkeypatch.setattr(networks, "_block", lambda network, images: 4)
-    generator = np.random.default_rng(0)
-    images = jnp.asarray(generator.normal(size=(number, 8, 8, 1)), jnp.float32)
-    targets = jax.nn.one_hot(jnp.arange(number) % 3, 3, dtype=jnp.float32)
-    params = tiny_network.init(jax.random.key(0))
-
-    def plain(params):
-        return 3.0 * losses.cross_entropy(tiny_network.apply(params, images), targets)
-
-    def blocks(params):
-        value, logits = networks.fit(tiny_network, params, images, losses.cross_entropy, targets)
-        return 3.0 * value, logits
-
-    (value, logits), gradient = jax.jit(jax.value_and_grad(blocks, has_aux=True))(params)
-    expected, expected_gradient = jax.value_and_grad(plain)(params)
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
-    np.testing.assert_allclose(blocks(params)[0], expected, rtol=1e-6)  # not differentiated
-    np.testing.assert_allclose(logits, tiny_network.apply(params, images), atol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, expected_gradient
-    )
-
-
-def test_bytes_of_an_mlps_image():
-    """What one image writes down: its own copy, each product and bias sum, each ReLU."""
-    network = networks.create("mlp", image_shape=(8, 8, 1), num_classes=10, width=16)
-    assert 4 * 2 * 42 <= networks._bytes_per_image(network, (8, 8, 1)) <= 4 * (64 + 4 * 42)

@@ -30,6 +30,7 @@ from d3jax.jobs.frame import (
 )
 from d3jax.methods import dd
 from d3jax.progress import Reporter
+from d3jax.snapshots import Snapshots
 from d3jax.stages import Stage, stage_key
 from d3jax.types import Real
 
@@ -88,7 +89,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
             snapshots = stored_experts(
                 world, options.architecture, teacher, store, options.seed, reporter
             )
-            stored = experts.Trajectories(snapshots).read_all()
+            stored = Snapshots(snapshots).read_all()
             real = real._replace(trajectories=jnp.asarray(stored, jnp.float32))
             seconds = experts.training_seconds(snapshots)
         start = distill.start(method, stage_key(options.seed, Stage.DISTILL), real)

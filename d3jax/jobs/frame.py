@@ -25,6 +25,7 @@ from d3jax import (
 from d3jax.evaluate import Evaluation
 from d3jax.events import EventWriter, check_installed
 from d3jax.progress import Reporter, locked
+from d3jax.snapshots import fingerprint
 from d3jax.stages import Stage, stage_key
 from d3jax.types import Method, Network, PyTree, Real, State, Synthetic
 
@@ -71,7 +72,7 @@ def stored_experts(
         options,
         dataclasses.asdict(architecture),
         {
-            "images": experts.fingerprint(world.dataset.train_images, world.dataset.train_labels),
+            "images": fingerprint(world.dataset.train_images, world.dataset.train_labels),
             "zca": world.normalization.zca is not None,
         },
         seed,
@@ -197,7 +198,7 @@ def provenance(options: config.Run, world: World) -> dict[str, Any]:
         # since its last digits depend on the linear algebra library; the images are.
         recipe = {
             "epsilon": 0.1,
-            "images": experts.fingerprint(dataset.train_images, dataset.train_labels),
+            "images": fingerprint(dataset.train_images, dataset.train_labels),
             "train_limit": options.data.train_limit,
             "validation": options.data.validation,
             "seed": options.seed,

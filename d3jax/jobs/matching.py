@@ -21,6 +21,7 @@ from d3jax.jobs.frame import (
 from d3jax.methods import d3, mtt
 from d3jax.networks import unraveler
 from d3jax.progress import Reporter
+from d3jax.snapshots import Snapshots
 from d3jax.stages import Stage, stage_key
 from d3jax.synthetic import labels
 from d3jax.types import Method, Network, PyTree, Real, Synthetic, Trajectories
@@ -90,7 +91,7 @@ def expert_labels(
 
 def trajectories(options: config.Matching, snapshots: Path) -> Trajectories:
     """The experts' snapshots, where the options want them."""
-    stored = experts.Trajectories(snapshots)
+    stored = Snapshots(snapshots)
     if options.snapshots == "disk":
         return stored.streamed()
     return jnp.asarray(stored.read_all(), jnp.float32)

@@ -23,6 +23,7 @@ from d3jax.jobs.frame import (
 from d3jax.jobs.matching import by_students, expert_labels, labels_at_start, trajectories
 from d3jax.methods.seqmatch import seqmatch
 from d3jax.progress import Reporter
+from d3jax.snapshots import fingerprint
 from d3jax.stages import Stage, stage_key
 from d3jax.types import Method, PyTree
 
@@ -117,7 +118,7 @@ def _plain(options: config.DistillSeqMatch) -> dict[str, Any]:
 
 def _fingerprint(theta: dict[str, PyTree], rates: list[float]) -> str:
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(theta)]
-    return experts.fingerprint(*arrays, np.asarray(rates, np.float32))
+    return fingerprint(*arrays, np.asarray(rates, np.float32))
 
 
 def _folder(out: Path, subset: int, subsets: int) -> Path:

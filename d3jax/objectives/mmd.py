@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from d3jax import losses
-from d3jax.networks import forward_blocks, unraveler
+from d3jax.blocks import forward_blocks
+from d3jax.networks import unraveler
 from d3jax.types import InputError, Network, Objective, Real
 
 

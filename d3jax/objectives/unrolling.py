@@ -10,8 +10,9 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
+from d3jax.blocks import fit
 from d3jax.inner import limit_gradient, positive_learning_rates, truncated_unroll, unroll
-from d3jax.networks import fit, unraveler
+from d3jax.networks import unraveler
 from d3jax.types import InputError, Network, Objective, PyTree, Real
 
 Initialization = Literal["fixed", "random", "pretrained"]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from d3jax import ops
-from d3jax.networks import Convolution, Linear, Normalization, fan_in_initializers
+from d3jax.layers import Convolution, Linear, Normalization, fan_in_initializers
 from d3jax.types import InputError, PyTree
 
 

@@ -1,0 +1,91 @@
+"""Flax layers of networks and decoders, on the operations of `ops`, with PyTorch's defaults."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from d3jax import ops
+
+Initializer = Callable[..., Array]
+
+
+def fan_in_initializers(fan_in: int) -> tuple[Initializer, Initializer]:
+    """U(-1, 1) / sqrt(fan_in) for kernel and bias: PyTorch's default."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def uniform(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return uniform, uniform
+
+
+def _initializers(name: str, fan_in: int) -> tuple[Initializer, Initializer]:
+    """(kernel, bias) initializers."""
+    if name == "xavier_normal":
+        return nn.initializers.xavier_normal(), nn.initializers.zeros
+    return fan_in_initializers(fan_in)
+
+
+class Convolution(nn.Module):
+    """A convolution with bias on `ops.convolution`."""
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: int | None = None
+    bias: bool = True
+    initialization: str = "uniform_fan_in"
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """f[B, H, W, C] -> f[B, H', W', features]."""
+        channels = images.shape[-1]
+        kernel_init, bias_init = _initializers(self.initialization, channels * self.size**2)
+        shape = (self.size, self.size, channels, self.features)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        out = ops.convolution(images, kernel, stride=self.stride, padding=self.padding)
+        if self.bias:
+            out = out + self.param("bias", bias_init, (self.features,), jnp.float32)
+        return out
+
+
+class Linear(nn.Module):
+    """An affine map of vectors."""
+
+    features: int
+    initialization: str = "uniform_fan_in"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """f[B, n] -> f[B, features]."""
+        kernel_init, bias_init = _initializers(self.initialization, x.shape[-1])
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        return x @ kernel + self.param("bias", bias_init, (self.features,), jnp.float32)
+
+
+class Normalization(nn.Module):
+    """Instance, group, layer or batch normalization with scale and bias, or none."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(
+        self, images: Array, statistics: ops.Statistics | None
+    ) -> tuple[Array, tuple[ops.Statistics, ...]]:
+        """f[B, H, W, C] -> the same shape, and the statistics used (none but for batch norm)."""
+        if self.kind == "none":
+            return images, ()
+        channels = images.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        if self.kind == "batch":
+            images, used = ops.batch_norm(images, scale, bias, statistics)
+            return images, (used,)
+        groups = {"instance": channels, "group": min(4, channels), "layer": 1}[self.kind]
+        return ops.group_norm(images, scale, bias, groups), ()

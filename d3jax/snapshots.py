@@ -1,0 +1,89 @@
+"""Snapshots of experts on disk, in a folder found by a hash of all that they depend on."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorstore
+from jax import Array
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """A hash of arrays' contents, shapes and dtypes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def store_path(store: Path, config: dict[str, Any]) -> Path:
+    """The folder of exactly these experts in a store that several runs may share."""
+    text = json.dumps(config, sort_keys=True)
+    return store / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def create(path: Path, dtype: str, shape: tuple[int, int, int]) -> Any:
+    """The array [experts, epochs + 1, P] in `path`, to be written; what is there already stays."""
+    return tensorstore.open(
+        _zarr(path),
+        create=True,
+        open=True,
+        dtype=getattr(tensorstore, dtype),
+        shape=list(shape),
+        chunk_layout=tensorstore.ChunkLayout(chunk_shape=[1, 1, shape[2]]),
+    ).result()
+
+
+class Snapshots:
+    """The snapshots of a finished store: one array [experts, epochs + 1, P], read by piece."""
+
+    def __init__(self, path: Path):
+        self._array = tensorstore.open(_zarr(path), open=True, read=True).result()
+        self.shape: tuple[int, ...] = tuple(self._array.shape)
+
+    def read(self, expert: int, epoch: int) -> np.ndarray:
+        """Parameters f[P] of one expert after one epoch; nothing else is read."""
+        return self._array[expert, epoch].read().result()
+
+    def streamed(self) -> "Streamed":
+        """The snapshots for `Real.trajectories`, without taking memory on the device."""
+        return Streamed(self)
+
+    def read_all(self, experts: slice = slice(None), epochs: slice = slice(None)) -> np.ndarray:
+        """Parameters f[experts, epochs, P]."""
+        return self._array[experts, epochs].read().result()
+
+
+@jax.tree_util.register_static
+class Streamed:
+    """Snapshots that stay on disk: indexed like an array, but each is read when a step needs it.
+
+    The host reads it (the operating system keeps what it read lately) while the device waits:
+    milliseconds for ten million parameters, against gigabytes of device memory for all snapshots.
+    """
+
+    def __init__(self, stored: Snapshots):
+        self._stored = stored
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(E, epochs + 1, P)."""
+        return self._stored.shape
+
+    def __getitem__(self, index: tuple[Array | int, Array | int]) -> Array:
+        """Parameters f32[P] at (expert, epoch), traced or not; a negative epoch is from the end."""
+        result = jax.ShapeDtypeStruct(self.shape[2:], jnp.float32)
+        return jax.pure_callback(self._read, result, *index, vmap_method="sequential")
+
+    def _read(self, expert: Any, epoch: Any) -> np.ndarray:
+        snapshot = self._stored.read(int(expert), int(epoch) % self.shape[1])
+        return np.asarray(snapshot, np.float32)
+
+
+def _zarr(path: Path) -> dict[str, Any]:
+    return {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path / "snapshots")}}
