@@ -7,10 +7,22 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from d3jax.synthetic import gaussian, pixels, spectral
+from d3jax.synthetic import gaussian, joined, pixels, spectral
 from d3jax.types import InputError, Synthetic
 
-KINDS = {"gaussian": gaussian.create, "pixels": pixels.create, "spectral": spectral.create}
+
+def _joined(*, parts: list[dict[str, Any]], **options: Any) -> Synthetic:
+    if not isinstance(parts, list) or any(part.get("kind") == "joined" for part in parts):
+        raise InputError("what is joined is a list of parametrizations, none of them joined itself")
+    return joined.create([create(part) for part in parts], **options)
+
+
+KINDS = {
+    "gaussian": gaussian.create,
+    "pixels": pixels.create,
+    "spectral": spectral.create,
+    "joined": _joined,  # of the parts' specifications
+}
 
 
 def create(specification: dict[str, Any]) -> Synthetic:
