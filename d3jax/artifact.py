@@ -50,6 +50,12 @@ class Artifact(NamedTuple):
         """The parametrization of `theta`."""
         return synthetic.create(self.header["parametrization"])
 
+    @property
+    def kind(self) -> str:
+        """The kind of parametrization; of what is joined, that of its parts."""
+        specification = self.header["parametrization"]
+        return specification.get("parts", [specification])[0]["kind"]
+
     def decodable(self) -> dict[str, PyTree]:
         """theta in float32, as `synthetic.sample` takes it."""
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), self.theta)
@@ -69,7 +75,7 @@ class Artifact(NamedTuple):
         other (header and file format); `floats` counts array elements; `ipc_equivalent` is the
         images per class that the total would hold as raw float32 and as raw uint8 images.
         """
-        data = "images" if self.header["parametrization"]["kind"] == "pixels" else "latents"
+        data = "images" if self.kind == "pixels" else "latents"
         rooms = {"data": data, "decoder": "decoder", "statistics": "decoder", "labels": "labels"}
         held: dict[str, int] = dict.fromkeys(("images", "latents", "decoder", "labels"), 0)
         floats = 0
@@ -103,6 +109,7 @@ def create(
     dtype: str = "float16",
     replay: dict[str, Any] | None = None,
     sequence: dict[str, Any] | None = None,
+    subtask: dict[str, Any] | None = None,
 ) -> Artifact:
     """An artifact of `theta`, which must be frozen (`Synthetic.freeze`).
 
@@ -118,6 +125,8 @@ def create(
         `weights`, the stored initialization of a network.
       replay: the steps that the data was learned for, if any (`replay.Recipe`).
       sequence: the subsets that students train on in turn, if any (`sequence.Recipe`).
+      subtask: {"classes": their numbers in the whole, "class_names": of the whole}, where these are
+        some of a data set's classes (`joining.join`).
     """
     if dtype not in ("float16", "float32"):
         raise InputError(f"artifact arrays are stored as float16 or float32, not {dtype!r}")
@@ -145,6 +154,8 @@ def create(
         header["replay"] = replay
     if sequence is not None:
         header["sequence"] = sequence
+    if subtask is not None:
+        header["subtask"] = subtask
     return Artifact(header, jax.tree.map_with_path(stored, theta))
 
 
@@ -243,9 +254,25 @@ def _header(entry: Any, path: Path) -> dict[str, Any]:
         raise InputError(f"the header of {path} has a replay that is no recipe of steps")
     if not isinstance(header.get("sequence"), dict | None):
         raise InputError(f"the header of {path} has a sequence that is no recipe of subsets")
+    if "subtask" in header:
+        _check_subtask(header, path)
     if not 0 < header["student_learning_rate"] < math.inf:
         raise InputError(f"the student learning rate in {path} is not a positive number")
     return header
+
+
+def _check_subtask(header: dict[str, Any], path: Path) -> None:
+    subtask = header["subtask"]
+    classes = subtask.get("classes") if isinstance(subtask, dict) else None
+    whole = subtask.get("class_names") if isinstance(subtask, dict) else None
+    if (
+        not isinstance(classes, list)
+        or not isinstance(whole, list)
+        or not all(type(k) is int and 0 <= k < len(whole) for k in classes)
+    ):
+        raise InputError(f"the subtask in {path} does not say which classes of which it has")
+    if [whole[k] for k in classes] != header["class_names"] or len(set(classes)) != len(classes):
+        raise InputError(f"the subtask in {path} has other classes than the artifact")
 
 
 def _expected(header: dict[str, Any], path: Path) -> tuple[dict[str, tuple[int, ...]], Any]:

@@ -1,4 +1,4 @@
-"""The command line: `d3jax distill d3|mtt|seqmatch|dd | experts | evaluate | show | prepare`."""
+"""The command line: `d3jax distill | experts | join | evaluate | show | prepare`."""
 
 import os
 import signal
@@ -69,6 +69,7 @@ class Prepare:
 Command = (
     Annotated[Distill, Subcommand("distill")]
     | Annotated[config.Experts, Subcommand("experts")]
+    | Annotated[config.Join, Subcommand("join")]
     | Annotated[Evaluate, Subcommand("evaluate")]
     | Annotated[Show, Subcommand("show")]
     | Annotated[Prepare, Subcommand("prepare")]
@@ -86,6 +87,8 @@ def run(command: Command, reporter: Reporter) -> None:
             jobs.run(command.method, reporter)
         case config.Experts():
             jobs.train_experts(command, reporter)
+        case config.Join():
+            jobs.join(command, reporter)
         case Evaluate():
             judging.judge(command.artifact, command.options, reporter)
         case Show():

@@ -134,7 +134,18 @@ class Matching(Run):
 
 
 @dataclass(frozen=True)
-class DistillD3(Matching):
+class Divided(Matching):
+    """What methods have whose classes can be cut into subtasks."""
+
+    subtasks: str | None = None
+    """Cut the classes into so many contiguous ranges, or into those listed (0-4,9:5-8); each is
+    distilled by itself, with experts and a decoder of its own, and all are joined at the end."""
+    subtask: int | None = None
+    """Distill only this one of the --subtasks, counted from 0 (`d3jax join` joins them)."""
+
+
+@dataclass(frozen=True)
+class DistillD3(Divided):
     """`d3jax distill d3`: experts, distillation, evaluation and baselines, in one folder."""
 
     d3: Annotated[D3Options, Inlined] = field(default_factory=D3Options)
@@ -143,7 +154,7 @@ class DistillD3(Matching):
 
 
 @dataclass(frozen=True)
-class DistillMTT(Matching):
+class DistillMTT(Divided):
     """`d3jax distill mtt`: matching of expert trajectories, in one folder."""
 
     mtt: Annotated[MTTOptions, Inlined] = field(default_factory=MTTOptions)
@@ -219,7 +230,28 @@ class DistillDD(Run):
     none are set aside, on 2000 training images."""
 
 
+Federated = DistillD3 | DistillMTT  # whose classes can be cut into subtasks
 Distillation = DistillD3 | DistillMTT | DistillSeqMatch | DistillDD
+
+
+@dataclass(frozen=True)
+class Join:
+    """`d3jax join`: the artifacts of all subtasks, distilled as jobs of their own, as one."""
+
+    artifacts: tyro.conf.Positional[tuple[Path, ...]]
+    """What `d3jax distill d3|mtt --subtasks K --subtask NUMBER` left for each."""
+    out: Path = Path("joined.safetensors")
+    """The file to write."""
+    labels: Literal["hard", "expert"] = "hard"
+    """Labels as the parts have them; or the softmax, on each item's deterministic decode, of an
+    expert that is trained on all classes, after the epoch that is best on validation images (the
+    last, where none are set aside)."""
+    data: Annotated[Data, Inlined] = field(default_factory=Data)
+    expert: ExpertOptions = field(default_factory=ExpertOptions)
+    experts: Path = Path("runs/experts")
+    """Store of the expert for --labels."""
+    seed: int = 0
+    """Of the expert, and of the validation split."""
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def train(
     """The folder with these experts' snapshots, trained if it does not hold them yet.
 
     `starts` makes the parameters f[count, P] to begin with; default fresh ones. What they depend on
-    must be in `config`.
+    must be in `config`; a `subtask` there draws for itself.
 
     An interrupted training goes on at the last complete epoch (where snapshots are
     bfloat16 or only the last ones kept, at the last complete group of experts).
@@ -184,7 +184,8 @@ def train(
     path.mkdir(exist_ok=True)
     write_json(path / "config.json", config)
     with locked(path, "training these experts"):
-        _train(network, options, real, path, config["seed"], reporter, starts)
+        root = stage_key(config["seed"], Stage.EXPERTS, config.get("subtask"))
+        _train(network, options, real, path, root, reporter, starts)
     return path
 
 
@@ -205,7 +206,7 @@ def _train(
     options: Options,
     real: Real,
     path: Path,
-    seed: int,
+    root: Array,
     reporter: Reporter,
     starts: Callable[[], Array] | None,
 ) -> None:
@@ -213,7 +214,6 @@ def _train(
     kept = options.epochs + 1 if options.keep == "all" else 1
     snapshots = create(path, options.dtype, (options.count, kept, parameters))
     epoch = epoch_function(network, options)
-    root = stage_key(seed, Stage.EXPERTS)
     # Snapshots written, counted group by group: what an interrupted run has done.
     done, before = _progress(path)
     groups = range(0, options.count, options.at_once)

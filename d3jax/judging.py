@@ -21,6 +21,7 @@ from d3jax import (
     report,
     resolve,
     sequence,
+    subtasks,
 )
 from d3jax.evaluate import Protocol
 from d3jax.progress import Reporter
@@ -64,6 +65,9 @@ def judge(
         validation=recipe["validation"],
         seed=recipe["seed"],
     )
+    normalization = _stored_normalization(header, dataset)
+    if header.get("subtask") is not None:
+        dataset = _own_classes(header["subtask"], dataset)
     if list(dataset.image_shape) != specification["image_shape"]:
         raise InputError(
             f"{name} has images of shape {list(dataset.image_shape)}, the artifact of "
@@ -74,8 +78,7 @@ def judge(
             f"{name} has {dataset.num_classes} classes, the artifact "
             f"{specification['num_classes']}; name the data set that it was distilled from"
         )
-    normalization = _stored_normalization(header, dataset)
-    architecture = _architecture(header, options, dataset, path)
+    architecture = stored_architecture(header, options.architecture, dataset, path)
     network = architecture.create(dataset.image_shape, dataset.num_classes)
     test = held_out(dataset.test_images, dataset.test_labels, dataset, normalization)
     key = stage_key(options.seed, Stage.STUDENTS)
@@ -113,6 +116,16 @@ def judge(
     return finished
 
 
+def _own_classes(subtask: dict[str, Any], dataset: data.Dataset) -> data.Dataset:
+    """The images of the classes that an artifact has."""
+    if list(dataset.class_names) != subtask["class_names"]:
+        raise InputError(
+            f"the artifact is of {len(subtask['classes'])} classes of another data set than "
+            f"{dataset.name}; name the one that it was distilled from"
+        )
+    return subtasks.of(dataset, subtask["classes"])
+
+
 def _stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data.Normalization:
     """The normalization that the artifact was made with, a ZCA matrix recomputed."""
     recipe = header["normalization"]["zca"]
@@ -128,11 +141,11 @@ def _stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data
     return data.Normalization(mean, sd)
 
 
-def _architecture(
-    header: dict[str, Any], options: config.Judgement, dataset: data.Dataset, path: Path
+def stored_architecture(
+    header: dict[str, Any], wanted: config.Architecture, dataset: data.Dataset, path: Path
 ) -> config.Architecture:
     """The network in the header, with what the command line says otherwise of it; or another."""
-    said = dataclasses.asdict(options.architecture)
+    said = dataclasses.asdict(wanted)
     said = {name: value for name, value in said.items() if value is not None}
     stored = header["architecture"]
     if said.get("network", stored.get("network")) != stored.get("network"):
@@ -243,7 +256,7 @@ def decoded_picture(
     header = distilled.header
     names, title = tuple(header["class_names"]), f"{header['method']} on {header['dataset']}"
     images = distilled.sample().images
-    if header["parametrization"]["kind"] != "gaussian":
+    if distilled.kind != "gaussian":
         return _by_class(path, images, names, title, normalization)
     items = len(images) // len(names)
     columns = min(items, 4)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from d3jax import config, data, experts, files, networks
+from d3jax import config, data, experts, files, networks, subtasks
 from d3jax.augment import default_strategy
 from d3jax.config import (
     Architecture,
@@ -16,6 +16,7 @@ from d3jax.config import (
     DistillDD,
     DistillMTT,
     DistillSeqMatch,
+    Divided,
     ExpertOptions,
     Matching,
     Run,
@@ -59,9 +60,12 @@ def paper_network(image_shape: tuple[int, int, int]) -> str:
     return "alexcifarnet" if size == 32 else "convnet"
 
 
-def expert(options: ExpertOptions, dataset: data.Dataset) -> ExpertOptions:
-    """The experts' options with every default that depends on the data filled in."""
-    steps = experts.data_defaults(options, len(dataset.train_labels))
+def expert(options: ExpertOptions, dataset: data.Dataset, number: int = 1) -> ExpertOptions:
+    """The experts' options with every default that depends on the data filled in.
+
+    `number` is that of the subtasks, which share the images.
+    """
+    steps = experts.data_defaults(options, len(dataset.train_labels) // number)
     return dataclasses.replace(
         options,
         **steps._asdict(),
@@ -115,11 +119,30 @@ def matching(options: M, dataset: data.Dataset) -> M:
         options,
         parametrization=parametrization,
         architecture=architecture(options.architecture, dataset),
-        expert=expert(options.expert, dataset),
+        expert=expert(options.expert, dataset, _subtasks(options, dataset)),
         student=student,
         experts=options.experts or options.out / "experts",
     )
     return _method(filled, dataset)
+
+
+def _subtasks(options: Matching, dataset: data.Dataset) -> int:
+    """How many subtasks there are."""
+    if not isinstance(options, Divided):
+        return 1
+    if options.subtasks is None:
+        if options.subtask is not None:
+            raise InputError("--subtask is one of --subtasks; say how many there are")
+        return 1
+    number = len(subtasks.split(options.subtasks, dataset.num_classes))
+    if options.subtask is not None and not 0 <= options.subtask < number:
+        raise InputError(f"subtask must be from 0 to {number - 1}, not {options.subtask}")
+    if options.subtask is not None and options.parametrization.labels == "expert":
+        raise InputError(
+            "an expert of all classes labels what is joined: leave --labels expert out of a single "
+            "subtask, and give it to `d3jax join`"
+        )
+    return number
 
 
 def _last_epoch(options: Matching) -> int:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from d3jax import config, resolve
-from d3jax.jobs import matching
+from d3jax.jobs import federated, matching
 from d3jax.jobs.dd import distill_dd
+from d3jax.jobs.federated import join as join
 from d3jax.jobs.frame import make_world, stored_experts
 from d3jax.jobs.seqmatch import distill_seqmatch
 from d3jax.progress import Reporter
@@ -20,6 +21,8 @@ def run(options: config.Distillation, reporter: Reporter) -> dict[str, Any]:
     """
     match options:
         case config.DistillD3() | config.DistillMTT():
+            if options.subtasks is not None and options.subtask is None:
+                return federated.distill(options, reporter)
             return matching.distill(options, reporter)
         case config.DistillSeqMatch():
             return distill_seqmatch(options, reporter)

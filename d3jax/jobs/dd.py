@@ -95,7 +95,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
         start = distill.start(method, stage_key(options.seed, Stage.DISTILL), real)
         judging.start_picture(options.out / "start.png", method, start, dataset, normalization)
         state = outer_loop(options, options.out, method, real, reporter)
-        theta = frozen(data_, state.theta, options.seed)
+        theta = frozen(data_, state.theta, stage_key(options.seed, Stage.FREEZE))
         if initialization == "fixed":
             fixed = state.aux[0]["weights"]
             recipe["weights"] = {"seed": options.seed, **replay.checksums(fixed)}

@@ -30,6 +30,14 @@ from d3jax.stages import Stage, stage_key
 from d3jax.types import Method, Network, PyTree, Real, State, Synthetic
 
 
+class Part(NamedTuple):
+    """One of several subtasks."""
+
+    number: int
+    classes: tuple[int, ...]  # in the whole
+    whole: data.Dataset
+
+
 class World(NamedTuple):
     """The real data of a run, and its network."""
 
@@ -37,10 +45,18 @@ class World(NamedTuple):
     normalization: data.Normalization
     network: Network
     real: Real  # the training images
+    part: Part | None = None  # where these are not all classes
+
+    def key(self, seed: int, stage: Stage) -> Array:
+        """The key of one stage of a run."""
+        return stage_key(seed, stage, None if self.part is None else self.part.number)
 
 
 def make_world(
-    dataset: data.Dataset, normalization: data.Normalization, architecture: config.Architecture
+    dataset: data.Dataset,
+    normalization: data.Normalization,
+    architecture: config.Architecture,
+    part: Part | None = None,
 ) -> World:
     """The images on the device, and the network for them."""
     network = architecture.create(dataset.image_shape, dataset.num_classes)
@@ -51,7 +67,7 @@ def make_world(
         normalization,
         dataset.class_names,
     )
-    return World(dataset, normalization, network, real)
+    return World(dataset, normalization, network, real, part)
 
 
 def stored_experts(
@@ -78,6 +94,7 @@ def stored_experts(
         seed,
     )
     recipe |= {"starts": told} if told else {}
+    recipe |= {} if world.part is None else {"subtask": world.part.number}
     return experts.train(world.network, options, world.real, store, recipe, reporter, starts)
 
 
@@ -145,10 +162,9 @@ def _check_baselines(names: Sequence[str], data_: Synthetic, world: World) -> No
     comparison.check(names, networks.parameter_count(shapes), world.dataset)
 
 
-def frozen(data_: Synthetic, theta: dict[str, PyTree], seed: int) -> dict[str, PyTree]:
+def frozen(data_: Synthetic, theta: dict[str, PyTree], key: Array) -> dict[str, PyTree]:
     """theta as an artifact stores it: complete, without the learning rates."""
-    theta = {k: v for k, v in theta.items() if k != "learning_rates"}
-    return data_.freeze(theta, stage_key(seed, Stage.FREEZE))
+    return data_.freeze({k: v for k, v in theta.items() if k != "learning_rates"}, key)
 
 
 def outer_loop(
@@ -191,14 +207,18 @@ def outer_loop(
 
 def provenance(options: config.Run, world: World) -> dict[str, Any]:
     """What an artifact's header says of where it comes from."""
-    dataset, normalization = world.dataset, world.normalization
-    recipe = None
+    dataset, normalization, part = world.dataset, world.normalization, world.part
+    recipe, subtask = None, None
+    if part is not None:
+        names = list(part.whole.class_names)
+        subtask = {"classes": list(part.classes), "class_names": names}
     if normalization.zca is not None:
         # Recomputed from the same images, not stored: 38 MB at 32x32x3. The matrix is not hashed,
         # since its last digits depend on the linear algebra library; the images are.
+        whole = dataset if part is None else part.whole
         recipe = {
             "epsilon": 0.1,
-            "images": fingerprint(dataset.train_images, dataset.train_labels),
+            "images": fingerprint(whole.train_images, whole.train_labels),
             "train_limit": options.data.train_limit,
             "validation": options.data.validation,
             "seed": options.seed,
@@ -213,4 +233,5 @@ def provenance(options: config.Run, world: World) -> dict[str, Any]:
         },
         "architecture": config.plain(options.architecture),
         "seed": options.seed,
+        "subtask": subtask,
     }

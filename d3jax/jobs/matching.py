@@ -3,13 +3,25 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from d3jax import artifact, comparison, config, evaluate, experts, judging, resolve, synthetic
+from d3jax import (
+    artifact,
+    comparison,
+    config,
+    data,
+    evaluate,
+    experts,
+    judging,
+    resolve,
+    subtasks,
+    synthetic,
+)
 from d3jax.evaluate import Evaluation
 from d3jax.jobs.frame import (
+    Part,
     World,
     frozen,
     in_folder,
@@ -27,47 +39,86 @@ from d3jax.synthetic import labels
 from d3jax.types import Method, Network, PyTree, Real, Synthetic, Trajectories
 
 
-def distill(options: config.DistillD3 | config.DistillMTT, reporter: Reporter) -> dict[str, Any]:
+class Task(NamedTuple):
+    """A run, or one of its subtasks, that may begin."""
+
+    options: config.Federated
+    world: World
+    specification: dict[str, Any]
+    data: Synthetic
+    method: Method
+
+
+def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
     """Runs `d3jax distill d3` or `d3jax distill mtt`; see `jobs.run`."""
     dataset, normalization = options.data.load(options.seed)
     options = resolve.matching(options, dataset)
+    part = None
+    if options.subtask is not None:
+        part = divided(options, dataset)[options.subtask]
+    task = prepared(options, dataset, normalization, part)
+
+    def distilled() -> tuple[artifact.Artifact, float]:
+        return distill_task(task, options.out, reporter)
+
+    judge, compare = by_students(options, task.world, reporter)
+    return in_folder(options, task.world, task.data, distilled, judge, compare, reporter)
+
+
+def divided(options: config.Federated, dataset: data.Dataset) -> list[Part]:
+    """The subtasks that the options cut a data set into."""
+    assert options.subtasks is not None
+    parts = subtasks.split(options.subtasks, dataset.num_classes)
+    return [Part(number, classes, dataset) for number, classes in enumerate(parts)]
+
+
+def prepared(
+    options: config.Federated,
+    dataset: data.Dataset,
+    normalization: data.Normalization,
+    part: Part | None,
+) -> Task:
+    """Everything that a run needs, refused where it does not fit together."""
+    if part is not None:
+        dataset = subtasks.of(dataset, part.classes)
     specification = options.parametrization.specification(dataset, normalization)
     data_ = synthetic.create(specification)
-    world = make_world(dataset, normalization, options.architecture)
+    world = make_world(dataset, normalization, options.architecture, part)
     method = _method(world.network, data_, options)
     experts.check(options.expert)
     evaluate.check(options.student)
-
-    def distilled() -> tuple[artifact.Artifact, float]:
-        assert options.experts is not None
-        snapshots = stored_experts(
-            world, options.architecture, options.expert, options.experts, options.seed, reporter
-        )
-        real = world.real._replace(trajectories=trajectories(options, snapshots))
-        state = outer_loop(options, options.out, method, real, reporter)
-        theta = frozen(method.synthetic, state.theta, options.seed)
-        if options.parametrization.labels == "expert" and not labels_at_start(options):
-            theta["labels"] = expert_labels(world.network, data_, theta, real)
-        made = artifact.create(
-            theta,
-            method=resolve.name(options),
-            parametrization=specification,
-            student_learning_rate=float(jnp.exp(jnp.mean(state.theta["learning_rates"]))),
-            protocol=config.plain(options.student),
-            dtype=options.storage,
-            **provenance(options, world),
-        )
-        return made, experts.training_seconds(snapshots)
-
-    judge, compare = by_students(options, world, reporter)
-    return in_folder(options, world, data_, distilled, judge, compare, reporter)
+    return Task(options, world, specification, data_, method)
 
 
-def _method(
-    network: Network, data_: Synthetic, options: config.DistillD3 | config.DistillMTT
-) -> Method:
+def distill_task(task: Task, out: Path, reporter: Reporter) -> tuple[artifact.Artifact, float]:
+    """The artifact of a run or subtask, and the seconds that its experts took; resumes in `out`."""
+    options, world, specification, data_, method = task
+    assert options.experts is not None
+    snapshots = stored_experts(
+        world, options.architecture, options.expert, options.experts, options.seed, reporter
+    )
+    real = world.real._replace(trajectories=trajectories(options, snapshots))
+    key = world.key(options.seed, Stage.DISTILL)
+    state = outer_loop(options, out, method, real, reporter, key)
+    theta = frozen(data_, state.theta, world.key(options.seed, Stage.FREEZE))
+    if options.parametrization.labels == "expert" and not labels_at_start(options):
+        theta["labels"] = expert_labels(world.network, data_, theta, real)
+    made = artifact.create(
+        theta,
+        method=resolve.name(options),
+        parametrization=specification,
+        student_learning_rate=float(jnp.exp(jnp.mean(state.theta["learning_rates"]))),
+        protocol=config.plain(options.student),
+        dtype=options.storage,
+        **provenance(options, world),
+    )
+    return made, experts.training_seconds(snapshots)
+
+
+def _method(network: Network, data_: Synthetic, options: config.Federated) -> Method:
     if isinstance(options, config.DistillD3):
         return d3.d3(network, data_, options.d3, options.outer_steps)
+    assert isinstance(options, config.DistillMTT)
     return mtt.mtt(
         network, data_, options.mtt, options.outer_steps, expert_labels=labels_at_start(options)
     )

@@ -83,7 +83,7 @@ def distill_seqmatch(options: config.DistillSeqMatch, reporter: Reporter) -> dic
             theta = {name: x for name, x in state.theta.items() if name != "learning_rates"}
         assert theta is not None
         _join_metrics(options.out, options.subsets)
-        theta = frozen(data_, theta, options.seed)
+        theta = frozen(data_, theta, stage_key(options.seed, Stage.FREEZE))
         if options.parametrization.labels == "expert" and not labels_at_start(options):
             theta["labels"] = expert_labels(world.network, data_, theta, real)
         made = artifact.create(

@@ -11,6 +11,7 @@ from d3jax.synthetic import labels
 from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
 
 LABELS = ("parts", "probabilities")
+_MOST_ITEMS = 1 << 24  # far beyond any use: a file that lies should not fill the memory
 
 
 def create(
@@ -52,6 +53,8 @@ def create(
         raise InputError("parts can be joined where all have as many items for each class")
     each = per_class.pop()
     num_items = each * num_classes
+    if num_items > _MOST_ITEMS:
+        raise InputError(f"{num_items} items are more than the {_MOST_ITEMS} that can be joined")
 
     owner = np.empty(num_items, np.int32)  # the part of each item
     own_item = np.empty(num_items, np.int32)  # its number there

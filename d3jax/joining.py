@@ -1,0 +1,110 @@
+"""The artifacts of all subtasks as one."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from d3jax import artifact
+from d3jax.artifact import Artifact
+from d3jax.synthetic import joined, labels
+from d3jax.types import InputError, Network, PyTree
+
+# What has to be equal in all parts, and how a user would say it.
+_SHARED = ("method", "dataset", "normalization", "architecture", "protocol", "seed")
+
+
+def join(parts: Sequence[Artifact], names: Sequence[str | Path] | None = None) -> Artifact:
+    """One artifact of all classes, from one of each subtask, in any order.
+
+    Every array stays as it is. The student's learning rate is the geometric mean of the parts',
+    weighted by their classes.
+
+    Args:
+      parts: what runs with `--subtask` left, each of its own classes.
+      names: what to call the parts in errors; default by their numbers.
+
+    Raises:
+      InputError: a part is not of a subtask; classes are missing or there twice; or parts were
+        distilled differently, so that they do not fit together.
+    """
+    called = [str(name) for name in names] if names else [f"part {n}" for n in range(len(parts))]
+    if not parts:
+        raise InputError("name the artifacts of all subtasks")
+    for part, name in zip(parts, called, strict=True):
+        if "subtask" not in part.header:
+            raise InputError(f"{name} is of all its classes, not of a subtask; there is no joining")
+    first = parts[0].header
+    for part, name in zip(parts[1:], called[1:], strict=True):
+        for field in _SHARED:
+            if part.header[field] != first[field]:
+                raise InputError(
+                    f"{name} differs from {called[0]} in its {field}: {part.header[field]} instead "
+                    f"of {first[field]}; distill all subtasks with the same options"
+                )
+        if part.header["subtask"]["class_names"] != first["subtask"]["class_names"]:
+            raise InputError(f"{name} and {called[0]} are of different classes as a whole")
+        for field in ("image_shape", "kind", "label_kind"):
+            own, other = (h["parametrization"].get(field) for h in (part.header, first))
+            if own != other:
+                raise InputError(f"{name} has {field} {own}, but {called[0]} has {other}")
+    class_names = first["subtask"]["class_names"]
+    _check_classes(parts, called, class_names)
+    ordered = sorted(parts, key=lambda part: min(part.header["subtask"]["classes"]))
+    specification = {
+        "kind": "joined",
+        "parts": [part.header["parametrization"] for part in ordered],
+        "classes": [part.header["subtask"]["classes"] for part in ordered],
+        "image_shape": first["parametrization"]["image_shape"],
+        "num_classes": len(class_names),
+    }
+    logarithms = [
+        len(part.header["class_names"]) * math.log(part.header["student_learning_rate"])
+        for part in ordered
+    ]
+    header: dict[str, Any] = {name: value for name, value in first.items() if name != "subtask"}
+    header |= {
+        "class_names": class_names,
+        "parametrization": specification,
+        "student_learning_rate": math.exp(sum(logarithms) / len(class_names)),
+        "versions": artifact.versions(),
+    }
+    made = Artifact(header, joined.combine([part.theta for part in ordered]))
+    made.synthetic  # noqa: B018 - refuses parts of unequal sizes
+    return made
+
+
+def labelled(whole: Artifact, network: Network, params: PyTree) -> Artifact:
+    """The joined artifact with soft labels f[N, K]: what a network of all classes says of it.
+
+    Each label is the softmax of the network's logits on an item's deterministic decode, and serves
+    its random samples too (D3, arXiv 2403.00999, section 3.3). Labels are stored as the other
+    arrays are.
+    """
+    theta = {name: group for name, group in whole.theta.items() if name != "labels"}
+    plain = whole._replace(theta=theta)
+    soft = np.asarray(labels.by_network(network, params, plain.synthetic, plain.decodable()))
+    half = all(leaf.dtype == np.float16 for leaf in jax.tree.leaves(theta))
+    specification = {**whole.header["parametrization"], "label_kind": "probabilities"}
+    return Artifact(
+        {**whole.header, "parametrization": specification},
+        {**theta, "labels": soft.astype(np.float16 if half else np.float32)},
+    )
+
+
+def _check_classes(parts: Sequence[Artifact], called: list[str], class_names: list[str]) -> None:
+    owner: dict[int, str] = {}
+    for part, name in zip(parts, called, strict=True):
+        for k in part.header["subtask"]["classes"]:
+            if k in owner:
+                raise InputError(f"class {k} ({class_names[k]}) is in {owner[k]} and in {name}")
+            owner[k] = name
+    missing = sorted(set(range(len(class_names))) - set(owner))
+    if missing:
+        raise InputError(
+            f"no part has class {missing[0]} ({class_names[missing[0]]})"
+            + (f", and {len(missing) - 1} more are missing" if len(missing) > 1 else "")
+        )
