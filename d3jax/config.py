@@ -88,6 +88,8 @@ class Experts:
     expert: ExpertOptions = field(default_factory=ExpertOptions)
     experts: Path = Path("runs/experts")
     """The store: each set of experts is a folder in it, named by its configuration's hash."""
+    subtasks: str | None = None
+    """Experts of each subtask's classes alone, for `d3jax distill d3|mtt --subtasks`."""
     seed: int = 0
     """Of initial weights, order, augmentation, and the validation split."""
 

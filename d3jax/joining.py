@@ -81,16 +81,18 @@ def labelled(whole: Artifact, network: Network, params: PyTree) -> Artifact:
     """The joined artifact with soft labels f[N, K]: what a network of all classes says of it.
 
     Each label is the softmax of the network's logits on an item's deterministic decode, and serves
-    its random samples too (D3, arXiv 2403.00999, section 3.3). Labels are stored as the other
-    arrays are.
+    its random samples too (D3, arXiv 2403.00999, section 3.3): students of Gaussians visit the
+    deterministic decodes as well. Labels are stored as the other arrays are.
     """
     theta = {name: group for name, group in whole.theta.items() if name != "labels"}
     plain = whole._replace(theta=theta)
     soft = np.asarray(labels.by_network(network, params, plain.synthetic, plain.decodable()))
     half = all(leaf.dtype == np.float16 for leaf in jax.tree.leaves(theta))
     specification = {**whole.header["parametrization"], "label_kind": "probabilities"}
+    protocol = whole.header["protocol"]
+    protocol = {**protocol, "with_means": True} if whole.kind == "gaussian" else protocol
     return Artifact(
-        {**whole.header, "parametrization": specification},
+        {**whole.header, "parametrization": specification, "protocol": protocol},
         {**theta, "labels": soft.astype(np.float16 if half else np.float32)},
     )
 

@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ def run(
     judgements: Mapping[str, Mapping[str, Any]] | None = None,
     labels: list[str] | None = None,
     runs: str | None = None,
+    derived: Mapping[str, Callable[[config.Distillation, Reporter], Path]] | None = None,
 ) -> None:
     """Runs every configuration for every seed, and writes results/EXPERIMENT.json after each run.
 
@@ -78,6 +79,7 @@ def run(
       judgements: judge the artifact again, with these fields of `config.Judgement`; by name.
       labels: the order of the results' rows, where they are more than are run now.
       runs: the experiment whose folder of runs is shared; default its own.
+      derived: judge another artifact too, which is made from a finished run's; by name.
 
     Exits with 75 when it is interrupted: run it again.
     """
@@ -95,7 +97,12 @@ def run(
                 if not path.exists():
                     judged = config.Judgement(seed=seed, json=path, **fields)
                     judging.judge(out / "artifact.safetensors", judged, reporter)
-            row = _row(label, seed, out, judgements or {})
+            for name, make in (derived or {}).items():
+                path = out / f"{name}.json"
+                if not path.exists():
+                    judged = config.Judgement(seed=seed, json=path)
+                    judging.judge(make(options, reporter), judged, reporter)
+            row = _row(label, seed, out, [*(judgements or {}), *(derived or {})])
             rows.write(experiment, [row], labels or list(configurations))
 
 
@@ -150,8 +157,16 @@ def _run(options: config.Distillation, reporter: Reporter) -> None:
 def _experts(options: config.Matching, reporter: Reporter) -> float:
     """Trains the experts, if they are not there yet; the CPU seconds that they took."""
     store = options.experts or options.out / "experts"
-    stage = config.Experts(options.data, options.architecture, options.expert, store, options.seed)
-    return experts.training_seconds(jobs.train_experts(stage, reporter), "cpu_seconds")
+    stage = config.Experts(
+        options.data,
+        options.architecture,
+        options.expert,
+        store,
+        options.subtasks if isinstance(options, config.Divided) else None,
+        options.seed,
+    )
+    paths = jobs.train_experts(stage, reporter)
+    return sum(experts.training_seconds(path, "cpu_seconds") for path in paths)
 
 
 def _row(label: str, seed: int, folder: Path, judgements: Iterable[str]) -> rows.Row:

@@ -454,7 +454,7 @@ def test_evaluate_with_a_lying_protocol(protocol, finished, capsys, tmp_path):
 
 def test_experts_trained_alone_are_the_ones_that_distillation_finds(tmp_path):
     store = tmp_path / "store"
-    trained = jobs.train_experts(
+    (trained,) = jobs.train_experts(
         config.Experts(
             architecture=config.Architecture(width=4),
             expert=experts.Options(count=1, epochs=2),

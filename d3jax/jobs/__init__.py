@@ -4,11 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from d3jax import config, resolve
+from d3jax import config, resolve, subtasks
 from d3jax.jobs import federated, matching
 from d3jax.jobs.dd import distill_dd
 from d3jax.jobs.federated import join as join
-from d3jax.jobs.frame import make_world, stored_experts
+from d3jax.jobs.frame import Part, make_world, stored_experts
 from d3jax.jobs.seqmatch import distill_seqmatch
 from d3jax.progress import Reporter
 
@@ -30,17 +30,25 @@ def run(options: config.Distillation, reporter: Reporter) -> dict[str, Any]:
             return distill_dd(options, reporter)
 
 
-def train_experts(options: config.Experts, reporter: Reporter) -> Path:
-    """Runs `d3jax experts`; returns the folder of the snapshots."""
+def train_experts(options: config.Experts, reporter: Reporter) -> list[Path]:
+    """Runs `d3jax experts`; returns the folders of the snapshots, one for each subtask."""
     dataset, normalization = options.data.load(options.seed)
+    parts: list[Part | None] = [None]
+    if options.subtasks is not None:
+        parts = [*matching.divided(options.subtasks, dataset)]
     options = dataclasses.replace(
         options,
         architecture=resolve.architecture(options.architecture, dataset),
-        expert=resolve.expert(options.expert, dataset),
+        expert=resolve.expert(options.expert, dataset, len(parts)),
     )
-    world = make_world(dataset, normalization, options.architecture)
-    path = stored_experts(
-        world, options.architecture, options.expert, options.experts, options.seed, reporter
-    )
-    reporter.say(f"experts: {path}")
-    return path
+    paths = []
+    for part in parts:
+        own = dataset if part is None else subtasks.of(dataset, part.classes)
+        world = make_world(own, normalization, options.architecture, part)
+        paths.append(
+            stored_experts(
+                world, options.architecture, options.expert, options.experts, options.seed, reporter
+            )
+        )
+        reporter.say(f"experts: {paths[-1]}")
+    return paths

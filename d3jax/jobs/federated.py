@@ -19,13 +19,17 @@ from d3jax.types import InputError
 
 
 def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
-    """Runs `d3jax distill d3|mtt --subtasks ...`: each in a folder below OUT, then all joined."""
+    """Runs `d3jax distill d3|mtt --subtasks ...`: each in a folder below OUT, then all joined.
+
+    A subtask's folder holds its artifact, as a job of its own would have made it.
+    """
     dataset, normalization = options.data.load(options.seed)
     options = resolve.matching(options, dataset)
     soft = options.parametrization.labels == "expert"
     hard = dataclasses.replace(options.parametrization, labels="hard")
     each = dataclasses.replace(options, parametrization=hard) if soft else options
-    parts = divided(options, dataset)
+    assert options.subtasks is not None
+    parts = divided(options.subtasks, dataset)
     world = make_world(dataset, normalization, options.architecture)
     tasks = [prepared(each, dataset, normalization, part) for part in parts]
     specification = {
@@ -44,6 +48,7 @@ def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
             folders.append(options.out / f"subtask-{part.number}")
             folders[-1].mkdir(exist_ok=True)
             one, spent = distill_task(task, folders[-1], reporter)
+            artifact.save(one, folders[-1] / "artifact.safetensors")
             made.append(one)
             seconds += spent
         _mean_metrics(options.out, folders)

@@ -54,8 +54,8 @@ def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
     dataset, normalization = options.data.load(options.seed)
     options = resolve.matching(options, dataset)
     part = None
-    if options.subtask is not None:
-        part = divided(options, dataset)[options.subtask]
+    if options.subtasks is not None and options.subtask is not None:
+        part = divided(options.subtasks, dataset)[options.subtask]
     task = prepared(options, dataset, normalization, part)
 
     def distilled() -> tuple[artifact.Artifact, float]:
@@ -65,10 +65,9 @@ def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
     return in_folder(options, task.world, task.data, distilled, judge, compare, reporter)
 
 
-def divided(options: config.Federated, dataset: data.Dataset) -> list[Part]:
-    """The subtasks that the options cut a data set into."""
-    assert options.subtasks is not None
-    parts = subtasks.split(options.subtasks, dataset.num_classes)
+def divided(text: str, dataset: data.Dataset) -> list[Part]:
+    """The subtasks that `--subtasks` cuts a data set into."""
+    parts = subtasks.split(text, dataset.num_classes)
     return [Part(number, classes, dataset) for number, classes in enumerate(parts)]
 
 

@@ -1,0 +1,74 @@
+"""Does decomposing pay? CIFAR-10 in 1, 2 and 5 subtasks at equal floats.
+
+    D3JAX_DATA_DIR=... python -m experiments.cifar10_subtasks [ROW ...] [--seeds 0,1,2]
+
+D3, the first 10 000 training images, ConvNet depth 3, width 32, one latent per class, 500 outer
+steps for each subtask; 2000 further training images choose what is chosen. Each subtask has 4
+experts of 10 epochs on its own classes (at 32 images a step below 5000 images, as experts do) and a
+small decoder: k=64, z=64 for one, k=48, z=32 for two, k=24, z=64 for five, so that all the decoders
+and latents together are equal within 5 %. Students as in `cifar10_d3.py`, 5 of each seed: with hard
+labels, and with those of an expert of all classes after its best epoch on the validation images
+(200 bytes more), for which students visit the decoded means too. CIFAR-10 here is the copy decoded
+from JPEG files.
+
+table: cifar10_subtasks (python -m experiments.tables)
+
+Not measured here yet.
+
+end of table
+"""
+
+import dataclasses
+from pathlib import Path
+
+from d3jax import config, jobs
+from d3jax.config import Architecture, Data, DistillD3, Parametrization
+from d3jax.evaluate import Protocol
+from d3jax.progress import Reporter
+from experiments import runner
+
+ONE = DistillD3(
+    data=Data(dataset="cifar10", train_limit=10_000, validation=2000),
+    architecture=Architecture(width=32),
+    parametrization=Parametrization(latent_size=64, decoder_width=64),
+    student=Protocol(students=5),
+    outer_steps=500,
+    subtasks="1",
+    baselines=(),
+)
+
+
+def cut(one: DistillD3, subtasks: int, width: int, latent_size: int) -> DistillD3:
+    """The same in so many subtasks, each with a smaller decoder."""
+    parametrization = Parametrization(latent_size=latent_size, decoder_width=width)
+    return dataclasses.replace(one, subtasks=str(subtasks), parametrization=parametrization)
+
+
+def labelled(options: config.Distillation, reporter: Reporter) -> Path:
+    """A finished run's artifact with labels of an expert of all classes."""
+    assert isinstance(options, DistillD3)
+    assert options.experts is not None
+    path = options.out / "labelled.safetensors"
+    parts = sorted(options.out.glob("subtask-*/artifact.safetensors"))
+    join = config.Join(
+        tuple(parts), path, "expert", options.data, options.expert, options.experts, options.seed
+    )
+    jobs.join(join, reporter)
+    return path
+
+
+CONFIGURATIONS = {
+    "1 subtask": ONE,
+    "2 subtasks": cut(ONE, 2, 48, 32),
+    "5 subtasks": cut(ONE, 5, 24, 64),
+}
+
+if __name__ == "__main__":
+    chosen, seeds = runner.arguments(CONFIGURATIONS, (0, 1, 2))
+    runner.run(
+        "cifar10_subtasks",
+        {label: CONFIGURATIONS[label] for label in chosen},
+        seeds=seeds,
+        derived={"expert_labels": labelled},
+        labels=list(CONFIGURATIONS),
+    )
