@@ -56,7 +56,8 @@ def epoch_function(
 
     Returns:
       (params f[E, P], keys [E], real) -> (params f[E, P], mean loss f[E]). Each expert visits the
-      images in a permutation of its own; an incomplete last batch is left out. Experts of one call
+      images in a permutation of its own; an incomplete last batch is left out. A subtask has at
+      least one batch of images (`real.number`). Experts of one call
       share the kind of augmentation of a step (drawn from the first key), not its parameters:
       so the branch stays a branch under vmap.
     """
@@ -70,7 +71,13 @@ def epoch_function(
         steps = images // batch_size
 
         def order(key: Array) -> Array:
-            return jax.random.permutation(jax.random.fold_in(key, 0), images)[: steps * batch_size]
+            key = jax.random.fold_in(key, 0)
+            drawn = (
+                jax.random.permutation(key, images)
+                if real.number is None
+                else _shuffled(key, images, real.number)
+            )
+            return drawn[: steps * batch_size]
 
         indices = jax.vmap(order)(keys).reshape(-1, steps, batch_size).swapaxes(0, 1)
 
@@ -93,11 +100,34 @@ def epoch_function(
             rate = jnp.asarray(learning_rate, params.dtype)
             return params - rate * gradient, value
 
+        def step_of(complete: Array) -> Callable[..., tuple[Array, Array]]:
+            """A step if so many batches hold it; past them there is only padding."""
+
+            def either(params: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+                still = (params, jnp.zeros(params.shape[:1], params.dtype))
+                return jax.lax.cond(inputs[0] < complete, step, lambda *_: still, params, inputs)
+
+            return either
+
         numbers = jnp.arange(steps, dtype=jnp.int32)
-        params, values = jax.lax.scan(step, params, (numbers, indices))
-        return params, values.mean(0)
+        if real.number is None:
+            params, values = jax.lax.scan(step, params, (numbers, indices))
+            return params, values.mean(0)
+        complete = real.number // batch_size
+        params, values = jax.lax.scan(step_of(complete), params, (numbers, indices))
+        return params, values.sum(0) / complete.astype(values.dtype)
 
     return jax.jit(epoch, donate_argnums=0)
+
+
+def _shuffled(key: Array, size: int, count: Array) -> Array:
+    """The positions below `count`, i32[], in random order, and the rest up to `size` after them.
+
+    The order depends on key and count alone.
+    """
+    positions = jnp.arange(size, dtype=jnp.int32)
+    drawn = jax.vmap(lambda position: jax.random.bits(jax.random.fold_in(key, position)))(positions)
+    return jnp.lexsort((drawn, positions >= count)).astype(jnp.int32)
 
 
 class _Steps(NamedTuple):

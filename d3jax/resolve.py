@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import yaml
 
 from d3jax import config, data, experts, files, networks, subtasks
@@ -60,12 +62,21 @@ def paper_network(image_shape: tuple[int, int, int]) -> str:
     return "alexcifarnet" if size == 32 else "convnet"
 
 
-def expert(options: ExpertOptions, dataset: data.Dataset, number: int = 1) -> ExpertOptions:
+def expert(
+    options: ExpertOptions, dataset: data.Dataset, parts: Sequence[Sequence[int]] = ()
+) -> ExpertOptions:
     """The experts' options with every default that depends on the data filled in.
 
-    `number` is that of the subtasks, which share the images.
+    `parts` are the classes of subtasks, if there are any: their experts all train alike, as suits
+    the smallest.
     """
-    steps = experts.data_defaults(options, len(dataset.train_labels) // number)
+    images = len(dataset.train_labels)
+    if parts:
+        counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
+        images = int(min(counts[list(part)].sum() for part in parts))
+    steps = experts.data_defaults(options, images)
+    if parts and steps.batch_size > images:
+        steps = steps._replace(batch_size=max(1, images))
     return dataclasses.replace(
         options,
         **steps._asdict(),
@@ -126,15 +137,16 @@ def matching(options: M, dataset: data.Dataset) -> M:
     return _method(filled, dataset)
 
 
-def _subtasks(options: Matching, dataset: data.Dataset) -> int:
-    """How many subtasks there are."""
+def _subtasks(options: Matching, dataset: data.Dataset) -> Sequence[Sequence[int]]:
+    """The classes of each subtask, if there are any."""
     if not isinstance(options, Divided):
-        return 1
+        return ()
     if options.subtasks is None:
         if options.subtask is not None:
             raise InputError("--subtask is one of --subtasks; say how many there are")
-        return 1
-    number = len(subtasks.split(options.subtasks, dataset.num_classes))
+        return ()
+    parts = subtasks.split(options.subtasks, dataset.num_classes)
+    number = len(parts)
     if options.subtask is not None and not 0 <= options.subtask < number:
         raise InputError(f"subtask must be from 0 to {number - 1}, not {options.subtask}")
     if options.subtask is not None and options.parametrization.labels == "expert":
@@ -142,7 +154,7 @@ def _subtasks(options: Matching, dataset: data.Dataset) -> int:
             "an expert of all classes labels what is joined: leave --labels expert out of a single "
             "subtask, and give it to `d3jax join`"
         )
-    return number
+    return parts
 
 
 def _last_epoch(options: Matching) -> int:

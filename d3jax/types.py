@@ -116,6 +116,9 @@ class Real(NamedTuple):
     mean: Array  # f[C], of pixels in [0, 1]
     sd: Array  # f[C]
     trajectories: Trajectories | None = None  # f[E, epochs + 1, P], expert parameters
+    # i32[]: how many of the images there are, the rest being padding; None: they are not a
+    # subtask's, and all are real. What a subtask draws does not depend on how much it is padded.
+    number: Array | None = None
 
     def gather(self, index: Array) -> Array:
         """Normalized images f[..., H, W, C] at positions `index` i32[...]."""

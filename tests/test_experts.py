@@ -119,6 +119,28 @@ def test_epochs_equal_a_slow_loop(real, snapshots):
             )
 
 
+def test_padding_changes_nothing(real):
+    """A subtask's images, padded by any number, and an order that leaves no padding in a batch."""
+    options = dataclasses.replace(OPTIONS, augmentation=("color",))
+    epoch = experts.epoch_function(NETWORK, options)
+    keys = jax.random.split(jax.random.key(0), 2)
+    start = jax.vmap(lambda k: ravel_pytree(NETWORK.init(k))[0])(keys)
+    results = []
+    for padding in (0, 40):
+        garbage = jnp.full((padding, *real.images.shape[1:]), 255, jnp.uint8)
+        padded = real._replace(
+            images=jnp.concatenate([real.images, garbage]),
+            labels=jnp.concatenate([real.labels, jnp.zeros(padding, jnp.int32)]),
+            number=jnp.asarray(60, jnp.int32),
+        )
+        results.append(epoch(jnp.copy(start), keys, padded))
+    jax.tree.map(np.testing.assert_array_equal, *results)
+    assert np.isfinite(np.asarray(results[0][1])).all()
+    order = np.asarray(experts._shuffled(keys[0], 100, jnp.asarray(60, jnp.int32)))
+    np.testing.assert_array_equal(np.sort(order[:60]), np.arange(60))
+    assert 10 < np.abs(order[:60] - np.arange(60)).mean() < 30  # 20 is expected of a random order
+
+
 def test_one_snapshot_is_read_alone(store, snapshots):
     path = store_path(store, recipe())
     trajectories = Snapshots(path)

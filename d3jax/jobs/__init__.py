@@ -39,7 +39,9 @@ def train_experts(options: config.Experts, reporter: Reporter) -> list[Path]:
     options = dataclasses.replace(
         options,
         architecture=resolve.architecture(options.architecture, dataset),
-        expert=resolve.expert(options.expert, dataset, len(parts)),
+        expert=resolve.expert(
+            options.expert, dataset, [part.classes for part in parts if part is not None]
+        ),
     )
     paths = []
     for part in parts:

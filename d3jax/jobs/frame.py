@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from d3jax import (
@@ -67,6 +68,8 @@ def make_world(
         normalization,
         dataset.class_names,
     )
+    if part is not None:
+        real = real._replace(number=jnp.asarray(len(dataset.train_labels), jnp.int32))
     return World(dataset, normalization, network, real, part)
 
 
