@@ -17,7 +17,7 @@ class Stage(enum.IntEnum):
     SOURCES = 5  # networks of another data set, which distillation adapts
 
 
-def stage_key(seed: int, stage: Stage, subtask: int | None = None) -> Array:
+def stage_key(seed: int, stage: Stage, subtask: int | Array | None = None) -> Array:
     """The key of one stage of a run, or of one of its subtasks there."""
     key = jax.random.fold_in(jax.random.key(seed), stage)
     return key if subtask is None else jax.random.fold_in(key, subtask)

@@ -3,7 +3,7 @@ from functools import partial
 import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_num_cpu_devices", 2)  # before the backend starts: meshes of two, on a CPU
+jax.config.update("jax_num_cpu_devices", 4)  # before the backend starts: meshes on a CPU
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402

@@ -1,0 +1,209 @@
+"""d3jax.joining and jobs.federated: subtasks distilled together or as jobs of their own, joined."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from d3jax import artifact, cli, config, data, jobs, joining, judging, networks
+from d3jax.config import Parametrization
+from d3jax.evaluate import Protocol
+from d3jax.experts import Options as ExpertOptions
+from d3jax.methods.mtt import Options
+from d3jax.progress import Reporter
+from d3jax.synthetic import pixels
+from d3jax.types import InputError
+
+SUBTASKS = "7,8,9:0-6"  # of unequal size, the classes not in order
+CLASSES = [[7, 8, 9], [0, 1, 2, 3, 4, 5, 6]]
+
+
+def options(out, store, **changes):
+    return config.DistillMTT(
+        data=config.Data(train_limit=200, test_limit=50, validation=40),
+        architecture=config.Architecture(network="mlp", width=4),
+        expert=ExpertOptions(count=1, epochs=2),
+        mtt=Options(inner_steps=2, max_start_epoch=1, inner_augmentation=()),
+        student=Protocol(students=2, epochs=4, augmentation=()),
+        parametrization=Parametrization(images_per_class=2, labels=changes.pop("labels", "hard")),
+        outer_steps=3,
+        baselines=(),
+        storage="float32",
+        subtasks=SUBTASKS,
+        experts=store,
+        out=out,
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("experts")
+
+
+@pytest.fixture(scope="module")
+def together(store, tmp_path_factory):
+    """A run of both subtasks, with an expert's labels: its report and its artifact."""
+    out = tmp_path_factory.mktemp("runs") / "together"
+    report = jobs.run(options(out, store, labels="expert"), Reporter())
+    return report, artifact.load(out / "artifact.safetensors")
+
+
+@pytest.fixture(scope="module")
+def apart(store, tmp_path_factory):
+    """The artifacts' files of the same subtasks as jobs of their own."""
+    folder = tmp_path_factory.mktemp("apart")
+    for number in range(2):
+        jobs.run(options(folder / str(number), store, subtask=number), Reporter())
+    return [folder / str(number) / "artifact.safetensors" for number in range(2)]
+
+
+def test_jobs_of_their_own_joined_are_the_joint_run(together, apart, store, tmp_path):
+    report, whole = together
+    arguments = config.Join(
+        artifacts=tuple(reversed(apart)),
+        out=tmp_path / "joined.safetensors",
+        labels="expert",
+        data=config.Data(train_limit=200, validation=40),
+        expert=ExpertOptions(count=1, epochs=2),
+        experts=store,
+    )
+    made = jobs.join(arguments, Reporter())
+    jax.tree.map(np.testing.assert_array_equal, made.theta, whole.theta)
+    assert made.header == whole.header
+    assert artifact.load(tmp_path / "joined.safetensors").header == whole.header
+    assert report["accuracy"]["students"] == 2
+    assert report["floats"] == 20 * 64 + 20 * 10
+    assert report["bytes"]["images"] == 4 * 20 * 64
+    assert report["bytes"]["labels"] == 4 * 20 * 10
+    plain = joining.join([artifact.load(path) for path in apart])
+    assert "labels" not in plain.theta
+    rates = [artifact.load(path).header["student_learning_rate"] for path in apart]
+    expected = (rates[0] ** 3 * rates[1] ** 7) ** 0.1
+    assert plain.header["student_learning_rate"] == pytest.approx(expected)
+
+
+def test_classes_come_back_in_their_order(together, apart):
+    """The images began as real ones of their classes, and three steps have not moved them far."""
+    _, whole = together
+    dataset = data.load("digits", train_limit=200, validation=40)
+    normalization = data.Normalization.of(dataset.train_images)
+    real = normalization.apply(dataset.train_images).reshape(200, -1)
+    images = np.asarray(whole.sample().images).reshape(20, 1, -1)
+    nearest = dataset.train_labels[np.square(images - real).sum(2).argmin(1)]
+    np.testing.assert_array_equal(nearest, np.repeat(np.arange(10), 2))
+    plain = joining.join([artifact.load(path) for path in apart])
+    np.testing.assert_array_equal(plain.sample().targets, np.repeat(np.eye(10), 2, axis=0))
+    labels = np.asarray(whole.sample().targets)
+    np.testing.assert_allclose(labels.sum(1), 1, rtol=1e-5)
+    assert labels.max() < 1
+
+
+def test_a_part_is_judged_on_its_own_classes(apart, tmp_path):
+    judged = judging.judge(apart[0], config.Judgement(test_limit=50), Reporter())
+    dataset = data.load("digits", test_limit=50)
+    of_these = int(np.isin(dataset.test_labels, CLASSES[0]).sum())
+    accuracies = np.asarray(judged["accuracy"]["per_student"])
+    np.testing.assert_allclose(accuracies * of_these, np.rint(accuracies * of_these), atol=1e-5)
+    assert artifact.load(apart[0]).header["class_names"] == ["7", "8", "9"]
+
+
+def by_hand(classes, names="abcd", **changes):
+    """A part that nobody has distilled."""
+    data_ = pixels.create(image_shape=(8, 8, 1), num_classes=len(classes), num_items=len(classes))
+    fields = {
+        "method": "mtt",
+        "dataset": "letters",
+        "class_names": tuple(names[k] for k in classes),
+        "normalization": {"mean": [0.5], "sd": [0.5], "zca": None},
+        "architecture": {"network": "mlp"},
+        "parametrization": {
+            "kind": "pixels", "image_shape": [8, 8, 1], "num_classes": len(classes),
+            "num_items": len(classes),
+        },
+        "student_learning_rate": 0.01,
+        "protocol": {},
+        "seed": 0,
+        "subtask": {"classes": list(classes), "class_names": list(names)},
+    }  # fmt: skip
+    theta = {"data": {"images": np.zeros((data_.num_items, 8, 8, 1), np.float32)}}
+    return artifact.create(theta, **{**fields, **changes})
+
+
+def test_wrong_joins_are_refused(tmp_path, capsys):
+    good = by_hand([0, 2])
+    assert joining.join([by_hand([3, 1]), good]).header["class_names"] == list("abcd")
+    whole = by_hand([0, 1, 2, 3], subtask=None)
+    two_each = {**by_hand([1, 3]).header["parametrization"], "num_items": 4}
+    larger = by_hand([1, 3], parametrization=two_each)._replace(
+        theta={"data": {"images": np.zeros((4, 8, 8, 1), np.float32)}}
+    )
+    for others, message in (
+        ([], "no part has class 1 \\(b\\), and 1 more"),
+        ([by_hand([1, 2, 3])], "class 2 \\(c\\) is in part 0 and in part 1"),
+        ([by_hand([1, 3], names="abce")], "different classes as a whole"),
+        ([by_hand([1, 3], seed=1)], "differs from part 0 in its seed: 1 instead of 0"),
+        ([by_hand([1, 3], dataset="others")], "in its dataset"),
+        (
+            [by_hand([1, 3], normalization={"mean": [0.4], "sd": [0.5], "zca": None})],
+            "in its normalization",
+        ),
+        ([larger], "as many items for each class"),
+        ([whole], "part 1 is of all its classes, not of a subtask"),
+    ):
+        with pytest.raises(InputError, match=message):
+            joining.join([good, *others])
+    with pytest.raises(InputError, match="name the artifacts"):
+        joining.join([])
+    path = tmp_path / "part.safetensors"
+    artifact.save(good, path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["join", str(path), "--out", str(tmp_path / "joined.safetensors")])
+    assert stopped.value.code == 2
+    assert "no part has class 1" in capsys.readouterr().err
+    assert not (tmp_path / "joined.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("subtask", "message"),
+    [
+        ({"classes": [0, 1], "class_names": list("abcd")}, "other classes than the artifact"),
+        ({"classes": [0, 4], "class_names": list("abcd")}, "does not say which classes"),
+        ({"classes": "02"}, "does not say which classes"),
+        ([0, 2], "does not say which classes"),
+    ],
+)
+def test_a_header_that_lies_about_its_subtask(tmp_path, subtask, message):
+    made = by_hand([0, 2])
+    artifact.save(made._replace(header={**made.header, "subtask": subtask}), tmp_path / "lie")
+    with pytest.raises(InputError, match=message):
+        artifact.load(tmp_path / "lie")
+
+
+def test_labels_of_a_network_of_all_classes():
+    whole = joining.join([by_hand([0, 2]), by_hand([1, 3])])
+    network = networks.create("mlp", image_shape=(8, 8, 1), num_classes=4, width=3)
+    params = network.init(jax.random.key(0))
+    soft = joining.labelled(whole, network, params)
+    expected = jax.nn.softmax(network.apply(params, whole.sample().images))
+    np.testing.assert_allclose(soft.sample().targets, expected, atol=1e-3)
+    assert soft.theta["labels"].dtype == np.float16  # as the images are
+    assert soft.ledger["bytes"]["labels"] == 2 * 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subtasks": None, "subtask": 0}, "say how many there are"),
+        ({"subtask": 2}, "subtask must be from 0 to 1, not 2"),
+        ({"subtasks": "11"}, "cut into 1 to 10"),
+        ({"subtask": 0, "labels": "expert"}, "leave --labels expert out"),
+    ],
+)
+def test_options_that_do_not_fit(tmp_path, changes, message):
+    labels = {"labels": changes.pop("labels")} if "labels" in changes else {}
+    wrong = dataclasses.replace(options(tmp_path / "out", tmp_path, **labels), **changes)
+    with pytest.raises(InputError, match=message):
+        jobs.run(wrong, Reporter())
+    assert not (tmp_path / "out").exists()
