@@ -121,20 +121,28 @@ def _measured(results: dict[str, Any]) -> str:
 def _peers(results: dict[str, Any]) -> str:
     """A table of benchmarks/results/peers.json."""
     header = ["outer step", "ours, CPU s", "PyTorch, CPU s", "ratio"]
-    memory = all("ours_peak_bytes" in row for row in results["rows"])
-    header += ["ours, peak MB", "PyTorch, peak MB"] if memory else []
+    header += ["ours, peak MB", "PyTorch, peak MB"]
     table = [
         [
             row["work"],
             f"{row['ours_cpu_s']:.3f}",
             f"{row['peer_cpu_s']:.3f}",
             f"{row['ratio']:.2f}",
-            *(f"{row[f'{side}_peak_bytes'] / 1e6:.0f}" for side in ("ours", "peer") if memory),
+            *(f"{row[f'{side}_peak_bytes'] / 1e6:.0f}" for side in ("ours", "peer")),
         ]
         for row in results["rows"]
     ]
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    note = f"{results['hardware']}; {versions}; {results['date']}; commit {results['commit']}."
+    versions = [{"versions": f"{k} {v}"} for r in results["rows"] for k, v in r["versions"].items()]
+    said = [
+        ", ".join(sorted({row[name] for row in rows}))
+        for name, rows in (
+            ("hardware", results["rows"]),
+            ("versions", versions),
+            ("date", results["rows"]),
+            ("commit", results["rows"]),
+        )
+    ]
+    note = f"{said[0]}; {said[1]}; {said[2]}; commits {said[3]}."
     return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
 
 

@@ -1,9 +1,9 @@
 """The same outer steps in PyTorch: same shapes, same arithmetic, losses compared.
 
-    python -m benchmarks.peers [--quick] [--out FILE]
+    python -m benchmarks.peers [--quick] [--only TEXT] [--out FILE]
 
 Each row is one outer step's loss and meta-gradient, ours compiled and PyTorch's eager, at the same
 inputs and weights, alternating in one process; CPU seconds of all threads, the least of several
 rounds; and by how much a step raises the peak of resident memory, each side in a process of its own
-(Linux). Needs the extra `torch`.
+(Linux). Rows that are not measured again stay in the file. Needs the extra `torch`.
 """

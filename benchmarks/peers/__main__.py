@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import datetime
 import gc
+import json
 import subprocess
 import sys
 import time
@@ -81,6 +82,10 @@ def measure(work: str, rounds: int) -> dict[str, Any]:
         "ours_peak_bytes": peak_bytes(work, "ours"),
         "peer_peak_bytes": peak_bytes(work, "peer"),
         "loss_difference": difference,
+        "hardware": hardware(),
+        "date": datetime.date.today().isoformat(),
+        "commit": commit(),
+        "versions": {"jax": jax.__version__, "torch": torch.__version__},
     }
 
 
@@ -88,23 +93,21 @@ def main() -> None:
     """Measures every row."""
     parser = argparse.ArgumentParser("python -m benchmarks.peers", description=peers.__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--only", default="", help="only rows whose name holds this")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers.json"))
     parser.add_argument("--peak", nargs=2, metavar=("WORK", "SIDE"), help="of one side alone")
     options = parser.parse_args()
     if options.peak:
         print(_peak(*options.peak))
         return
-    rows = [measure(work, 3 if options.quick else 10) for work in WORKS]
-    write_json(
-        options.out,
-        {
-            "rows": rows,
-            "hardware": hardware(),
-            "date": datetime.date.today().isoformat(),
-            "commit": commit(),
-            "versions": {"jax": jax.__version__, "torch": torch.__version__},
-        },
-    )
+    kept = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    found = {row["work"]: row for row in kept if row["work"] in WORKS}
+    for work in WORKS:
+        if options.only in work:
+            row = found[work] = measure(work, 3 if options.quick else 10)
+            write_json(options.out, {"rows": [found[work] for work in WORKS if work in found]})
+            print(f"{work}: {row['ours_cpu_s']:.3f} / {row['peer_cpu_s']:.3f} s", flush=True)
+    rows = [row for work, row in found.items() if options.only in work]
     print(
         markdown_table(
             ["work", "ours, CPU s", "PyTorch, CPU s", "ratio", "ours, MB", "PyTorch, MB"],
