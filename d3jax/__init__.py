@@ -6,11 +6,14 @@ from d3jax.artifact import save as save
 from d3jax.evaluate import Protocol as Protocol
 from d3jax.inner import truncated_unroll as truncated_unroll
 from d3jax.inner import unroll as unroll
+from d3jax.joining import join as join
 from d3jax.losses import cross_entropy as cross_entropy
 from d3jax.losses import mmd2 as mmd2
 from d3jax.losses import trajectory_distance as trajectory_distance
 from d3jax.methods.d3 import d3 as d3
 from d3jax.methods.dd import dd as dd
+from d3jax.methods.mtt import mtt as mtt
+from d3jax.methods.seqmatch import seqmatch as seqmatch
 from d3jax.objectives import feature_mmd as feature_mmd
 from d3jax.objectives import trajectory_matching as trajectory_matching
 from d3jax.objectives import unrolled as unrolled
