@@ -121,14 +121,12 @@ def _measured(results: dict[str, Any]) -> str:
 def _peers(results: dict[str, Any]) -> str:
     """A table of benchmarks/results/peers.json."""
     header = ["outer step", "ours, CPU s", "PyTorch, CPU s", "ratio"]
-    header += ["ours, peak MB", "PyTorch, peak MB"]
     table = [
         [
             row["work"],
             f"{row['ours_cpu_s']:.3f}",
             f"{row['peer_cpu_s']:.3f}",
             f"{row['ratio']:.2f}",
-            *(f"{row[f'{side}_peak_bytes'] / 1e6:.0f}" for side in ("ours", "peer")),
         ]
         for row in results["rows"]
     ]
