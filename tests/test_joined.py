@@ -141,6 +141,14 @@ def test_parts_that_do_not_fit(numbers, classes, message):
         joined.create(parts, classes, image_shape=SHAPE, num_classes=3)
 
 
+@pytest.mark.parametrize("lie", [{"parts": ["pixels"]}, {"classes": [[2.0, 0.0], [1.0]]}])
+def test_a_specification_that_lies(lie):
+    parts = [specification("pixels", n) for n in (2, 1)]
+    truth = {"kind": "joined", "parts": parts, "classes": CLASSES}
+    with pytest.raises(InputError):
+        synthetic.create({**truth, "image_shape": SHAPE, "num_classes": 3, **lie})
+
+
 def test_what_is_joined_is_not_joined_again():
     inner = {"kind": "joined", "parts": [], "classes": [], "image_shape": SHAPE, "num_classes": 0}
     with pytest.raises(InputError, match="none of them joined"):

@@ -12,7 +12,8 @@ from d3jax.types import InputError, Synthetic
 
 
 def _joined(*, parts: list[dict[str, Any]], **options: Any) -> Synthetic:
-    if not isinstance(parts, list) or any(part.get("kind") == "joined" for part in parts):
+    plain = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
+    if not plain or any(part.get("kind") == "joined" for part in parts):
         raise InputError("what is joined is a list of parametrizations, none of them joined itself")
     return joined.create([create(part) for part in parts], **options)
 

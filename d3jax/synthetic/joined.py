@@ -46,7 +46,8 @@ def create(
     sizes = [part.num_classes for part in parts]
     if sizes != [len(own) for own in classes]:
         raise InputError(f"parts of {sizes} classes do not have {[len(c) for c in classes]}")
-    if sorted(k for own in classes for k in own) != list(range(num_classes)):
+    named = [k for own in classes for k in own]
+    if any(type(k) is not int for k in named) or sorted(named) != list(range(num_classes)):
         raise InputError(f"the parts' classes are not all of {num_classes}, each once")
     per_class = {part.num_items // part.num_classes for part in parts}
     if len(per_class) != 1 or any(part.num_items % part.num_classes for part in parts):
