@@ -100,21 +100,18 @@ def epoch_function(
             rate = jnp.asarray(learning_rate, params.dtype)
             return params - rate * gradient, value
 
-        def step_of(complete: Array) -> Callable[..., tuple[Array, Array]]:
-            """A step if so many batches hold it; past them there is only padding."""
-
-            def either(params: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-                still = (params, jnp.zeros(params.shape[:1], params.dtype))
-                return jax.lax.cond(inputs[0] < complete, step, lambda *_: still, params, inputs)
-
-            return either
-
         numbers = jnp.arange(steps, dtype=jnp.int32)
         if real.number is None:
             params, values = jax.lax.scan(step, params, (numbers, indices))
             return params, values.mean(0)
         complete = real.number // batch_size
-        params, values = jax.lax.scan(step_of(complete), params, (numbers, indices))
+
+        def step_or_none(params: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+            """Past the complete batches there is only padding."""
+            still = (params, jnp.zeros(params.shape[:1], params.dtype))
+            return jax.lax.cond(inputs[0] < complete, step, lambda *_: still, params, inputs)
+
+        params, values = jax.lax.scan(step_or_none, params, (numbers, indices))
         return params, values.sum(0) / complete.astype(values.dtype)
 
     return jax.jit(epoch, donate_argnums=0)

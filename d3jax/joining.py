@@ -54,13 +54,10 @@ def join(parts: Sequence[Artifact], names: Sequence[str | Path] | None = None) -
     class_names = first["subtask"]["class_names"]
     _check_classes(parts, called, class_names)
     ordered = sorted(parts, key=lambda part: min(part.header["subtask"]["classes"]))
-    specification = {
-        "kind": "joined",
-        "parts": [part.header["parametrization"] for part in ordered],
-        "classes": [part.header["subtask"]["classes"] for part in ordered],
-        "image_shape": first["parametrization"]["image_shape"],
-        "num_classes": len(class_names),
-    }
+    joint = specification(
+        [part.header["parametrization"] for part in ordered],
+        [part.header["subtask"]["classes"] for part in ordered],
+    )
     logarithms = [
         len(part.header["class_names"]) * math.log(part.header["student_learning_rate"])
         for part in ordered
@@ -68,13 +65,26 @@ def join(parts: Sequence[Artifact], names: Sequence[str | Path] | None = None) -
     header: dict[str, Any] = {name: value for name, value in first.items() if name != "subtask"}
     header |= {
         "class_names": class_names,
-        "parametrization": specification,
+        "parametrization": joint,
         "student_learning_rate": math.exp(sum(logarithms) / len(class_names)),
         "versions": artifact.versions(),
     }
     made = Artifact(header, joined.combine([part.theta for part in ordered]))
     made.synthetic  # noqa: B018 - refuses parts of unequal sizes
     return made
+
+
+def specification(
+    parts: Sequence[dict[str, Any]], classes: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """The joined parametrization of the parts' specifications, each with its classes."""
+    return {
+        "kind": "joined",
+        "parts": list(parts),
+        "classes": [list(own) for own in classes],
+        "image_shape": parts[0]["image_shape"],
+        "num_classes": sum(len(own) for own in classes),
+    }
 
 
 def labelled(whole: Artifact, network: Network, params: PyTree) -> Artifact:
@@ -88,11 +98,11 @@ def labelled(whole: Artifact, network: Network, params: PyTree) -> Artifact:
     plain = whole._replace(theta=theta)
     soft = np.asarray(labels.by_network(network, params, plain.synthetic, plain.decodable()))
     half = all(leaf.dtype == np.float16 for leaf in jax.tree.leaves(theta))
-    specification = {**whole.header["parametrization"], "label_kind": "probabilities"}
+    soft_kind = {**whole.header["parametrization"], "label_kind": "probabilities"}
     protocol = whole.header["protocol"]
     protocol = {**protocol, "with_means": True} if whole.kind == "gaussian" else protocol
     return Artifact(
-        {**whole.header, "parametrization": specification, "protocol": protocol},
+        {**whole.header, "parametrization": soft_kind, "protocol": protocol},
         {**theta, "labels": soft.astype(np.float16 if half else np.float32)},
     )
 

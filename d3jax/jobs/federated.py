@@ -32,13 +32,9 @@ def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
     parts = divided(options.subtasks, dataset)
     world = make_world(dataset, normalization, options.architecture)
     tasks = [prepared(each, dataset, normalization, part) for part in parts]
-    specification = {
-        "kind": "joined",
-        "parts": [task.specification for task in tasks],
-        "classes": [list(part.classes) for part in parts],
-        "image_shape": list(dataset.image_shape),
-        "num_classes": dataset.num_classes,
-    }
+    specification = joining.specification(
+        [task.specification for task in tasks], [part.classes for part in parts]
+    )
     joined = synthetic.create(specification)
 
     def distilled() -> tuple[artifact.Artifact, float]:
