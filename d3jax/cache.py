@@ -13,11 +13,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import PIL
 
 from d3jax.files import write_npz
+from d3jax.mapped import Mapped, map_member
 from d3jax.types import InputError
 
 # What NumPy, zipfile and Pillow raise on a truncated, foreign or lying file.
@@ -41,11 +43,22 @@ def cached(
     text = json.dumps([_FORMAT, decoders, *(_identity(file) for file in files)])
     key = hashlib.sha256(text.encode()).hexdigest()[:24]
     kept = cache_folder() / f"{title.replace('/', '-')}-{key}.npz"
-    with suppress(*UNREADABLE), open_npz(kept) as file:
-        return {name: file[name] for name in file.files}
+    with suppress(*UNREADABLE):
+        return _read(kept)
     arrays = decode()
     with suppress(OSError):
         write_npz(kept, arrays)
+    return arrays
+
+
+def _read(kept: Path) -> dict[str, np.ndarray]:
+    """Images stay in the file: a process may need few of them, and several may share the rest."""
+    with open_npz(kept) as file:
+        large = [name for name in file.files if name.endswith("_images")]
+        arrays = {name: file[name] for name in file.files if name not in large}
+        for name in large:
+            found = map_member(kept, name)
+            arrays[name] = file[name] if found is None else cast(np.ndarray, Mapped(found))
     return arrays
 
 

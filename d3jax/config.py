@@ -42,7 +42,12 @@ class Data:
 
     def load(self, seed: int) -> tuple[data.Dataset, data.Normalization]:
         """The data set, and the normalization of its training images."""
-        loaded = data.load(
+        loaded = self.read(seed)
+        return loaded, data.Normalization.of(loaded.train_images, self.zca)
+
+    def read(self, seed: int) -> data.Dataset:
+        """The data set."""
+        return data.load(
             self.dataset,
             self.data_dir,
             train_limit=self.train_limit,
@@ -50,7 +55,6 @@ class Data:
             validation=self.validation,
             seed=seed,
         )
-        return loaded, data.Normalization.of(loaded.train_images, self.zca)
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,9 @@ class Divided(Matching):
     subtasks: str | None = None
     """Cut the classes into so many contiguous ranges, or into those listed (0-4,9:5-8); each is
     distilled by itself, with experts and a decoder of its own, and all are joined at the end."""
+    together: bool = False
+    """The subtasks of a device together under vmap, faster on accelerators; default one after
+    another, which takes a subtask's memory only."""
     subtask: int | None = None
     """Distill only this one of the --subtasks, counted from 0 (`d3jax join` joins them)."""
 

@@ -5,20 +5,25 @@ folder. Pixels stay uint8 until they are used; `Normalization` says how they are
 """
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from d3jax import sources
+from d3jax.mapped import pick
 from d3jax.types import InputError, Real
 
 _BLOCK = 2048  # images converted to float at a time
 
 
 class Dataset(NamedTuple):
-    """Images u8[N, H, W, C] and labels i32[N] of three splits; validation may be empty."""
+    """Images u8[N, H, W, C] and labels i32[N] of three splits; validation may be empty.
+
+    Images may lie in a file (`mapped.Mapped`): indexing reads them, `mapped.pick` does not.
+    """
 
     name: str  # as given to `load`
     train_images: np.ndarray
@@ -87,11 +92,13 @@ def load(
     train_index, validation_index = _split(available, train_limit, validation, seed)
     return Dataset(
         name,
-        splits.train_images if len(train_index) == available else splits.train_images[train_index],
+        splits.train_images
+        if len(train_index) == available
+        else pick(splits.train_images, train_index),
         splits.train_labels[train_index],
-        splits.train_images[validation_index],
+        pick(splits.train_images, validation_index),
         splits.train_labels[validation_index],
-        splits.test_images[:test_limit],
+        pick(splits.test_images, slice(test_limit)),
         splits.test_labels[:test_limit],
         splits.class_names,
     )
@@ -118,18 +125,17 @@ class Normalization(NamedTuple):
         """
         if len(images) < (2 if zca else 1):
             raise InputError(f"{len(images)} images are too few to normalize by")
-        # A histogram of the 256 values gives both moments exactly, in whole numbers.
-        counts = np.zeros((images.shape[-1], 256), np.int64)
-        for start in range(0, len(images), _BLOCK):
-            for channel in range(len(counts)):
-                values = images[start : start + _BLOCK, ..., channel].ravel()
-                counts[channel] += np.bincount(values, minlength=256)
+        plain = cls.of_histogram(histogram(images))
+        return plain._whitened(images, eps) if zca else plain
+
+    @classmethod
+    def of_histogram(cls, counts: np.ndarray) -> "Normalization":
+        """The normalization of images whose channels have these counts i64[C, 256] of values."""
         levels = np.arange(256) / 255
         mean = counts @ levels / counts.sum(1)
         variance = (counts * (levels - mean[:, None]) ** 2).sum(1) / counts.sum(1)
         sd = np.where((counts > 0).sum(1) > 1, np.sqrt(variance), 1)
-        plain = cls(mean.astype(np.float32), sd.astype(np.float32))
-        return plain._whitened(images, eps) if zca else plain
+        return cls(mean.astype(np.float32), sd.astype(np.float32))
 
     def apply(self, images: np.ndarray) -> np.ndarray:
         """Normalized f32[N, H, W, C] of u8[N, H, W, C]; equal to `Real.gather` without ZCA."""
@@ -172,6 +178,16 @@ class Normalization(NamedTuple):
         return self._replace(zca=zca, zca_mean=zca_mean)
 
 
+def histogram(images: np.ndarray) -> np.ndarray:
+    """Counts i64[C, 256] of the values of each channel of u8[N, H, W, C]: they add up exactly."""
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), _BLOCK):
+        block = images[start : start + _BLOCK]
+        for channel in range(len(counts)):
+            counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
+    return counts
+
+
 def resize(images: np.ndarray, size: int) -> np.ndarray:
     """Images u8[N, H, W, C] as u8[N, size, size, C], bilinearly, without aliasing."""
     if images.shape[1] == size:
@@ -196,6 +212,21 @@ def device_arrays(
 ) -> Real:
     """Training images u8[N, H, W, C] and labels i32[N] on the device, indexed by class.
 
+    See `host_arrays`.
+    """
+    host = host_arrays(images, labels, num_classes, normalization, class_names)
+    return jax.tree.map(jnp.asarray, host)
+
+
+def host_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    normalization: Normalization,
+    class_names: tuple[str, ...] | None = None,
+) -> Real:
+    """The same as NumPy arrays.
+
     Images stay uint8 and are normalized where they are gathered; whitened ones are float32.
     Raises InputError for a label out of range, and for a class without images, by its name.
     """
@@ -215,14 +246,30 @@ def device_arrays(
     column = np.arange(counts.max())
     # Past its count a class repeats its first image: a valid position, never drawn.
     index = by_class[starts[:, None] + np.where(column < counts[:, None], column, 0)]
-    return Real(
-        images=jnp.asarray(images if normalization.zca is None else normalization.apply(images)),
-        labels=jnp.asarray(labels, jnp.int32),
-        class_index=jnp.asarray(index, jnp.int32),
-        class_counts=jnp.asarray(counts, jnp.int32),
-        mean=jnp.asarray(normalization.mean, jnp.float32),
-        sd=jnp.asarray(normalization.sd, jnp.float32),
+    arrays: Any = dict(
+        images=np.asarray(images) if normalization.zca is None else normalization.apply(images),
+        labels=labels.astype(np.int32),
+        class_index=index.astype(np.int32),
+        class_counts=counts.astype(np.int32),
+        mean=normalization.mean.astype(np.float32),
+        sd=normalization.sd.astype(np.float32),
     )
+    return Real(**arrays)
+
+
+def padded(real: Real, images: int, longest: int) -> Real:
+    """Host arrays with room for so many images, and so many positions of each class."""
+    more = images - len(real.labels)
+    room = ((0, more), *((0, 0),) * (real.images.ndim - 1))
+    index = np.asarray(real.class_index)
+    # Past its count a class repeats its first image: a valid position, never drawn.
+    first = np.repeat(index[:, :1], longest - index.shape[1], axis=1)
+    arrays: Any = dict(
+        images=np.pad(real.images, room),
+        labels=np.pad(real.labels, (0, more)),
+        class_index=np.concatenate([index, first], axis=1),
+    )
+    return real._replace(**arrays)
 
 
 def _split(

@@ -1,8 +1,7 @@
 """The outer loop: compiled chunks of outer steps, metrics, checkpoints, resume."""
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +12,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
 
-from d3jax.files import write_text
+from d3jax import metrics, processes
+from d3jax.metrics import METRICS
 from d3jax.progress import Diverged, Interrupted, Reporter, interruption
-from d3jax.types import Method, Real, State
+from d3jax.types import Method, PyTree, Real, State
 
-METRICS = "metrics.jsonl"
+Rows = list[dict[str, float]]
 
 
 class Chunk(NamedTuple):
@@ -49,10 +49,10 @@ def chunk_function(method: Method, size: int) -> Callable[[Array, State, Real, A
             return (carry.done < number) & carry.finite
 
         def body(carry: Chunk) -> Chunk:
-            state, metrics = method.step(key, carry.state, real)
-            finite = _all_finite((metrics, state))
+            state, measured = method.step(key, carry.state, real)
+            finite = _all_finite((measured, state))
             state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), state, carry.state)
-            buffers = {n: carry.metrics[n].at[carry.done].set(v) for n, v in metrics.items()}
+            buffers = {n: carry.metrics[n].at[carry.done].set(v) for n, v in measured.items()}
             return Chunk(state, buffers, carry.done + 1, finite)
 
         start = Chunk(state, buffers, jnp.zeros((), jnp.int32), jnp.ones((), bool))
@@ -66,9 +66,36 @@ def _all_finite(tree: Any) -> Array:
     return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
 
 
+class Program(NamedTuple):
+    """The outer steps of a run, or of several subtasks side by side, as the host sees them."""
+
+    start: Callable[[], State]
+    function: Any  # jitted, of `arguments`; gives a Chunk
+    arguments: Callable[[State, int], tuple[Any, ...]]  # (state, which is consumed; step to reach)
+    rows: Callable[[PyTree], PyTree]  # arrays as NumPy ones [subtasks, ...], in every process
+    # False: the last rows of a state only fill up, and may be more or fewer after a restart
+    strict: bool = True
+
+
 def start(method: Method, key: Array, real: Real) -> State:
     """The state that `run` begins with."""
     return jax.jit(method.init)(jax.random.split(key)[0], real)
+
+
+def alone(method: Method, key: Array, real: Real, chunk: int) -> Program:
+    """The program of one method; `key` is of the whole run."""
+    for_steps = jax.random.split(key)[1]
+    steps = chunk_function(method, chunk)
+
+    def advance(key: Array, state: State, real: Real, until: Array) -> Chunk:
+        return steps(key, state, real, jnp.clip(until - state.step, 0, chunk))
+
+    return Program(
+        lambda: start(method, key, real),
+        jax.jit(advance, donate_argnums=1),
+        lambda state, until: (for_steps, state, real, jnp.asarray(until, jnp.int32)),
+        lambda tree: jax.tree.map(lambda x: np.asarray(x)[None], tree),
+    )
 
 
 def run(
@@ -81,7 +108,7 @@ def run(
     reporter: Reporter,
     chunk: int = 10,
     checkpoint_minutes: float = 5.0,
-    observe: Callable[[list[dict[str, float]]], None] | None = None,
+    observe: Callable[[Rows], None] | None = None,
 ) -> State:
     """Runs `method` for `steps` outer steps, or what is left of them; returns the last state.
 
@@ -104,43 +131,100 @@ def run(
       Interrupted: SIGTERM or SIGINT arrived; the state is saved.
       Diverged: a step was not finite; the state before it is saved.
     """
-    state, for_steps = start(method, key, real), jax.random.split(key)[1]
-    with _manager(directory / "checkpoints") as manager, interruption() as asked:
-        state = _restore(manager, state, reporter)
-        step = int(state.step)
-        spent = _forget_rows_after(directory / METRICS, step)
-        if step >= steps:
+    return drive(
+        alone(method, key, real, chunk),
+        steps=steps,
+        directories=[directory],
+        checkpoints=directory / "checkpoints",
+        reporter=reporter,
+        chunk=chunk,
+        checkpoint_minutes=checkpoint_minutes,
+        observe=None if observe is None else lambda _, rows: observe(rows),
+    )
+
+
+def drive(
+    program: Program,
+    *,
+    steps: int,
+    directories: Sequence[Path],
+    checkpoints: Path,
+    reporter: Reporter,
+    chunk: int,
+    checkpoint_minutes: float,
+    observe: Callable[[int, Rows], None] | None = None,
+) -> State:
+    """`run` for a compiled program: of one run, or of several subtasks on one or many processes.
+
+    The first process writes metrics and calls `observe`, with the number of a subtask and its rows;
+    all of them write the checkpoints. Where one subtask is not finite, all stop.
+
+    Args:
+      program: what to run.
+      steps: outer steps of each subtask.
+      directories: of each subtask, for its metrics.
+      checkpoints: folder for them.
+      reporter, chunk, checkpoint_minutes: as in `run`.
+      observe: as in `run`, for each subtask.
+    """
+    files = [directory / METRICS for directory in directories]
+    state = program.start()
+    with _manager(checkpoints) as manager, interruption() as asked:
+        state = _restore(manager, state, reporter, program.strict)
+        reached = program.rows(state.step)
+        spent = 0.0
+        if processes.first():
+            spent = max(metrics.forget_after(f, int(s)) for f, s in zip(files, reached))
+        if reached.min() >= steps:
             return state
-        advance = jax.jit(chunk_function(method, chunk), donate_argnums=1)
-        size = jnp.asarray(min(chunk, steps - step), jnp.int32)
-        advance = advance.lower(for_steps, state, real, size).compile()
+        advance = program.function.lower(*program.arguments(state, 0)).compile()
         saved = time.monotonic()
         begun = saved - spent
-        with reporter.stage("outer steps", steps, step) as stage:
-            while step < steps:
-                size = jnp.asarray(min(chunk, steps - step), jnp.int32)
-                state, metrics, done, finite = advance(for_steps, state, real, size)
-                rows = _rows(metrics, int(done), step, time.monotonic() - begun)
-                step = int(state.step)
-                good = rows if finite else rows[:-1]
-                _append(directory / METRICS, good)
-                if observe is not None:
-                    observe(good)
-                if not finite:
-                    _save(manager, step, state)
-                    wrong = [n for n, v in rows[-1].items() if not np.isfinite(v)] or ["the state"]
-                    raise Diverged(
-                        f"outer step {step + 1} is not finite ({wrong[0]}); the state before it is "
-                        f"saved. Lower the learning rates and start in a new folder"
-                    )
-                stage.update(step, _note(rows[-1]))
+        with reporter.stage("outer steps", steps, int(reached.min())) as stage:
+            while reached.min() < steps:
+                until = min(int(reached.min()) + chunk, steps)
+                state, values, done, finite = advance(*program.arguments(state, until))
+                seen = program.rows((values, done, finite, state.step))
+                rows = _rows(seen, reached, time.monotonic() - begun)
+                for number, own in enumerate(rows):
+                    good = own if seen[2][number] else own[:-1]
+                    if processes.first():
+                        metrics.append(files[number], good)
+                        if observe is not None:
+                            observe(number, good)
+                reached = seen[3]
+                if not seen[2].all():
+                    _save(manager, int(reached.min()), state)
+                    _diverged(rows, seen[2])
+                stage.update(int(reached.min()), metrics.note([own[-1] for own in rows if own]))
                 late = time.monotonic() - saved > 60 * checkpoint_minutes
-                if late or asked.requested or step >= steps:
-                    _save(manager, step, state)
+                late, stop = processes.any_of(late, asked.requested)
+                if late or stop or reached.min() >= steps:
+                    _save(manager, int(reached.min()), state)
                     saved = time.monotonic()
-                if asked.requested:
+                if stop:
                     raise Interrupted
     return state
+
+
+def _rows(seen: Any, before: np.ndarray, seconds: float) -> list[Rows]:
+    """The rows of each subtask in a chunk."""
+    values, done, *_ = seen
+    return [
+        metrics.rows({n: v[number] for n, v in values.items()}, int(done[number]), int(s), seconds)
+        for number, s in enumerate(before)
+    ]
+
+
+def _diverged(rows: list[Rows], finite: np.ndarray) -> None:
+    number = int(np.argmin(finite))
+    last = rows[number][-1]
+    wrong = [n for n, v in last.items() if not np.isfinite(v)] or ["the state"]
+    of = f" of subtask {number + 1}" if len(rows) > 1 else ""
+    raise Diverged(
+        f"outer step {last['step']}{of} is not finite ({wrong[0]}); the state before it is saved. "
+        f"Lower the learning rates and start in a new folder"
+    )
 
 
 def _manager(path: Path) -> ocp.CheckpointManager:
@@ -155,12 +239,15 @@ def _save(manager: ocp.CheckpointManager, step: int, state: State) -> None:
         manager.save(step, args=ocp.args.StandardSave(state))
 
 
-def _restore(manager: ocp.CheckpointManager, state: State, reporter: Reporter) -> State:
+def _restore(
+    manager: ocp.CheckpointManager, state: State, reporter: Reporter, strict: bool
+) -> State:
     """The newest checkpoint that can be read, else the initial state."""
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            restored: Any = manager.restore(step, args=ocp.args.StandardRestore(target))
+            args = ocp.args.StandardRestore(target, strict=strict)
+            restored: Any = manager.restore(step, args=args)
         except Exception as error:  # orbax raises many kinds for a damaged checkpoint
             reporter.say(f"the checkpoint of step {step} cannot be read and is discarded: {error}")
             manager.delete(step)
@@ -168,50 +255,3 @@ def _restore(manager: ocp.CheckpointManager, state: State, reporter: Reporter) -
         reporter.say(f"resuming at outer step {step}")
         return restored
     return state
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The whole rows of a metrics.jsonl; a last line that a kill cut short is left out."""
-    rows = []
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-
-def _forget_rows_after(path: Path, step: int) -> float:
-    """Drops rows that will be run, and written, again; returns the seconds spent on the others."""
-    kept = [row for row in read_metrics(path) if row["step"] <= step]
-    write_text(path, lines(kept))
-    return kept[-1]["seconds"] if kept else 0.0
-
-
-def _rows(
-    metrics: dict[str, Array], done: int, step: int, seconds: float
-) -> list[dict[str, float]]:
-    values = {name: np.asarray(value)[:done] for name, value in sorted(metrics.items())}
-    return [
-        {"step": step + i + 1, "seconds": round(seconds, 3)}
-        | {name: float(value[i]) for name, value in values.items()}
-        for i in range(done)
-    ]
-
-
-def lines(rows: list[dict[str, float]]) -> str:
-    """The rows of a metrics.jsonl as its text."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def _append(path: Path, rows: list[dict[str, float]]) -> None:
-    with path.open("a") as file:
-        file.write(lines(rows))
-
-
-def _note(row: dict[str, float]) -> str:
-    return "  ".join(f"{n} {v:.4g}" for n, v in row.items() if n not in ("step", "seconds"))

@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,11 +15,11 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from d3jax import losses
-from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
-from d3jax.blocks import fit
+from d3jax import processes
+from d3jax.augment import STRATEGIES, Transformation
+from d3jax.epochs import epoch_function
 from d3jax.files import write_json
-from d3jax.networks import parameter_count, unraveler
+from d3jax.networks import parameter_count
 from d3jax.progress import Diverged, Interrupted, Reporter, interruption, locked
 from d3jax.snapshots import create, store_path
 from d3jax.stages import Stage, stage_key
@@ -47,84 +48,6 @@ class Options:
     """Every epoch's snapshot, or the last one only."""
     at_once: int = 4
     """Experts trained together under vmap; they share each step's kind of augmentation."""
-
-
-def epoch_function(
-    network: Network, options: Options
-) -> Callable[[Array, Array, Real], tuple[Array, Array]]:
-    """One compiled epoch of several experts.
-
-    Returns:
-      (params f[E, P], keys [E], real) -> (params f[E, P], mean loss f[E]). Each expert visits the
-      images in a permutation of its own; an incomplete last batch is left out. A subtask has at
-      least one batch of images (`real.number`). Experts of one call
-      share the kind of augmentation of a step (drawn from the first key), not its parameters:
-      so the branch stays a branch under vmap.
-    """
-    unravel = unraveler(network)
-    strategy = STRATEGIES if options.augmentation is None else options.augmentation
-
-    def epoch(params: Array, keys: Array, real: Real) -> tuple[Array, Array]:
-        images = real.images.shape[0]
-        defaults = data_defaults(options, images)
-        batch_size, learning_rate = min(defaults.batch_size, images), defaults.learning_rate
-        steps = images // batch_size
-
-        def order(key: Array) -> Array:
-            key = jax.random.fold_in(key, 0)
-            drawn = (
-                jax.random.permutation(key, images)
-                if real.number is None
-                else _shuffled(key, images, real.number)
-            )
-            return drawn[: steps * batch_size]
-
-        indices = jax.vmap(order)(keys).reshape(-1, steps, batch_size).swapaxes(0, 1)
-
-        def loss(params: Array, key: Array, choice: Array, index: Array) -> Array:
-            batch = real.gather(index)
-            if strategy:
-                batch = augment(key, batch, strategy, choice=choice)
-            targets = jax.nn.one_hot(
-                real.labels[index], real.class_counts.shape[0], dtype=batch.dtype
-            )
-            return fit(network, unravel(params), batch, losses.cross_entropy, targets)[0]
-
-        gradients = jax.vmap(jax.value_and_grad(loss), in_axes=(0, 0, None, 0))
-
-        def step(params: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-            number, index = inputs
-            step_keys = jax.vmap(lambda key: jax.random.fold_in(key, number + 1))(keys)
-            choice = draw_choice(step_keys[0], strategy)
-            value, gradient = gradients(params, step_keys, choice, index)
-            rate = jnp.asarray(learning_rate, params.dtype)
-            return params - rate * gradient, value
-
-        numbers = jnp.arange(steps, dtype=jnp.int32)
-        if real.number is None:
-            params, values = jax.lax.scan(step, params, (numbers, indices))
-            return params, values.mean(0)
-        complete = real.number // batch_size
-
-        def step_or_none(params: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-            """Past the complete batches there is only padding."""
-            still = (params, jnp.zeros(params.shape[:1], params.dtype))
-            return jax.lax.cond(inputs[0] < complete, step, lambda *_: still, params, inputs)
-
-        params, values = jax.lax.scan(step_or_none, params, (numbers, indices))
-        return params, values.sum(0) / complete.astype(values.dtype)
-
-    return jax.jit(epoch, donate_argnums=0)
-
-
-def _shuffled(key: Array, size: int, count: Array) -> Array:
-    """The positions below `count`, i32[], in random order, and the rest up to `size` after them.
-
-    The order depends on key and count alone.
-    """
-    positions = jnp.arange(size, dtype=jnp.int32)
-    drawn = jax.vmap(lambda position: jax.random.bits(jax.random.fold_in(key, position)))(positions)
-    return jnp.lexsort((drawn, positions >= count)).astype(jnp.int32)
 
 
 class _Steps(NamedTuple):
@@ -165,10 +88,14 @@ def configuration(
 
 def stored_bytes(network: Network, options: Options) -> int:
     """How much disk the snapshots take, in bytes."""
-    parameters = parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
     each = {"float32": 4, "bfloat16": 2}[options.dtype]
     kept = options.epochs + 1 if options.keep == "all" else 1
-    return options.count * kept * parameters * each
+    return options.count * kept * number_of_parameters(network) * each
+
+
+def number_of_parameters(network: Network) -> int:
+    """P, the length of a snapshot."""
+    return parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
 
 
 def train(
@@ -196,24 +123,35 @@ def train(
     """
     check(options)
     path = store_path(store, config)
-    if (path / "complete.json").exists():
+    if complete(path):
         reporter.say(f"experts: found in {path}")
         return path
-    needed = stored_bytes(network, options)
+    make_room(store, stored_bytes(network, options))
+    needed = stored_bytes(network, options) / 1e6
+    reporter.say(f"experts: {options.count} x {options.epochs} epochs, {needed:.1f} MB")
+    path.mkdir(exist_ok=True)
+    write_json(path / "config.json", config)
+    with locked(path, "training these experts"):
+        root = stage_key(config["seed"], Stage.EXPERTS, config.get("subtask"))
+        training = alone(network, options, real, root, starts)
+        train_side_by_side(training, options, number_of_parameters(network), {0: path}, reporter)
+    return path
+
+
+def complete(path: Path) -> bool:
+    """Whether a folder of the store has all its snapshots."""
+    return (path / "complete.json").exists()
+
+
+def make_room(store: Path, needed: int) -> None:
+    """Makes the folder of a store; raises InputError where it has not so many bytes to spare."""
     store.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(store).free
-    reporter.say(f"experts: {options.count} x {options.epochs} epochs, {needed / 1e6:.1f} MB")
     if needed > free:
         raise InputError(
             f"the experts need {needed / 1e9:.1f} GB in {store} but only {free / 1e9:.1f} GB are "
             f"free; choose another --experts folder, fewer experts or epochs, or bfloat16"
         )
-    path.mkdir(exist_ok=True)
-    write_json(path / "config.json", config)
-    with locked(path, "training these experts"):
-        root = stage_key(config["seed"], Stage.EXPERTS, config.get("subtask"))
-        _train(network, options, real, path, root, reporter, starts)
-    return path
 
 
 def check(options: Options) -> None:
@@ -228,68 +166,130 @@ def check(options: Options) -> None:
         raise InputError(f"experts' learning_rate must be positive, not {options.learning_rate}")
 
 
-def _train(
+class Training(NamedTuple):
+    """How the experts of a run train, or those of several subtasks side by side.
+
+    Parameters are f[E, P], those of subtasks f[slots, E, P] on their devices. A subtask's number
+    stands for it; without subtasks, 0.
+    """
+
+    fresh: Callable[[Array], Array]  # experts' numbers i32[E] -> parameters
+    # (parameters, which are consumed; experts' numbers; the epoch's) -> (parameters, mean losses)
+    epoch: Callable[[Array, Array, int], tuple[Array, Array]]
+    load: Callable[[Callable[[int], np.ndarray]], Array]  # f[E, P] of a subtask -> parameters
+    own: Callable[[Array], dict[int, np.ndarray]]  # f[E, P] of this process's subtasks
+    rows: Callable[[Array], np.ndarray]  # losses of all subtasks f[subtasks, E], in every process
+    owned: tuple[int, ...] = (0,)  # this process's subtasks
+    subtasks: int = 1
+
+
+def alone(
     network: Network,
     options: Options,
     real: Real,
-    path: Path,
     root: Array,
+    starts: Callable[[], Array] | None = None,
+) -> Training:
+    """The training of one run's experts; `root` is the key of all that it draws."""
+    steps = data_defaults(options, real.images.shape[0])
+    epoch = jax.jit(epoch_function(network, options.augmentation, *steps), donate_argnums=0)
+    given = None if starts is None else starts()
+    fresh = jax.jit(jax.vmap(fresh_parameters(network)))
+    return Training(
+        lambda members: fresh(keys_of(root, members)) if given is None else given[members],
+        lambda params, members, number: epoch(params, keys_of(root, members, number), real),
+        lambda read: jnp.asarray(read(0)),
+        lambda params: {0: np.asarray(params)},
+        lambda losses: np.asarray(losses)[None],
+    )
+
+
+def keys_of(root: Array, members: Array, epoch: int | Array | None = None) -> Array:
+    """The keys of experts, or of one of their epochs."""
+    keys = jax.vmap(lambda expert: jax.random.fold_in(root, expert))(members)
+    return keys if epoch is None else jax.vmap(lambda key: jax.random.fold_in(key, epoch))(keys)
+
+
+def fresh_parameters(network: Network) -> Callable[[Array], Array]:
+    """(key of an expert) -> parameters f[P] before its first epoch."""
+    return lambda key: ravel_pytree(network.init(jax.random.fold_in(key, 0)))[0]
+
+
+def train_side_by_side(
+    training: Training,
+    options: Options,
+    parameters: int,
+    paths: dict[int, Path],
     reporter: Reporter,
-    starts: Callable[[], Array] | None,
 ) -> None:
-    parameters = parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
+    """Trains experts into the folders `paths`, where an interrupted training goes on.
+
+    Args:
+      training: of all subtasks.
+      options: see `Options`.
+      parameters: of an expert, P.
+      paths: of the subtasks in this process's rows; those that it owns exist, and are locked.
+      reporter: shows progress.
+
+    Raises:
+      Interrupted, Diverged: as `train` does, in every process.
+    """
     kept = options.epochs + 1 if options.keep == "all" else 1
-    snapshots = create(path, options.dtype, (options.count, kept, parameters))
-    epoch = epoch_function(network, options)
+    shape = (options.count, kept, parameters)
+    snapshots = {n: create(paths[n], options.dtype, shape) for n in training.owned}
     # Snapshots written, counted group by group: what an interrupted run has done.
-    done, before = _progress(path)
+    found = {n: _progress(paths[n]) for n in training.owned}
     groups = range(0, options.count, options.at_once)
     total = len(groups) * (options.epochs + 1)
-    exact = options.dtype == "float32" and options.keep == "all"
-    if not exact:
+    done = min((done for done, _ in found.values()), default=total)
+    done = int(processes.gathered(done).min())
+    if options.dtype != "float32" or options.keep != "all":
         done -= done % (options.epochs + 1)
-    loss = float("nan")
+
+    def stored(n: int, where: slice, place: int) -> np.ndarray:
+        array = snapshots.get(n) or create(paths[n], options.dtype, shape)
+        return array[where, place].read().result()
+
     begun = _clocks()
-    given = None if starts is None else starts()
     with interruption() as asked, reporter.stage("expert epochs", total, done) as stage:
-        for number, first in enumerate(groups):
+        for group, first in enumerate(groups):
             members = jnp.arange(first, min(first + options.at_once, options.count))
-            keys = jax.vmap(lambda expert: jax.random.fold_in(root, expert))(members)
-            offset = number * (options.epochs + 1)
+            where = slice(first, first + len(members))
+            offset = group * (options.epochs + 1)
             begin = min(max(done - offset, 0), options.epochs + 1)
             if begin > options.epochs:
                 continue
-            part = snapshots[first : first + len(members)]
-            if begin == 0 and given is not None:
-                params = given[members]
-            elif begin == 0:
-                fresh = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
-                params = jax.jit(jax.vmap(lambda key: ravel_pytree(network.init(key))[0]))(fresh)
-            else:
-                params = jnp.asarray(part[:, begin - 1].read().result())
-            for number_of_epoch in range(begin, options.epochs + 1):
-                if number_of_epoch > 0:
-                    epoch_keys = jax.vmap(
-                        lambda key, fold=number_of_epoch: jax.random.fold_in(key, fold)
-                    )(keys)
-                    params, values = epoch(params, epoch_keys, real)
-                    loss = float(values.mean())
+            params = (
+                training.fresh(members)
+                if begin == 0
+                else training.load(partial(stored, where=where, place=begin - 1))
+            )
+            for epoch in range(begin, options.epochs + 1):
+                loss = float("nan")
+                if epoch > 0:
+                    params, values = training.epoch(params, members, epoch)
+                    loss = float(training.rows(values).mean())
                     if not np.isfinite(loss):
                         raise Diverged(
-                            f"the experts' loss is not finite in epoch {number_of_epoch}; "
-                            f"lower their learning rate"
+                            f"the experts' loss is not finite in epoch {epoch}; lower their "
+                            f"learning rate"
                         )
-                if options.keep == "all" or number_of_epoch == options.epochs:
-                    written = np.asarray(params.astype(options.dtype))
-                    place = number_of_epoch if options.keep == "all" else 0
-                    part[:, place].write(written).result()
-                done = offset + number_of_epoch + 1
-                spent = {name: before[name] + now - begun[name] for name, now in _clocks().items()}
-                write_json(path / "progress.json", {"done": done, **spent})
-                stage.update(done, f"loss {loss:.3f}" if number_of_epoch else "")
-                if asked.requested:
+                own = training.own(params.astype(options.dtype))
+                done = offset + epoch + 1
+                for n, written in own.items():
+                    if options.keep == "all" or epoch == options.epochs:
+                        place = epoch if options.keep == "all" else 0
+                        snapshots[n][where, place].write(written).result()
+                    spent = {
+                        name: found[n][1][name] + (now - begun[name]) / training.subtasks
+                        for name, now in _clocks().items()
+                    }
+                    write_json(paths[n] / "progress.json", {"done": done, **spent})
+                stage.update(done, f"loss {loss:.3f}" if epoch else "")
+                if processes.any_of(asked.requested)[0]:
                     raise Interrupted
-    write_json(path / "complete.json", _progress(path)[1])
+    for n in training.owned:
+        write_json(paths[n] / "complete.json", _progress(paths[n])[1])
 
 
 def _clocks() -> dict[str, float]:

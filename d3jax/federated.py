@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from d3jax import distill
-from d3jax.distill import Chunk
+from d3jax import distill, experts
+from d3jax.distill import Chunk, Program
+from d3jax.epochs import epoch_function
+from d3jax.processes import everywhere
 from d3jax.stages import Stage, stage_key
-from d3jax.types import Method, PyTree, Real, State
+from d3jax.types import Method, Network, PyTree, Real, State
 
 AXIS = "subtask"
 
@@ -65,7 +66,7 @@ class Slots(NamedTuple):
         return self.subtasks[min(slot, len(self.subtasks) - 1)]
 
     def local(self) -> list[int]:
-        """The rows that this process holds."""
+        """The rows that this process holds, those that only fill up too."""
         each = self.number // self.mesh.size
         owners = [device.process_index for device in self.mesh.devices.ravel()]
         return [s for s in range(self.number) if owners[s // each] == jax.process_index()]
@@ -96,42 +97,41 @@ class Slots(NamedTuple):
         """The subtasks' numbers i32[slots]."""
         return self.stack(lambda subtask: np.asarray(subtask, np.int32))
 
-    def live(self, steps: int) -> Array:
-        """i32[slots]: `steps` for each subtask, none for a row that only fills up."""
-        flags = np.arange(self.number) < len(self.subtasks)
-        values = (steps * flags).astype(np.int32)
+    def live(self, value: int) -> Array:
+        """i32[slots]: `value` for each subtask, zero for a row that only fills up."""
+        values = np.where(np.arange(self.number) < len(self.subtasks), value, 0).astype(np.int32)
         return jax.make_array_from_callback(values.shape, self.sharding(), lambda i: values[i])
 
-    def kept(self, tree: PyTree) -> PyTree:
-        """The rows of subtasks alone, [subtasks, ...], on every device: what a checkpoint holds,
-        so that a run goes on with another number of devices."""
-        everywhere = NamedSharding(self.mesh, PartitionSpec())
-        number = len(self.subtasks)
-        return jax.jit(
-            lambda tree: jax.tree.map(lambda x: x[:number], tree), out_shardings=everywhere
-        )(tree)
+    def same(self, value: Any) -> Array:
+        """`value` in each row."""
+        value = np.asarray(value)
+        shape = (self.number, *value.shape)
+        whole = np.broadcast_to(value, shape)
+        return jax.make_array_from_callback(shape, self.sharding(), lambda i: whole[i])
 
-    def filled(self, tree: PyTree) -> PyTree:
-        """The rows [slots, ...] again of what `kept` gave."""
-        index = jnp.minimum(jnp.arange(self.number), len(self.subtasks) - 1)
-        return jax.jit(
-            lambda tree: jax.tree.map(lambda x: x[index], tree), out_shardings=self.sharding()
-        )(tree)
+    def owned(self) -> tuple[int, ...]:
+        """The subtasks that are this process's own."""
+        return tuple(self.subtask(slot) for slot in self.local() if slot < len(self.subtasks))
 
+    def own(self, array: Array) -> dict[int, np.ndarray]:
+        """The rows of a [slots, ...] array that are this process's own, by subtask."""
+        found = {}
+        for shard in array.addressable_shards:
+            first = shard.index[0].start or 0
+            for slot, value in enumerate(np.asarray(shard.data), first):
+                if slot < len(self.subtasks):
+                    found[self.subtask(slot)] = value
+        return found
 
-class Program(NamedTuple):
-    """A method over the subtasks of some slots, compiled."""
-
-    slots: Slots
-    start: Callable[[], State]
-    advance: Callable[[State, int], Chunk]  # (state, which is consumed; steps, at most a chunk)
-    compiled_text: Callable[[], str]  # of `advance`
+    def rows(self, tree: PyTree) -> PyTree:
+        """The rows of subtasks of sharded arrays, as NumPy arrays in every process."""
+        return jax.tree.map(lambda x: x[: len(self.subtasks)], everywhere(tree))
 
 
 def program(
     method: Method, slots: Slots, real: Real, seed: int, chunk: int, *, together: bool = False
 ) -> Program:
-    """`method` for each subtask, with keys that follow from its number.
+    """`method` for each subtask, with keys that follow from its number, for `distill.drive`.
 
     Args:
       method: of one subtask.
@@ -149,29 +149,78 @@ def program(
     def start(number: Array, real: Real) -> State:
         return method.init(keys(number)[0], real)
 
-    one_chunk = distill.chunk_function(method, chunk)
+    steps = distill.chunk_function(method, chunk)
 
-    def advance(number: Array, state: State, real: Real, steps: Array) -> Chunk:
-        return one_chunk(keys(number)[1], state, real, steps)
+    def advance(number: Array, state: State, real: Real, until: Array) -> Chunk:
+        return steps(keys(number)[1], state, real, jnp.clip(until - state.step, 0, chunk))
 
     numbers = slots.numbers()
-    compiled = jax.jit(spread(advance, slots.mesh, together=together), donate_argnums=1)
     started = jax.jit(spread(start, slots.mesh, together=together))
-
-    def compiled_text() -> str:
-        state = jax.eval_shape(started, numbers, real)
-        return compiled.lower(numbers, state, real, slots.live(chunk)).compile().as_text() or ""
-
     return Program(
-        slots,
         lambda: started(numbers, real),
-        lambda state, steps: compiled(numbers, state, real, slots.live(steps)),
-        compiled_text,
+        jax.jit(spread(advance, slots.mesh, together=together), donate_argnums=1),
+        lambda state, until: (numbers, state, real, slots.live(until)),
+        slots.rows,
+        strict=False,
     )
 
 
-def everywhere(tree: PyTree) -> PyTree:
-    """Sharded arrays as whole NumPy arrays in every process."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+def training(
+    network: Network,
+    options: experts.Options,
+    slots: Slots,
+    real: Real,
+    seed: int,
+    *,
+    together: bool = False,
+) -> experts.Training:
+    """The experts of each subtask, for `experts.train_side_by_side`.
+
+    Args:
+      network: what they are.
+      options: see `experts.Options`; batch size and learning rate must be given, since padding
+        hides how many images there are.
+      slots: the subtasks.
+      real: [slots, ...] of each, with `number`.
+      seed: of the run.
+      together: see `spread`.
+    """
+    assert options.batch_size is not None
+    assert options.learning_rate is not None
+    one_epoch = epoch_function(
+        network, options.augmentation, options.batch_size, options.learning_rate
+    )
+    one_fresh = experts.fresh_parameters(network)
+
+    def fresh(number: Array, members: Array) -> Array:
+        root = stage_key(seed, Stage.EXPERTS, number)
+        return jax.vmap(one_fresh)(experts.keys_of(root, members))
+
+    def epoch(
+        number: Array, params: Array, members: Array, real: Real, which: Array
+    ) -> tuple[Array, Array]:
+        """The epoch of that number, none in a row that only fills up, where it is 0."""
+
+        def train(params: Array) -> tuple[Array, Array]:
+            root = stage_key(seed, Stage.EXPERTS, number)
+            return one_epoch(params, experts.keys_of(root, members, which), real)
+
+        def nothing(params: Array) -> tuple[Array, Array]:
+            return params, jnp.zeros(params.shape[:1], params.dtype)
+
+        return jax.lax.cond(which > 0, train, nothing, params)
+
+    numbers = slots.numbers()
+    freshly = jax.jit(spread(fresh, slots.mesh, together=together))
+    epochs = jax.jit(spread(epoch, slots.mesh, together=together), donate_argnums=1)
+    return experts.Training(
+        lambda members: freshly(numbers, slots.same(members)),
+        lambda params, members, which: epochs(
+            numbers, params, slots.same(members), real, slots.live(which)
+        ),
+        slots.stack,
+        slots.own,
+        slots.rows,
+        slots.owned(),
+        len(slots.subtasks),
+    )

@@ -11,13 +11,17 @@ import numpy as np
 import tensorstore
 from jax import Array
 
+_BLOCK = 4096  # rows hashed at a time
+
 
 def fingerprint(*arrays: np.ndarray) -> str:
     """A hash of arrays' contents, shapes and dtypes."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.shape}{array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        array = array.reshape(1) if array.ndim == 0 else array
+        for start in range(0, len(array), _BLOCK):  # images may be in a file
+            digest.update(np.ascontiguousarray(array[start : start + _BLOCK]).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -52,14 +56,14 @@ class Snapshots:
 
     def streamed(self) -> "Streamed":
         """The snapshots for `Real.trajectories`, without taking memory on the device."""
-        return Streamed(self)
+        return Streamed({0: self}, np.asarray(0, np.int32))
 
     def read_all(self, experts: slice = slice(None), epochs: slice = slice(None)) -> np.ndarray:
         """Parameters f[experts, epochs, P]."""
         return self._array[experts, epochs].read().result()
 
 
-@jax.tree_util.register_static
+@jax.tree_util.register_pytree_node_class
 class Streamed:
     """Snapshots that stay on disk: indexed like an array, but each is read when a step needs it.
 
@@ -67,22 +71,45 @@ class Streamed:
     milliseconds for ten million parameters, against gigabytes of device memory for all snapshots.
     """
 
-    def __init__(self, stored: Snapshots):
-        self._stored = stored
+    def __init__(self, stores: dict[int, Snapshots], which: Array | np.ndarray):
+        """`stores` of several subtasks, by their numbers, and the number i32[] of this one."""
+        self._stores, self._which = stores, which
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(E, epochs + 1, P)."""
-        return self._stored.shape
+        return next(iter(self._stores.values())).shape
 
     def __getitem__(self, index: tuple[Array | int, Array | int]) -> Array:
         """Parameters f32[P] at (expert, epoch), traced or not; a negative epoch is from the end."""
         result = jax.ShapeDtypeStruct(self.shape[2:], jnp.float32)
-        return jax.pure_callback(self._read, result, *index, vmap_method="sequential")
+        return jax.pure_callback(self._read, result, self._which, *index, vmap_method="sequential")
 
-    def _read(self, expert: Any, epoch: Any) -> np.ndarray:
-        snapshot = self._stored.read(int(expert), int(epoch) % self.shape[1])
+    def _read(self, which: Any, expert: Any, epoch: Any) -> np.ndarray:
+        snapshot = self._stores[int(which)].read(int(expert), int(epoch) % self.shape[1])
         return np.asarray(snapshot, np.float32)
+
+    def tree_flatten(self) -> tuple[tuple[Array | np.ndarray], "_Same"]:
+        """A number for the device; the stores stay with the host."""
+        return (self._which,), _Same(self._stores)
+
+    @classmethod
+    def tree_unflatten(cls, stores: "_Same", leaves: tuple[Any]) -> "Streamed":
+        """The inverse of `tree_flatten`."""
+        return cls(stores.value, leaves[0])
+
+
+class _Same:
+    """A value that equals itself alone, as a compiled function's cache needs it."""
+
+    def __init__(self, value: dict[int, Snapshots]):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 def _zarr(path: Path) -> dict[str, Any]:

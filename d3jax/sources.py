@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from d3jax.cache import UNREADABLE, cached, open_npz
+from d3jax.mapped import pick
 from d3jax.types import InputError
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -379,7 +380,7 @@ def _in_turn(splits: Splits) -> Splits:
     for images, labels in (splits[0:2], splits[2:4]):
         if (labels[1:] >= labels[:-1]).all():
             order = np.lexsort((labels, _rank_in_class(labels)))
-            images, labels = images[order], labels[order]
+            images, labels = pick(images, order), labels[order]
         parts += [images, labels]
     return Splits(parts[0], parts[1], parts[2], parts[3], splits.class_names)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from d3jax import data
+from d3jax.mapped import pick
 from d3jax.types import InputError
 
 
@@ -60,13 +61,16 @@ def _classes(part: str, text: str) -> list[int]:
 
 
 def of(dataset: data.Dataset, classes: Sequence[int]) -> data.Dataset:
-    """The images of `classes` alone, which are numbered anew, in the order given."""
+    """The images of `classes` alone, which are numbered anew, in the order given.
+
+    Images in a file are not read before they are indexed.
+    """
     numbers = np.full(dataset.num_classes, -1, np.int32)
     numbers[list(classes)] = np.arange(len(classes))
 
     def part(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         kept = np.flatnonzero(numbers[labels] >= 0)
-        return images[kept], numbers[labels[kept]]
+        return pick(images, kept), numbers[labels[kept]]
 
     train = part(dataset.train_images, dataset.train_labels)
     validation = part(dataset.validation_images, dataset.validation_labels)

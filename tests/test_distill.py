@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from d3jax import distill
+from d3jax import distill, metrics
 from d3jax.progress import Diverged, Interrupted, Reporter
 from d3jax.types import Method, State
 
@@ -221,13 +221,13 @@ def test_metrics_are_repaired(tail, whole, tmp_path):
     interrupted_twice(tmp_path)
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + tail)
-    assert len(distill.read_metrics(path)) == (11 if tail.endswith("\n") else 10)
+    assert len(metrics.read(path)) == (11 if tail.endswith("\n") else 10)
     run(tmp_path)
     assert squares(tmp_path) == whole[1]
 
 
 def test_metrics_that_are_not_there(tmp_path):
-    assert distill.read_metrics(tmp_path / "metrics.jsonl") == []
+    assert metrics.read(tmp_path / "metrics.jsonl") == []
 
 
 def test_checkpoints_in_between(tmp_path):

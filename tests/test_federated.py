@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_real, to_float64
 
-from d3jax import distill, federated, networks
+from d3jax import distill, experts, federated, metrics, networks
 from d3jax.methods.mtt import Options, mtt
+from d3jax.metrics import METRICS
+from d3jax.processes import everywhere
+from d3jax.progress import Reporter
+from d3jax.snapshots import Snapshots
 from d3jax.stages import Stage, stage_key
 from d3jax.synthetic import pixels
 
@@ -35,10 +39,10 @@ def reals():
 def run(program, steps=2 * CHUNK):
     """The whole state after so many steps, as NumPy arrays, and the last chunk."""
     state, chunk = program.start(), None
-    for _ in range(0, steps, CHUNK):
-        chunk = program.advance(state, min(CHUNK, steps))
+    for until in range(min(CHUNK, steps), steps + 1, CHUNK):
+        chunk = program.function(*program.arguments(state, until))
         state = chunk.state
-    return federated.everywhere(state), federated.everywhere(chunk)
+    return everywhere(state), everywhere(chunk)
 
 
 def rows(tree, index):
@@ -116,25 +120,35 @@ def _in_float64(program):
 
 def test_no_collective_in_the_compiled_chunk(over_four):
     program = over_four[1]
-    text = program.compiled_text()
+    text = program.function.lower(*program.arguments(program.start(), CHUNK)).compile().as_text()
     assert "num_partitions=4" in text
     for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
         assert collective not in text
 
 
-def test_a_state_goes_to_another_number_of_devices(method, reals, over_four):
-    slots, program, state, _ = over_four
-    begun = program.start()
-    kept = slots.kept(begun)
-    assert kept.step.shape == (5,)
-    other = federated.Slots(SUBTASKS, federated.make_mesh(jax.devices()[:3]))
-    moved = other.filled(jax.tree.map(np.asarray, kept))
-    assert moved.step.shape == (6,)
-    assert_equal(rows(federated.everywhere(moved), slice(5)), jax.tree.map(np.asarray, kept))
-    back = slots.filled(jax.tree.map(np.asarray, other.kept(moved)))
-    for _ in range(2):
-        back = program.advance(back, CHUNK).state
-    assert_equal(rows(federated.everywhere(back), slice(5)), rows(state, slice(5)))
+def test_a_run_goes_on_with_another_number_of_devices(method, reals, over_four, tmp_path):
+    """Four, three, four: where a row is does not matter, nor how many only fill up."""
+    for steps, devices in ((3, 4), (7, 3), (2 * CHUNK, 4)):
+        slots = federated.Slots(SUBTASKS, federated.make_mesh(jax.devices()[:devices]))
+        program = federated.program(method, slots, slots.stack(reals.get), SEED, CHUNK)
+        state = drive(program, tmp_path, steps)
+        assert state.step.shape == (slots.number,)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        slots.rows(state).theta, slots.rows(over_four[2]).theta,
+    )  # fmt: skip
+    for n in SUBTASKS:
+        steps = [row["step"] for row in metrics.read(tmp_path / str(n) / METRICS)]
+        assert steps == list(range(1, 2 * CHUNK + 1))
+
+
+def drive(program, path, steps):
+    for n in SUBTASKS:
+        (path / str(n)).mkdir(exist_ok=True)
+    return distill.drive(
+        program, steps=steps, directories=[path / str(n) for n in SUBTASKS],
+        checkpoints=path / "checkpoints", reporter=Reporter(), chunk=CHUNK, checkpoint_minutes=5.0,
+    )  # fmt: skip
 
 
 def test_one_that_is_not_finite_stops_alone(method, reals):
@@ -143,7 +157,38 @@ def test_one_that_is_not_finite_stops_alone(method, reals):
     bad = reals[1]._replace(trajectories=np.full_like(reals[1].trajectories, np.nan))
     real = slots.stack({0: reals[0], 1: bad}.get)
     program = federated.program(method, slots, real, SEED, CHUNK)
-    chunk = federated.everywhere(program.advance(program.start(), CHUNK))
+    chunk = run(program, CHUNK)[1]
     np.testing.assert_array_equal(chunk.finite, [True, False])
     np.testing.assert_array_equal(chunk.done, [10, 1])
     np.testing.assert_array_equal(chunk.state.step, [10, 0])
+
+
+def test_experts_side_by_side_equal_experts_alone(reals, tmp_path):
+    """On one device bit for bit, over devices to rounding; snapshots of each in its own folder."""
+    options = experts.Options(
+        count=3, epochs=2, at_once=2, batch_size=8, learning_rate=0.1, augmentation=("flip",)
+    )
+    parameters = experts.number_of_parameters(NETWORK)
+    chosen = SUBTASKS[:3]
+    images = {n: reals[n]._replace(number=np.int32(len(reals[n].labels))) for n in chosen}
+    found = {}
+    for devices in (1, 2):
+        slots = federated.Slots(chosen, federated.make_mesh(jax.devices()[:devices]))
+        training = federated.training(NETWORK, options, slots, slots.stack(images.get), SEED)
+        paths = {n: tmp_path / f"{devices}-{n}" for n in chosen}
+        for path in paths.values():
+            path.mkdir()
+        experts.train_side_by_side(training, options, parameters, paths, Reporter())
+        found[devices] = {n: Snapshots(path).read_all() for n, path in paths.items()}
+    for n in chosen:
+        root = stage_key(SEED, Stage.EXPERTS, n)
+        real = jax.tree.map(jnp.asarray, images[n])
+        path = tmp_path / f"alone-{n}"
+        path.mkdir()
+        alone = experts.alone(NETWORK, options, real, root)
+        experts.train_side_by_side(alone, options, parameters, {0: path}, Reporter())
+        expected = Snapshots(path).read_all()
+        assert (expected[:, 0] != expected[:, 2]).any()
+        np.testing.assert_array_equal(found[1][n], expected)
+        np.testing.assert_allclose(found[2][n], expected, rtol=1e-4, atol=1e-5)
+        assert experts.complete(path)

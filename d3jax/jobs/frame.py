@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from d3jax import (
     experts,
     files,
     judging,
+    metrics,
     networks,
     report,
     resolve,
@@ -58,10 +60,13 @@ def make_world(
     normalization: data.Normalization,
     architecture: config.Architecture,
     part: Part | None = None,
+    *,
+    on_device: bool = True,
 ) -> World:
-    """The images on the device, and the network for them."""
+    """The images on the device, or with the host, and the network for them."""
     network = architecture.create(dataset.image_shape, dataset.num_classes)
-    real = data.device_arrays(
+    make = data.device_arrays if on_device else data.host_arrays
+    real = make(
         dataset.train_images,
         dataset.train_labels,
         dataset.num_classes,
@@ -87,18 +92,27 @@ def stored_experts(
 
     `starts` makes weights f[E, P] that they begin with, and `told` says what those depend on.
     """
-    recipe = experts.configuration(
-        options,
-        dataclasses.asdict(architecture),
-        {
-            "images": fingerprint(world.dataset.train_images, world.dataset.train_labels),
-            "zca": world.normalization.zca is not None,
-        },
-        seed,
-    )
+    number = None if world.part is None else world.part.number
+    recipe = expert_recipe(world.dataset, world.normalization, architecture, options, seed, number)
     recipe |= {"starts": told} if told else {}
-    recipe |= {} if world.part is None else {"subtask": world.part.number}
     return experts.train(world.network, options, world.real, store, recipe, reporter, starts)
+
+
+def expert_recipe(
+    dataset: data.Dataset,
+    normalization: data.Normalization,
+    architecture: config.Architecture,
+    options: experts.Options,
+    seed: int,
+    subtask: int | None,
+) -> dict[str, Any]:
+    """All that a run's, or a subtask's, experts depend on; see `experts.configuration`."""
+    images = {
+        "images": fingerprint(dataset.train_images, dataset.train_labels),
+        "zca": normalization.zca is not None,
+    }
+    recipe = experts.configuration(options, dataclasses.asdict(architecture), images, seed)
+    return recipe if subtask is None else {**recipe, "subtask": subtask}
 
 
 def in_folder(
@@ -130,7 +144,7 @@ def in_folder(
         made, seconds = distilled()
         artifact.save(made, out / "artifact.safetensors")
         made = artifact.load(out / "artifact.safetensors")
-        rows = distill.read_metrics(out / distill.METRICS)
+        rows = metrics.read(out / metrics.METRICS)
         report.curves(out / "curves.png", rows)
         key = stage_key(options.seed, Stage.STUDENTS)
         judging.decoded_picture(out / "images.png", made, world.normalization, key)
@@ -161,7 +175,9 @@ def in_folder(
 
 
 def _check_baselines(names: Sequence[str], data_: Synthetic, world: World) -> None:
-    shapes = jax.eval_shape(lambda k: data_.freeze(data_.init(k, world.real), k), jax.random.key(0))
+    shapes = jax.eval_shape(
+        lambda k, real: data_.freeze(data_.init(k, real), k), jax.random.key(0), world.real
+    )
     comparison.check(names, networks.parameter_count(shapes), world.dataset)
 
 
@@ -179,19 +195,7 @@ def outer_loop(
     key: Array | None = None,
 ) -> State:
     """The outer loop in `out`, with event files if they are wanted; the last state."""
-    writer: EventWriter | None = None
-
-    def observe(rows: list[dict[str, float]]) -> None:
-        nonlocal writer
-        if not options.tensorboard or not rows:
-            return
-        if writer is None:  # first_step hides what an interrupted run wrote after its checkpoint
-            writer = EventWriter(out / "events", first_step=int(rows[0]["step"]))
-        for row in rows:
-            scalars = {n: v for n, v in row.items() if n not in ("step", "seconds")}
-            writer.write(int(row["step"]), scalars)
-
-    try:
+    with observer(options.tensorboard, out) as observe:
         return distill.run(
             method,
             stage_key(options.seed, Stage.DISTILL) if key is None else key,
@@ -203,6 +207,25 @@ def outer_loop(
             checkpoint_minutes=options.checkpoint_minutes,
             observe=observe,
         )
+
+
+@contextmanager
+def observer(wanted: bool, out: Path) -> Iterator[Callable[[distill.Rows], None]]:
+    """What writes rows of metrics as event files into OUT/events, if that is wanted."""
+    writer: EventWriter | None = None
+
+    def observe(rows: distill.Rows) -> None:
+        nonlocal writer
+        if not wanted or not rows:
+            return
+        if writer is None:  # first_step hides what an interrupted run wrote after its checkpoint
+            writer = EventWriter(out / "events", first_step=int(rows[0]["step"]))
+        for row in rows:
+            scalars = {n: v for n, v in row.items() if n not in ("step", "seconds")}
+            writer.write(int(row["step"]), scalars)
+
+    try:
+        yield observe
     finally:
         if writer is not None:
             writer.close()
@@ -210,7 +233,19 @@ def outer_loop(
 
 def provenance(options: config.Run, world: World) -> dict[str, Any]:
     """What an artifact's header says of where it comes from."""
-    dataset, normalization, part = world.dataset, world.normalization, world.part
+    whole = world.dataset if world.part is None else world.part.whole
+    names = world.dataset.class_names
+    return origin(options, names, world.normalization, whole, world.part)
+
+
+def origin(
+    options: config.Run,
+    class_names: Sequence[str],
+    normalization: data.Normalization,
+    whole: data.Dataset,
+    part: Part | None = None,
+) -> dict[str, Any]:
+    """The same without the images' being on the device; `whole` is what all classes are of."""
     recipe, subtask = None, None
     if part is not None:
         names = list(part.whole.class_names)
@@ -218,7 +253,6 @@ def provenance(options: config.Run, world: World) -> dict[str, Any]:
     if normalization.zca is not None:
         # Recomputed from the same images, not stored: 38 MB at 32x32x3. The matrix is not hashed,
         # since its last digits depend on the linear algebra library; the images are.
-        whole = dataset if part is None else part.whole
         recipe = {
             "epsilon": 0.1,
             "images": fingerprint(whole.train_images, whole.train_labels),
@@ -228,7 +262,7 @@ def provenance(options: config.Run, world: World) -> dict[str, Any]:
         }
     return {
         "dataset": judging.dataset_name(options.data.dataset),
-        "class_names": dataset.class_names,
+        "class_names": class_names,
         "normalization": {
             "mean": [float(v) for v in normalization.mean],
             "sd": [float(v) for v in normalization.sd],

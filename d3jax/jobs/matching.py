@@ -83,7 +83,7 @@ def prepared(
     specification = options.parametrization.specification(dataset, normalization)
     data_ = synthetic.create(specification)
     world = make_world(dataset, normalization, options.architecture, part)
-    method = _method(world.network, data_, options)
+    method = method_of(world.network, data_, options)
     experts.check(options.expert)
     evaluate.check(options.student)
     return Task(options, world, specification, data_, method)
@@ -114,7 +114,8 @@ def distill_task(task: Task, out: Path, reporter: Reporter) -> tuple[artifact.Ar
     return made, experts.training_seconds(snapshots)
 
 
-def _method(network: Network, data_: Synthetic, options: config.Federated) -> Method:
+def method_of(network: Network, data_: Synthetic, options: config.Federated) -> Method:
+    """The method that the options describe."""
     if isinstance(options, config.DistillD3):
         return d3.d3(network, data_, options.d3, options.outer_steps)
     assert isinstance(options, config.DistillMTT)

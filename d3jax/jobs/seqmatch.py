@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from d3jax import artifact, config, distill, evaluate, experts, resolve, sequence, synthetic
+from d3jax import artifact, config, evaluate, experts, metrics, resolve, sequence, synthetic
 from d3jax.files import write_text
 from d3jax.jobs.frame import (
     frozen,
@@ -139,6 +139,6 @@ def _join_metrics(out: Path, subsets: int) -> None:
                 "step": int(row["step"] + before["step"]),
                 "seconds": round(row["seconds"] + before["seconds"], 3),
             }
-            for row in distill.read_metrics(_folder(out, subset, subsets) / distill.METRICS)
+            for row in metrics.read(_folder(out, subset, subsets) / metrics.METRICS)
         ]
-    write_text(out / distill.METRICS, distill.lines(rows))
+    write_text(out / metrics.METRICS, metrics.lines(rows))
