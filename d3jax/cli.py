@@ -6,14 +6,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import jax
 import tyro
 
-from d3jax import config, jobs, judging
+from d3jax import config, jobs, judging, launch
 from d3jax.cache import cache_folder
 from d3jax.prepare import prepare
+from d3jax.processes import Elsewhere
 from d3jax.progress import UNFINISHED, Busy, Diverged, Interrupted, Reporter
 from d3jax.types import InputError
 
@@ -111,9 +112,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args=arguments,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+    processes = _processes(command)
+    if processes is not None and not launch.is_worker():
+        raise SystemExit(launch.supervise(sys.argv[1:] if arguments is None else arguments))
     _keep_compiled()
     try:
-        run(command, Reporter())
+        reporter = Reporter()
+        if processes is not None:
+            launch.meet(processes)
+            reporter.console.quiet = jax.process_index() > 0
+        run(command, reporter)
     except InputError as error:
         _leave(f"error: {error}", 2)
     except OSError as error:  # a folder that is a file, no permission, a full disk
@@ -124,6 +132,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(str(error), UNFINISHED)
     except Diverged as error:
         _leave(f"stopped: {error}", 1)
+    except Elsewhere:
+        raise SystemExit(2) from None
+    except RuntimeError as error:
+        launch.leave_if_broken(error)
+        raise
+
+
+def _processes(command: object) -> launch.Processes | None:
+    """How this process finds the others of a run, if there are any."""
+    if isinstance(command, Distill) and isinstance(command.method, config.Divided):
+        try:
+            command.method.processes.check()
+        except InputError as error:
+            _leave(f"error: {error}", 2)
+        return command.method.processes if command.method.processes.several else None
+    return None
 
 
 def _keep_compiled() -> None:
@@ -132,6 +156,9 @@ def _keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 
-def _leave(text: str, code: int) -> None:
-    print(f"d3jax: {text}", file=sys.stderr)
+def _leave(text: str, code: int) -> NoReturn:
+    """Ends with a line, said once where all processes of a run end alike."""
+    one_of_many = isinstance(sys.exc_info()[1], Interrupted | Diverged)
+    if not (one_of_many and jax.process_index() > 0):
+        print(f"d3jax: {text}", file=sys.stderr)
     raise SystemExit(code)

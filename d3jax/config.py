@@ -11,6 +11,7 @@ from d3jax import data, networks
 from d3jax.baselines import NAMES as BASELINES
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
+from d3jax.launch import Processes
 from d3jax.methods.d3 import Options as D3Options
 from d3jax.methods.dd import Options as DDOptions
 from d3jax.methods.mtt import Options as MTTOptions
@@ -149,6 +150,7 @@ class Divided(Matching):
     together: bool = False
     """The subtasks of a device together under vmap, faster on accelerators; default one after
     another, which takes a subtask's memory only."""
+    processes: Annotated[Processes, Inlined] = field(default_factory=Processes)
     subtask: int | None = None
     """Distill only this one of the --subtasks, counted from 0 (`d3jax join` joins them)."""
 

@@ -141,6 +141,12 @@ def _subtasks(options: Matching, dataset: data.Dataset) -> Sequence[Sequence[int
     """The classes of each subtask, if there are any."""
     if not isinstance(options, Divided):
         return ()
+    options.processes.check()
+    if options.processes.several and (options.subtasks is None or options.subtask is not None):
+        raise InputError(
+            "several processes share the subtasks: give --subtasks, at least as many as devices, "
+            "without --subtask"
+        )
     if options.subtasks is None:
         if options.subtask is not None:
             raise InputError("--subtask is one of --subtasks; say how many there are")
@@ -335,7 +341,7 @@ def claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> None:
     """Writes config.yaml, or refuses a folder that holds another configuration's run."""
     values = {
         "method": method,
-        **config.plain(options),
+        **{name: value for name, value in config.plain(options).items() if name != "processes"},
         "images": fingerprint(dataset.train_images, dataset.train_labels),
     }
     path = out / "config.yaml"
