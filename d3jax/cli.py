@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(f"stopped: {error}", 1)
     except Elsewhere:
         raise SystemExit(2) from None
-    except RuntimeError as error:
+    except Exception as error:
         launch.leave_if_broken(error)
         raise
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,9 +125,12 @@ def _end_with_parent() -> None:
 
 
 def leave_if_broken(error: Exception) -> None:
-    """Ends this process, a worker, where the error is that another is gone."""
-    if jax.distributed.is_initialized() and _BROKEN.search(str(error)):
+    """Ends this process, a worker, where an error is due to another's being gone."""
+    if not jax.distributed.is_initialized():
+        return
+    if _BROKEN.search(str(error)):
         os._exit(_LOST)
+    time.sleep(HEARTBEAT_SECONDS + 5)  # if another is gone, JAX ends this process meanwhile
 
 
 def supervise(arguments: Sequence[str]) -> int:
