@@ -18,12 +18,13 @@ import safetensors.numpy
 from jax import Array
 
 from d3jax import files, networks, synthetic
+from d3jax.synthetic import labels
 from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
 
 FORMAT_VERSION = 1
 _MAGIC = "d3jax"
 _LONGEST_HEADER = 16 << 20
-_DTYPES = {"F16": np.float16, "F32": np.float32}
+_DTYPES = {"F16": np.float16, "F32": np.float32, "U8": np.uint8}
 _REQUIRED = {
     "format_version": int,
     "method": str,
@@ -43,7 +44,7 @@ class Artifact(NamedTuple):
     """Distilled data that knows how to decode itself."""
 
     header: dict[str, Any]
-    theta: dict[str, PyTree]  # as stored: float16 or float32
+    theta: dict[str, PyTree]  # as stored: float16 or float32, given labels perhaps in bytes
 
     @property
     def synthetic(self) -> Synthetic:
@@ -58,7 +59,12 @@ class Artifact(NamedTuple):
 
     def decodable(self) -> dict[str, PyTree]:
         """theta in float32, as `synthetic.sample` takes it."""
-        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), self.theta)
+
+        def read(x: Any) -> Array:
+            in_bytes = x.dtype == np.uint8
+            return labels.from_bytes(x) if in_bytes else jnp.asarray(x, jnp.float32)
+
+        return jax.tree.map(read, self.theta)
 
     def sample(self, key: Array | None = None, indices: Array | None = None) -> Batch:
         """Normalized images and targets of the items `indices` (default all).
@@ -107,6 +113,7 @@ def create(
     protocol: dict[str, Any],
     seed: int,
     dtype: str = "float16",
+    label_dtype: str = "float",
     replay: dict[str, Any] | None = None,
     sequence: dict[str, Any] | None = None,
     subtask: dict[str, Any] | None = None,
@@ -123,6 +130,7 @@ def create(
       protocol: how students were meant to be trained (`evaluate.Protocol` as a dictionary).
       dtype: float16 or float32. Arrays whose values float16 cannot hold stay float32, as does
         `weights`, the stored initialization of a network.
+      label_dtype: `float` (as the rest), or `int8` for labels that are given: a byte each.
       replay: the steps that the data was learned for, if any (`replay.Recipe`).
       sequence: the subsets that students train on in turn, if any (`sequence.Recipe`).
       subtask: {"classes": their numbers in the whole, "class_names": of the whole}, where these are
@@ -130,9 +138,12 @@ def create(
     """
     if dtype not in ("float16", "float32"):
         raise InputError(f"artifact arrays are stored as float16 or float32, not {dtype!r}")
+    check_label_dtype(label_dtype, parametrization)
 
     def stored(path: Any, array: Array) -> np.ndarray:
         full = np.asarray(array, np.float32)
+        if label_dtype == "int8" and path[0].key == "labels":
+            return labels.in_bytes(full)
         half = dtype == "float16" and path[0].key != "weights"
         fits = half and np.abs(full).max(initial=0) <= np.finfo(np.float16).max
         return full.astype(np.float16) if fits else full
@@ -157,6 +168,16 @@ def create(
     if subtask is not None:
         header["subtask"] = subtask
     return Artifact(header, jax.tree.map_with_path(stored, theta))
+
+
+def check_label_dtype(label_dtype: str, parametrization: dict[str, Any]) -> None:
+    """Raises InputError for a way to store labels that is none, or not for labels of this kind."""
+    if label_dtype not in ("float", "int8"):
+        raise InputError(f"labels are stored as float or int8, not {label_dtype!r}")
+    if label_dtype == "int8" and parametrization.get("label_kind") != "probabilities":
+        raise InputError(
+            "int8 is for labels that are given: add --labels expert, or store them as float"
+        )
 
 
 def versions() -> dict[str, str]:
@@ -187,13 +208,16 @@ def load(path: str | Path) -> Artifact:
         table = _parse(file.read(length), path)
     header = _header(table.pop("__metadata__", None), path)
     names, structure = _expected(header, path)
-    _check_table(table, names, size - 8 - length, path)
+    label_kind = header["parametrization"].get("label_kind")
+    _check_table(table, names, label_kind, size - 8 - length, path)
     try:
         arrays = safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:  # overlapping or unordered arrays, among others
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a sound safetensors file: {reason}") from None
     for name, array in arrays.items():
+        if array.dtype == np.uint8 and not array.any(1).all():
+            raise InputError(f"array {name} in {path} has an item without a label")
         if not np.isfinite(array).all():
             raise InputError(f"array {name} in {path} holds values that are not finite")
         # Frozen statistics are pairs of mean and variance.
@@ -316,7 +340,11 @@ def _expected(header: dict[str, Any], path: Path) -> tuple[dict[str, tuple[int, 
 
 
 def _check_table(
-    table: dict[str, Any], expected: dict[str, tuple[int, ...]], room: int, path: Path
+    table: dict[str, Any],
+    expected: dict[str, tuple[int, ...]],
+    label_kind: str | None,
+    room: int,
+    path: Path,
 ) -> None:
     if set(table) != set(expected):
         strange = sorted(set(table) ^ set(expected))[0]
@@ -326,6 +354,8 @@ def _check_table(
         shape, kind = expected[name], entry.get("dtype") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or kind not in _DTYPES:
             raise InputError(f"array {name} in {path} is {kind}, not float16 or float32")
+        if kind == "U8" and not (name == "labels" and label_kind == "probabilities"):
+            raise InputError(f"array {name} in {path} is in bytes, which only given labels can be")
         if entry.get("shape") != list(shape):
             raise InputError(
                 f"array {name} in {path} has shape {entry.get('shape')}, not {list(shape)} as its "

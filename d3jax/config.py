@@ -114,6 +114,8 @@ class Run:
     """Store of trained networks, shareable between runs; default OUT/experts."""
     storage: Literal["float16", "float32"] = "float16"
     """How the artifact stores its arrays."""
+    label_storage: Literal["float", "int8"] = "float"
+    """How it stores labels that are given (--labels expert): as its arrays, or a byte each."""
     chunk: int = 10
     """Outer steps per compiled call; a signal is heeded in between."""
     checkpoint_minutes: float = 5.0
@@ -257,6 +259,8 @@ class Join:
     """Labels as the parts have them; or the softmax, on each item's deterministic decode, of an
     expert that is trained on all classes, after the epoch that is best on validation images (the
     last, where none are set aside)."""
+    label_storage: Literal["float", "int8"] = "float"
+    """How those are stored: as the parts' arrays, or a byte each."""
     data: Annotated[Data, Inlined] = field(default_factory=Data)
     expert: ExpertOptions = field(default_factory=ExpertOptions)
     experts: Path = Path("runs/experts")

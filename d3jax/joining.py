@@ -87,12 +87,14 @@ def specification(
     }
 
 
-def labelled(whole: Artifact, network: Network, params: PyTree) -> Artifact:
+def labelled(
+    whole: Artifact, network: Network, params: PyTree, label_dtype: str = "float"
+) -> Artifact:
     """The joined artifact with soft labels f[N, K]: what a network of all classes says of it.
 
     Each label is the softmax of the network's logits on an item's deterministic decode, and serves
     its random samples too (D3, arXiv 2403.00999, section 3.3): students of Gaussians visit the
-    deterministic decodes as well. Labels are stored as the other arrays are.
+    deterministic decodes as well. Labels are stored as the other arrays are, or a byte each (int8).
     """
     theta = {name: group for name, group in whole.theta.items() if name != "labels"}
     plain = whole._replace(theta=theta)
@@ -101,9 +103,11 @@ def labelled(whole: Artifact, network: Network, params: PyTree) -> Artifact:
     soft_kind = {**whole.header["parametrization"], "label_kind": "probabilities"}
     protocol = whole.header["protocol"]
     protocol = {**protocol, "with_means": True} if whole.kind == "gaussian" else protocol
+    artifact.check_label_dtype(label_dtype, soft_kind)
+    stored = soft.astype(np.float16 if half else np.float32)
     return Artifact(
         {**whole.header, "parametrization": soft_kind, "protocol": protocol},
-        {**theta, "labels": soft.astype(np.float16 if half else np.float32)},
+        {**theta, "labels": labels.in_bytes(soft) if label_dtype == "int8" else stored},
     )
 
 

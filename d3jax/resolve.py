@@ -317,6 +317,8 @@ def attack(text: str | None, num_classes: int) -> tuple[int, int] | None:
 
 
 def _check_run(options: Run, baseline_learning_rates: tuple[float, ...]) -> None:
+    if options.label_storage == "int8" and options.parametrization.labels != "expert":
+        raise InputError("--label-storage int8 is for labels that are given: add --labels expert")
     if options.outer_steps < 1 or options.chunk < 1:
         raise InputError("outer_steps and chunk must be at least 1")
     if not baseline_learning_rates:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from d3jax import artifact, cli, config, data, jobs, joining, judging, networks
+from d3jax import artifact, cli, config, data, jobs, joining, judging, launch, networks
 from d3jax.config import Parametrization
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
@@ -192,6 +192,30 @@ def test_labels_of_a_network_of_all_classes():
     assert soft.ledger["bytes"]["labels"] == 2 * 16
 
 
+def test_labels_in_bytes(tmp_path):
+    """A byte each: of 255 levels, and a quarter of what float32 takes."""
+    whole = joining.join([by_hand([0, 2]), by_hand([1, 3])])
+    network = networks.create("mlp", image_shape=(8, 8, 1), num_classes=4, width=3)
+    params = network.init(jax.random.key(0))
+    made = joining.labelled(whole, network, params, "int8")
+    artifact.save(made, tmp_path / "whole")
+    found = artifact.load(tmp_path / "whole")
+    expected = np.asarray(jax.nn.softmax(network.apply(params, whole.sample().images)))
+    got = np.asarray(found.sample().targets)
+    assert (np.abs(got - expected) <= 1.02 / 255 * expected.max(1, keepdims=True)).all()
+    np.testing.assert_allclose(got.sum(1), 1, rtol=1e-6)
+    assert found.theta["labels"].dtype == np.uint8
+    assert found.ledger["bytes"]["labels"] == 16
+    for wrong, message in (
+        ({**made.theta, "labels": 0 * made.theta["labels"]}, "an item without a label"),
+        ({**made.theta, "data": {"0": {"images": np.zeros((2, 8, 8, 1), np.uint8)},
+                                 "1": made.theta["data"]["1"]}}, "only given labels"),
+    ):  # fmt: skip
+        artifact.save(made._replace(theta=wrong), tmp_path / "wrong")
+        with pytest.raises(InputError, match=message):
+            artifact.load(tmp_path / "wrong")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -199,6 +223,8 @@ def test_labels_of_a_network_of_all_classes():
         ({"subtask": 2}, "subtask must be from 0 to 1, not 2"),
         ({"subtasks": "11"}, "cut into 1 to 10"),
         ({"subtask": 0, "labels": "expert"}, "leave --labels expert out"),
+        ({"label_storage": "int8"}, "add --labels expert"),
+        ({"processes": launch.Processes(distributed=True), "subtasks": None}, "give --subtasks"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path, changes, message):

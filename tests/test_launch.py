@@ -1,4 +1,4 @@
-"""d3jax.launch: one run in several processes of this machine, and what becomes of it when one goes."""
+"""d3jax.launch: a run in several processes, and what becomes of it when one goes."""
 
 import os
 import signal

@@ -113,6 +113,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
             student_learning_rate=float(jnp.mean(rates)),
             protocol=config.plain(Protocol(augmentation=default_strategy(dataset.name))),
             dtype=options.storage,
+            label_dtype=options.label_storage,
             replay=recipe,
             **provenance(options, world),
         )

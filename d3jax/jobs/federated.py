@@ -19,10 +19,8 @@ from d3jax import (
     experts,
     federated,
     joining,
-    judging,
     metrics,
     processes,
-    report,
     resolve,
     subtasks,
     synthetic,
@@ -32,22 +30,20 @@ from d3jax.federated import Slots
 from d3jax.files import write_json, write_text
 from d3jax.jobs.frame import (
     Part,
-    World,
     expert_recipe,
     frozen,
     in_folder,
     make_world,
     observer,
     origin,
-    stored_experts,
 )
+from d3jax.jobs.joined import labelled
 from d3jax.jobs.matching import by_students, divided, method_of
 from d3jax.metrics import METRICS
-from d3jax.networks import unraveler
 from d3jax.progress import Reporter, locked
 from d3jax.snapshots import Snapshots, Streamed, store_path
 from d3jax.stages import Stage, stage_key
-from d3jax.types import InputError, Method, Network, Real, Synthetic
+from d3jax.types import Method, Network, Real, Synthetic
 
 
 class Group(NamedTuple):
@@ -96,11 +92,7 @@ def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
         _mean_metrics(options.out, [[folders[p.number] for p in g.parts] for g in job.groups])
         whole = joining.join([artifact.load(f / "artifact.safetensors") for f in folders])
         if job.soft:
-            assert options.experts is not None
-            whole, spent = _labelled(
-                whole, world, options.architecture, options.expert, options.experts, options.seed,
-                reporter,
-            )  # fmt: skip
+            whole, spent = labelled(whole, world, options.architecture, options, reporter)
             seconds += spent
         return whole, seconds
 
@@ -318,68 +310,6 @@ def _distill_group(
             ),
         )
         artifact.save(made, folders[row] / "artifact.safetensors")
-
-
-def join(options: config.Join, reporter: Reporter) -> artifact.Artifact:
-    """Runs `d3jax join`: reads the artifacts of all subtasks and writes the whole.
-
-    Raises:
-      InputError: they cannot be joined, or the data set for their labels is not theirs.
-    """
-    if not options.out.parent.is_dir():
-        raise InputError(f"there is no folder {options.out.parent} to write {options.out} to")
-    parts = [artifact.load(path) for path in options.artifacts]
-    whole = joining.join(parts, options.artifacts)
-    if options.labels == "expert":
-        dataset, normalization = options.data.load(options.seed)
-        names = list(dataset.class_names)
-        if judging.dataset_name(options.data.dataset) != whole.header["dataset"] or (
-            names != whole.header["class_names"]
-        ):
-            raise InputError(
-                f"the artifacts are of {whole.header['dataset']}, not of {options.data.dataset}; "
-                f"name their data set with --dataset"
-            )
-        architecture = judging.stored_architecture(
-            whole.header, config.Architecture(), dataset, options.artifacts[0]
-        )
-        world = make_world(dataset, normalization, architecture)
-        expert = resolve.expert(options.expert, dataset)
-        whole, _ = _labelled(
-            whole, world, architecture, expert, options.experts, options.seed, reporter
-        )
-    artifact.save(whole, options.out)
-    reporter.console.print(report.ledger_table(whole.ledger["bytes"]))
-    reporter.say(f"{len(parts)} subtasks joined: {options.out}")
-    return whole
-
-
-def _labelled(
-    whole: artifact.Artifact,
-    world: World,
-    architecture: config.Architecture,
-    expert: experts.Options,
-    store: Path,
-    seed: int,
-    reporter: Reporter,
-) -> tuple[artifact.Artifact, float]:
-    """With labels of one expert of all classes, and the seconds that its training took."""
-    one = dataclasses.replace(expert, count=1)
-    path = stored_experts(world, architecture, one, store, seed, reporter)
-    stored = Snapshots(path)
-    dataset, normalization = world.dataset, world.normalization
-    epoch = stored.shape[1] - 1
-    if len(dataset.validation_labels):
-        choosing = judging.held_out(
-            dataset.validation_images, dataset.validation_labels, dataset, normalization
-        )
-        found = evaluate.accuracy(world.network, jnp.asarray(stored.read_all()[0]), choosing)
-        epoch = int(jnp.argmax(found))
-        reporter.say(f"labels: an expert's after epoch {epoch}, the best on validation images")
-    else:
-        reporter.say("labels: an expert's after its last epoch; no validation images to choose by")
-    params = unraveler(world.network)(jnp.asarray(stored.read(0, epoch), jnp.float32))
-    return joining.labelled(whole, world.network, params), experts.training_seconds(path)
 
 
 def _mean_metrics(out: Path, groups: list[list[Path]]) -> None:

@@ -109,6 +109,7 @@ def distill_task(task: Task, out: Path, reporter: Reporter) -> tuple[artifact.Ar
         student_learning_rate=float(jnp.exp(jnp.mean(state.theta["learning_rates"]))),
         protocol=config.plain(options.student),
         dtype=options.storage,
+        label_dtype=options.label_storage,
         **provenance(options, world),
     )
     return made, experts.training_seconds(snapshots)

@@ -93,6 +93,7 @@ def distill_seqmatch(options: config.DistillSeqMatch, reporter: Reporter) -> dic
             student_learning_rate=rates[-1],
             protocol=config.plain(options.student),
             dtype=options.storage,
+            label_dtype=options.label_storage,
             sequence={"subsets": options.subsets, "learning_rates": rates},
             **provenance(options, world),
         )

@@ -1,0 +1,77 @@
+"""The artifacts of all subtasks as one, labelled by an expert of all classes: `d3jax join`."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from d3jax import artifact, config, evaluate, experts, joining, judging, report, resolve
+from d3jax.jobs.frame import World, make_world, stored_experts
+from d3jax.networks import unraveler
+from d3jax.progress import Reporter
+from d3jax.snapshots import Snapshots
+from d3jax.types import InputError
+
+
+def join(options: config.Join, reporter: Reporter) -> artifact.Artifact:
+    """Runs `d3jax join`: reads the artifacts of all subtasks and writes the whole.
+
+    Raises:
+      InputError: they cannot be joined, or the data set for their labels is not theirs.
+    """
+    if not options.out.parent.is_dir():
+        raise InputError(f"there is no folder {options.out.parent} to write {options.out} to")
+    parts = [artifact.load(path) for path in options.artifacts]
+    whole = joining.join(parts, options.artifacts)
+    if options.labels == "expert":
+        dataset, normalization = options.data.load(options.seed)
+        names = list(dataset.class_names)
+        if judging.dataset_name(options.data.dataset) != whole.header["dataset"] or (
+            names != whole.header["class_names"]
+        ):
+            raise InputError(
+                f"the artifacts are of {whole.header['dataset']}, not of {options.data.dataset}; "
+                f"name their data set with --dataset"
+            )
+        architecture = judging.stored_architecture(
+            whole.header, config.Architecture(), dataset, options.artifacts[0]
+        )
+        world = make_world(dataset, normalization, architecture, on_device=False)
+        filled = dataclasses.replace(options, expert=resolve.expert(options.expert, dataset))
+        whole, _ = labelled(whole, world, architecture, filled, reporter)
+    elif options.label_storage != "float":
+        raise InputError("--label-storage int8 is for labels of an expert: add --labels expert")
+    artifact.save(whole, options.out)
+    reporter.console.print(report.ledger_table(whole.ledger["bytes"]))
+    reporter.say(f"{len(parts)} subtasks joined: {options.out}")
+    return whole
+
+
+def labelled(
+    whole: artifact.Artifact,
+    world: World,
+    architecture: config.Architecture,
+    options: config.Federated | config.Join,
+    reporter: Reporter,
+) -> tuple[artifact.Artifact, float]:
+    """With labels of one expert of all classes, and the seconds that its training took."""
+    one = dataclasses.replace(options.expert, count=1)
+    assert options.experts is not None
+    on_device = world._replace(real=jax.tree.map(jnp.asarray, world.real))
+    path = stored_experts(on_device, architecture, one, options.experts, options.seed, reporter)
+    del on_device
+    stored = Snapshots(path)
+    dataset, normalization = world.dataset, world.normalization
+    epoch = stored.shape[1] - 1
+    if len(dataset.validation_labels):
+        choosing = judging.held_out(
+            dataset.validation_images, dataset.validation_labels, dataset, normalization
+        )
+        found = evaluate.accuracy(world.network, jnp.asarray(stored.read_all()[0]), choosing)
+        epoch = int(jnp.argmax(found))
+        reporter.say(f"labels: an expert's after epoch {epoch}, the best on validation images")
+    else:
+        reporter.say("labels: an expert's after its last epoch; no validation images to choose by")
+    params = unraveler(world.network)(jnp.asarray(stored.read(0, epoch), jnp.float32))
+    made = joining.labelled(whole, world.network, params, options.label_storage)
+    return made, experts.training_seconds(path)
