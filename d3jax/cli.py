@@ -1,4 +1,4 @@
-"""The command line: `d3jax distill | experts | join | evaluate | show | prepare`."""
+"""The command line: `d3jax distill | plan | experts | join | evaluate | show | prepare`."""
 
 import os
 import signal
@@ -25,13 +25,7 @@ Subcommand = tyro.conf.subcommand
 class Distill:
     """Distill a data set: experts, distillation, evaluation and baselines, in one folder."""
 
-    method: Annotated[
-        Annotated[config.DistillD3, Subcommand("d3")]
-        | Annotated[config.DistillMTT, Subcommand("mtt")]
-        | Annotated[config.DistillSeqMatch, Subcommand("seqmatch")]
-        | Annotated[config.DistillDD, Subcommand("dd")],
-        config.Inlined,
-    ]
+    method: config.Methods
 
 
 @dataclass(frozen=True)
@@ -69,6 +63,7 @@ class Prepare:
 
 Command = (
     Annotated[Distill, Subcommand("distill")]
+    | Annotated[config.Plan, Subcommand("plan")]
     | Annotated[config.Experts, Subcommand("experts")]
     | Annotated[config.Join, Subcommand("join")]
     | Annotated[Evaluate, Subcommand("evaluate")]
@@ -86,6 +81,8 @@ def run(command: Command, reporter: Reporter) -> None:
     match command:
         case Distill():
             jobs.run(command.method, reporter)
+        case config.Plan():
+            jobs.plan(command, reporter)
         case config.Experts():
             jobs.train_experts(command, reporter)
         case config.Join():

@@ -245,6 +245,13 @@ class DistillDD(Run):
 
 Federated = DistillD3 | DistillMTT  # whose classes can be cut into subtasks
 Distillation = DistillD3 | DistillMTT | DistillSeqMatch | DistillDD
+Methods = Annotated[  # the same as subcommands
+    Annotated[DistillD3, tyro.conf.subcommand("d3")]
+    | Annotated[DistillMTT, tyro.conf.subcommand("mtt")]
+    | Annotated[DistillSeqMatch, tyro.conf.subcommand("seqmatch")]
+    | Annotated[DistillDD, tyro.conf.subcommand("dd")],
+    Inlined,
+]
 
 
 @dataclass(frozen=True)
@@ -267,6 +274,19 @@ class Join:
     """Store of the expert for --labels."""
     seed: int = 0
     """Of the expert, and of the validation split."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say what a run would take before it begins: disk, memory of a device, hours."""
+
+    method: Methods
+    devices: int | None = None
+    """How many devices it would have, in all processes; default those of this machine."""
+    classes: int | None = None
+    """As if the data set had so many classes; default its own."""
+    images: int | None = None
+    """As if it had so many training images; default as many for each class as it has."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from d3jax.jobs import federated, matching
 from d3jax.jobs.dd import distill_dd
 from d3jax.jobs.frame import Part, make_world, stored_experts
 from d3jax.jobs.joined import join as join
+from d3jax.jobs.planning import plan as plan
 from d3jax.jobs.seqmatch import distill_seqmatch
 from d3jax.progress import Reporter
 

@@ -13,6 +13,7 @@ from d3jax import (
     distill,
     experts,
     judging,
+    objectives,
     pretrained,
     replay,
     resolve,
@@ -32,7 +33,7 @@ from d3jax.methods import dd
 from d3jax.progress import Reporter
 from d3jax.snapshots import Snapshots
 from d3jax.stages import Stage, stage_key
-from d3jax.types import Real
+from d3jax.types import Method, Network, Real, Synthetic
 
 _TEACHER = experts.Options(count=1, keep="last")  # gives the labels of --labels expert
 
@@ -41,27 +42,17 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
     """Runs `d3jax distill dd`; see `run`."""
     dataset, normalization = options.data.load(options.seed)
     options = resolve.dd(options, dataset)
-    attack = resolve.attack(options.attack, dataset.num_classes)
     specification = options.parametrization.specification(
         dataset, normalization, options.distilled.images
     )
     data_ = synthetic.create(specification)
     world = make_world(dataset, normalization, options.architecture)
-    pretrained_ = options.adapt_from is not None or attack is not None
-    initialization = "pretrained" if pretrained_ else options.dd.init
-    method = dd.dd(
-        world.network,
-        data_,
-        options.dd,
-        options.outer_steps,
-        initialization=initialization,
-        weights_key=stage_key(options.seed, Stage.INITIAL),
-        attack=attack,
-        expert_labels=options.parametrization.labels == "expert",
-    )
+    attack = resolve.attack(options.attack, dataset.num_classes)
+    initialization = _initialization(options)
+    method = dd_method(options, world.network, data_, dataset.num_classes)
     experts.check(options.source)
     source = recipe_of_source = None
-    if pretrained_:
+    if initialization == "pretrained":
         recipe_of_source = pretrained.recipe(
             options.adapt_from or options.data.dataset,
             None if options.adapt_from else options.data.train_limit,
@@ -155,6 +146,27 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
         )  # fmt: skip
 
     return in_folder(options, world, data_, distilled, judge, compare, reporter)
+
+
+def _initialization(options: config.DistillDD) -> objectives.Initialization:
+    pool = options.adapt_from is not None or options.attack is not None
+    return "pretrained" if pool else options.dd.init
+
+
+def dd_method(
+    options: config.DistillDD, network: Network, data_: Synthetic, num_classes: int
+) -> Method:
+    """The method that the options describe."""
+    return dd.dd(
+        network,
+        data_,
+        options.dd,
+        options.outer_steps,
+        initialization=_initialization(options),
+        weights_key=stage_key(options.seed, Stage.INITIAL),
+        attack=resolve.attack(options.attack, num_classes),
+        expert_labels=options.parametrization.labels == "expert",
+    )
 
 
 def _steps(

@@ -25,7 +25,7 @@ from d3jax.methods.seqmatch import seqmatch
 from d3jax.progress import Reporter
 from d3jax.snapshots import fingerprint
 from d3jax.stages import Stage, stage_key
-from d3jax.types import Method, PyTree
+from d3jax.types import Method, Network, PyTree, Synthetic
 
 
 def distill_seqmatch(options: config.DistillSeqMatch, reporter: Reporter) -> dict[str, Any]:
@@ -101,6 +101,14 @@ def distill_seqmatch(options: config.DistillSeqMatch, reporter: Reporter) -> dic
 
     judge, compare = by_students(options, world, reporter)
     return in_folder(options, world, data_, distilled, judge, compare, reporter)
+
+
+def first_turn(network: Network, data_: Synthetic, options: config.DistillSeqMatch) -> Method:
+    """The method of the first subset."""
+    return seqmatch(
+        network, data_, options.mtt, options.outer_steps // options.subsets,
+        subsets=options.subsets, subset=0, expert_labels=labels_at_start(options),
+    )  # fmt: skip
 
 
 def _experts(options: config.DistillSeqMatch, subset: int) -> experts.Options:

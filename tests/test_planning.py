@@ -1,0 +1,84 @@
+"""d3jax.jobs.planning: what a run would take, against what is worked out by hand."""
+
+import pytest
+
+from d3jax import cli, config, jobs
+from d3jax.config import Parametrization
+from d3jax.experts import Options as ExpertOptions
+from d3jax.methods.dd import Options as DDOptions
+from d3jax.methods.mtt import Options
+from d3jax.progress import Reporter
+from d3jax.types import InputError
+
+# A perceptron of width 4 on 64 pixels: 64 x 4 + 4, 4 x 4 + 4, 4 x K + K parameters.
+PARAMETERS = {4: 260 + 20 + 20, 3: 260 + 20 + 15, 10: 260 + 20 + 50}
+SMALL = {
+    "data": config.Data(train_limit=200, test_limit=50),
+    "architecture": config.Architecture(network="mlp", width=4),
+}
+
+
+def matching(tmp_path, kind=config.DistillMTT, **changes):
+    return kind(
+        **SMALL,
+        expert=ExpertOptions(count=3, epochs=2),
+        mtt=Options(inner_steps=2, max_start_epoch=1, inner_augmentation=("flip",)),
+        parametrization=Parametrization(images_per_class=2),
+        outer_steps=3600,
+        out=tmp_path / "nowhere",
+        **changes,
+    )
+
+
+def test_subtasks_of_unequal_size(tmp_path):
+    """10 classes in 3 subtasks: one of four classes, two of three."""
+    run = matching(tmp_path, subtasks="3")
+    found = jobs.plan(config.Plan(run, devices=1), Reporter())
+    assert found["experts_bytes"] == 4 * 3 * 3 * (PARAMETERS[4] + 2 * PARAMETERS[3])
+    assert (found["subtasks"], found["subtasks_per_device"]) == (3, 2)
+    first, second = found["seconds_per_step"]
+    assert found["hours"]["distill"] == pytest.approx(first + 2 * second)
+    assert found["hours"]["experts"] > 0
+    # The images and snapshots of two subtasks at least, and not a hundred times as much.
+    least = 2 * (50 * 64 + 4 * 3 * 3 * PARAMETERS[3])
+    assert least < found["device_bytes"] < 100 * least
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_as_if_the_data_set_were_larger(tmp_path):
+    run = matching(tmp_path, subtasks="5")
+    few = jobs.plan(config.Plan(run, devices=5, classes=20, images=400), Reporter())
+    many = jobs.plan(config.Plan(run, devices=5, classes=20, images=400_000), Reporter())
+    assert few["subtasks_per_device"] == many["subtasks_per_device"] == 1
+    assert few["experts_bytes"] == many["experts_bytes"] == 4 * 3 * 3 * 5 * PARAMETERS[4]
+    assert many["device_bytes"] - few["device_bytes"] == (400_000 - 400) // 5 * (64 + 8)
+
+
+def test_other_methods(tmp_path):
+    sequence = matching(tmp_path, config.DistillSeqMatch, subsets=2)
+    found = jobs.plan(config.Plan(sequence, devices=1), Reporter())
+    assert found["experts_bytes"] == 2 * 4 * 3 * 3 * PARAMETERS[10]
+    options = DDOptions(init="fixed", steps=1, passes=1, real_batch=8)
+    images = config.DistillDD(**SMALL, dd=options, out=tmp_path / "nowhere")
+    assert jobs.plan(config.Plan(images, devices=1), Reporter())["experts_bytes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("_free", r"does not fit: its experts need .* 1.0 kB are free"),
+        ("_device_memory", r"does not fit: it needs .* on a device that has 1.0 kB"),
+    ],
+)
+def test_what_does_not_fit_is_not_timed(tmp_path, monkeypatch, what, message):
+    monkeypatch.setattr(f"d3jax.jobs.planning.{what}", lambda *_: 1000)
+    monkeypatch.setattr("d3jax.jobs.planning._Prepared.seconds_per_step", None)
+    with pytest.raises(InputError, match=message):
+        jobs.plan(config.Plan(matching(tmp_path)), Reporter())
+
+
+def test_the_command_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan", "--classes", "20", "--images", "10", "d3"])
+    assert ended.value.code == 2
+    assert "10 images are not one for each of 20 classes" in capsys.readouterr().err
