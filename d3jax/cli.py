@@ -95,6 +95,17 @@ def run(command: Command, reporter: Reporter) -> None:
             reporter.say(f"prepared {prepare(command.name, command.data_dir, command.source)}")
 
 
+def parse(arguments: Sequence[str] | None = None) -> Command:
+    """The command that `arguments` (default this process's) say; exits with 2 if they say none."""
+    return tyro.cli(
+        Command,  # type: ignore[arg-type]
+        prog="d3jax",
+        description=__doc__,
+        args=arguments,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point.
 
@@ -102,13 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     # Stages that save catch signals themselves; between them, SIGTERM ends the run as SIGINT does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    command = tyro.cli(
-        Command,  # type: ignore[arg-type]
-        prog="d3jax",
-        description=__doc__,
-        args=arguments,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
+    command = parse(arguments)
     processes = _processes(command)
     if processes is not None and not launch.is_worker():
         raise SystemExit(launch.supervise(sys.argv[1:] if arguments is None else arguments))

@@ -285,6 +285,8 @@ class Plan:
     """How many devices it would have, in all processes; default those of this machine."""
     classes: int | None = None
     """As if the data set had so many classes; default its own."""
+    timed: bool = True
+    """Time three outer steps and three of the experts'; else hours are left out."""
     images: int | None = None
     """As if it had so many training images; default as many for each class as it has."""
 

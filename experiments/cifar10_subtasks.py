@@ -51,7 +51,13 @@ def labelled(options: config.Distillation, reporter: Reporter) -> Path:
     path = options.out / "labelled.safetensors"
     parts = sorted(options.out.glob("subtask-*/artifact.safetensors"))
     join = config.Join(
-        tuple(parts), path, "expert", options.data, options.expert, options.experts, options.seed
+        artifacts=tuple(parts),
+        out=path,
+        labels="expert",
+        data=options.data,
+        expert=options.expert,
+        experts=options.experts,
+        seed=options.seed,
     )
     jobs.join(join, reporter)
     return path

@@ -68,7 +68,7 @@ def plan(options: config.Plan, reporter: Reporter) -> dict[str, Any]:
     rows["device_bytes"] = max(one.device_bytes(devices) for one in prepared)
     rows["device_bytes_there"] = _device_memory()
     refusal = _refusal(rows, store)
-    if refusal is None:
+    if refusal is None and options.timed:
         rows["seconds_per_step"] = [one.seconds_per_step() for one in prepared]
         steps = sum(
             seconds * run.outer_steps * -(-piece.number // devices)
