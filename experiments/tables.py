@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import mtt_gradient
+from benchmarks import mtt_gradient, subtasks
 from d3jax.files import write_text
 from d3jax.report import markdown_table
 from experiments.rows import by_label
@@ -99,6 +99,12 @@ def _measured(results: dict[str, Any]) -> str:
             f"{results['jax']}; {results['date']}; commit {results['commit']}."
         )
         return f"{markdown_table(*mtt_gradient.table(results)).rstrip()}\n\n{note}\n"
+    if "subtasks" in results["rows"][0]:
+        note = (
+            f"{results['hardware']}; jax {results['jax']}; {results['date']}; "
+            f"commit {results['commit']}."
+        )
+        return f"{markdown_table(*subtasks.table(results)).rstrip()}\n\n{note}\n"
     header = ["work", "width", "T", "CPU s", "compile s", "temporary MB"]
     table = [
         [

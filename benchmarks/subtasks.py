@@ -1,0 +1,159 @@
+"""Subtasks over devices and processes: wall and CPU seconds of an outer step of all of them.
+
+    python -m benchmarks.subtasks [--quick]
+
+Four subtasks of ten classes: MTT's step on CIFAR-10's shape, ConvNet depth 3, width 32, T = 10, 1
+image per class, on random images and weights. Each row is a run of its own over so many processes
+with so many CPU devices each: on a machine of two cores they show what spreading costs, not what it
+gains. `alone` is four runs one after another without a mesh; `together` is under vmap.
+
+Weak scaling, on paper (a device for each subtask): subtasks exchange nothing but each chunk's
+metrics and, at the end, what they have distilled. So on 8 and 64 devices a run of 5000 steps takes
+as long as on one, but for the bytes of the metrics (some hundred a chunk and subtask) and those of
+the join, both printed below for the rows measured here at 10 Gbit/s.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.world import CLASSES, random_real
+from d3jax import distill, federated, networks, processes
+from d3jax.federated import Slots
+from d3jax.files import write_json
+from d3jax.methods.mtt import Options, mtt
+from d3jax.report import markdown_table
+from d3jax.stages import Stage, stage_key
+from d3jax.synthetic import pixels
+from d3jax.types import Method, Real
+from experiments.runner import commit, hardware
+
+SHAPE, SUBTASKS, CHUNK = (32, 32, 3), 4, 10
+RESULTS = Path("benchmarks/results/subtasks.json")
+# (work, processes, devices of each)
+ROWS = [
+    ("alone", 1, 1),
+    ("one after another", 1, 1),
+    ("together", 1, 1),
+    ("one after another", 1, 2),
+    ("one after another", 1, 4),
+    ("one after another", 2, 1),
+    ("one after another", 4, 1),
+]
+
+
+def _method() -> tuple[Method, Real]:
+    network = networks.create("convnet", image_shape=SHAPE, num_classes=CLASSES, width=32)
+    data = pixels.create(image_shape=SHAPE, num_classes=CLASSES, num_items=CLASSES)
+    options = Options(inner_steps=10, max_start_epoch=2)
+    return mtt(network, data, options, 5000), random_real(SHAPE, network=network)
+
+
+def measure(work: str, chunks: int) -> dict[str, Any]:
+    """Seconds of an outer step of all subtasks, in this process's part of a run."""
+    method, real = _method()
+    reals = [real] * SUBTASKS
+    if work == "alone":
+        step = jax.jit(distill.chunk_function(method, CHUNK))
+        number = jnp.asarray(CHUNK, jnp.int32)
+        keys = [stage_key(0, Stage.DISTILL, n) for n in range(SUBTASKS)]
+        states = [distill.start(method, key, real) for key in keys]
+
+        def advance(until: int) -> Any:
+            for n, key in enumerate(keys):
+                states[n] = jax.block_until_ready(step(key, states[n], real, number).state)
+            return states
+    else:
+        slots = Slots(tuple(range(SUBTASKS)), federated.make_mesh())
+        stacked = slots.stack(lambda n: jax.tree.map(np.asarray, reals[n]))
+        program = federated.program(method, slots, stacked, 0, CHUNK, together=work == "together")
+        holder = [program.start()]
+
+        def advance(until: int) -> Any:
+            chunk = program.function(*program.arguments(holder[0], until))
+            holder[0] = chunk.state
+            program.rows((chunk.metrics, chunk.done))  # as the outer loop does
+            return jax.block_until_ready(chunk.state)
+
+    advance(CHUNK)
+    wall, cpu = time.monotonic(), time.process_time()
+    state: Any = None
+    for chunk in range(chunks):
+        state = advance(CHUNK * (chunk + 2))
+    steps = CHUNK * chunks
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    leaves = jax.tree.leaves(state[0].theta if work == "alone" else state.theta)
+    held = sum(x.size * x.dtype.itemsize for x in leaves) // (1 if work == "alone" else SUBTASKS)
+    everyone = float(processes.gathered(np.float32(cpu)).sum())
+    return {"wall_seconds": wall / steps, "cpu_seconds": everyone / steps, "join_bytes": held}
+
+
+def row(work: str, number: int, devices: int, chunks: int) -> dict[str, Any]:
+    """Measures in new processes; the first prints what it found."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    code = (
+        "import json, sys, jax; from benchmarks import subtasks\n"
+        f"if {number} > 1: jax.distributed.initialize({address!r}, {number}, int(sys.argv[1]))\n"
+        f"found = subtasks.measure({work!r}, {chunks})\n"
+        "if jax.process_index() == 0: print('FOUND', json.dumps(found))\n"
+    )
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code, str(i)], env=environment, text=True,
+                         stdout=subprocess.PIPE)
+        for i in range(number)
+    ]  # fmt: skip
+    said = [run.communicate()[0] for run in runs]
+    if any(run.returncode for run in runs):
+        raise SystemExit(f"{work} over {number} processes failed")
+    found = json.loads(said[0].partition("FOUND ")[2])
+    return {"subtasks": work, "processes": number, "devices": devices * number, **found}
+
+
+def table(results: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows."""
+    header = ["4 subtasks", "processes", "devices", "wall s", "CPU s"]
+    rows = [
+        [r["subtasks"], r["processes"], r["devices"], f"{r['wall_seconds']:.3f}",
+         f"{r['cpu_seconds']:.3f}"]
+        for r in results["rows"]
+    ]  # fmt: skip
+    return header, rows
+
+
+def main() -> None:
+    """Measures every row, prints the table and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one chunk a row, not three")
+    chunks = 1 if parser.parse_args().quick else 3
+    rows = []
+    for work, number, devices in ROWS:
+        rows.append(row(work, number, devices, chunks))
+        print(rows[-1], flush=True)
+    results = {
+        "rows": rows, "hardware": hardware(), "date": datetime.date.today().isoformat(),
+        "commit": commit(), "jax": jax.__version__,
+    }  # fmt: skip
+    write_json(RESULTS, results)
+    print(markdown_table(*table(results)))
+    step, size = rows[0]["wall_seconds"] / SUBTASKS, rows[0]["join_bytes"]
+    for devices in (8, 64):
+        run, join = 5000 * step, 8 * size * devices / 1e10
+        print(f"{devices} devices: {run:.0f} s of steps, {join:.4f} s to join {size} bytes each")
+
+
+if __name__ == "__main__":
+    main()
