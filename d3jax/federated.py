@@ -2,6 +2,10 @@
 
 On a device they run one after another, which equals running each alone, or together under vmap. No
 device needs anything of another while a chunk of outer steps runs.
+
+Over several devices XLA may rewrite a division by a scalar (as Adam's, of D3's latents) as it does
+not on one: then a run differs in the last bit from one on one device, but not from the same subtask
+alone, nor from another number of processes, over as many devices.
 """
 
 from collections.abc import Callable, Sequence

@@ -93,7 +93,7 @@ ROWS = {
         dd=Options(init="random", label_learning_rate=0.005),  # at 0.03 networks diverge
         distilled=Images(soft_labels=True),
     ),
-    "usps to mnist, 100 images": dataclasses.replace(RANDOM, adapt_from="usps", outer_steps=500),
+    "usps to mnist, 100 images": dataclasses.replace(RANDOM, adapt_from="usps"),
     "mnist to usps, 100 images": dataclasses.replace(
         RANDOM,
         data=Data(dataset="usps", validation=500),

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from d3jax import data, mapped, sources, subtasks
 from d3jax import prepare as prepare_module
-from d3jax import sources
 from d3jax.data import Dataset, Normalization, device_arrays, load
 from d3jax.prepare import prepare
 from d3jax.types import InputError
@@ -437,6 +437,36 @@ def test_cache_is_used_replaced_when_damaged_and_keyed_by_the_files(tmp_path, mo
     Image.new("L", (9, 9), 99).save(tmp_path / "pets" / "train" / "cat" / "0.png")
     os.utime(tmp_path / "pets" / "train" / "cat" / "0.png", (1, 1))
     assert load("pets", tmp_path).train_images[0, 0, 0, 0] == 99
+
+
+def test_cached_images_stay_in_their_file(tmp_path, monkeypatch):
+    """They are read where they are indexed, in NumPy's ways, and a subtask's alone for a subtask."""
+    monkeypatch.setenv("D3JAX_CACHE_DIR", str(tmp_path / "cache"))
+    write_folder(tmp_path / "pets")
+    decoded = load("pets", tmp_path)
+    found = load("pets", tmp_path)
+    assert isinstance(found.train_images, mapped.Mapped)
+    whole = decoded.train_images
+    for index in (2, slice(1, 3), np.array([3, 0]), np.arange(5) > 2, (slice(2), ..., 0)):
+        np.testing.assert_array_equal(found.train_images[index], whole[index])
+    np.testing.assert_array_equal(np.stack(list(found.train_images)), whole)
+    np.testing.assert_array_equal(np.asarray(found.train_images), whole)
+    picked = mapped.pick(mapped.pick(found.train_images, np.array([4, 1, 0])), slice(1, None))
+    np.testing.assert_array_equal(picked[:], whole[[1, 0]])
+    read = []
+
+    class Watched(np.ndarray):
+        def __getitem__(self, index):
+            read.extend(np.atleast_1d(index[0]).tolist())
+            return np.asarray(self).__getitem__(index)
+
+    labels = decoded.train_labels
+    watched = mapped.Mapped(whole.view(Watched))
+    part = subtasks.of(decoded._replace(train_images=watched), [1])
+    assert read == []
+    normalization = data.Normalization.of(part.train_images)
+    data.host_arrays(part.train_images, part.train_labels, 1, normalization)
+    assert set(read) == set(np.flatnonzero(labels == 1).tolist())
 
 
 def test_unwritable_cache_is_skipped(tmp_path, monkeypatch):

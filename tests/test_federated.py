@@ -76,9 +76,11 @@ def one_by_one(method, reals):
     return states
 
 
-def test_rows_of_a_mesh_equal_runs_of_each_alone_over_it(method, reals, over_four):
-    """Bit for bit: what else is on the mesh, and where, does not matter."""
+def test_rows_of_a_mesh_equal_runs_of_each_alone(method, reals, over_four, one_by_one):
+    """Bit for bit: plain runs on one device, and runs alone over the same mesh."""
     slots, _, state, chunk = over_four
+    for row, n in enumerate(SUBTASKS[:3]):
+        assert_equal(rows(state, row), one_by_one[n])
     np.testing.assert_array_equal(state.step[:5], 20)
     np.testing.assert_array_equal(chunk.done, [10] * 5 + [0] * 3)
     assert chunk.finite.all()
