@@ -440,7 +440,7 @@ def test_cache_is_used_replaced_when_damaged_and_keyed_by_the_files(tmp_path, mo
 
 
 def test_cached_images_stay_in_their_file(tmp_path, monkeypatch):
-    """They are read where they are indexed, in NumPy's ways, and a subtask's alone for a subtask."""
+    """They are read where they are indexed, in NumPy's ways; for a subtask its own alone."""
     monkeypatch.setenv("D3JAX_CACHE_DIR", str(tmp_path / "cache"))
     write_folder(tmp_path / "pets")
     decoded = load("pets", tmp_path)
