@@ -126,13 +126,14 @@ def _measured(results: dict[str, Any]) -> str:
 
 def _peers(results: dict[str, Any]) -> str:
     """A table of benchmarks/results/peers.json."""
-    header = ["outer step", "ours, CPU s", "PyTorch, CPU s", "ratio"]
+    header = ["outer step", "ours, CPU s", "PyTorch, CPU s", "ratio", "ours, MiB", "PyTorch, MiB"]
     table = [
         [
             row["work"],
             f"{row['ours_cpu_s']:.3f}",
             f"{row['peer_cpu_s']:.3f}",
             f"{row['ratio']:.2f}",
+            *(f"{row[name]:.0f}" if name in row else "" for name in ("ours_mib", "peer_mib")),
         ]
         for row in results["rows"]
     ]

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.peers import d3, dd, mtt
+from benchmarks.peers.dd import Pair
 from d3jax.files import write_json
 from d3jax.report import markdown_table
 from experiments.runner import commit, hardware
@@ -41,22 +42,27 @@ def cpu_seconds(function: Callable[[], float]) -> float:
     return time.process_time() - begun
 
 
-def peak_bytes(work: str, side: str) -> int:
-    """By how much one call raises the peak of a fresh process's resident memory."""
-    command = [sys.executable, "-m", "benchmarks.peers", "--peak", work, side]
+def our_bytes(pair: Pair) -> int:
+    """What our compiled step needs besides its arguments."""
+    memory = pair.lowered().compile().memory_analysis()
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+
+def peer_bytes(work: str) -> int:
+    """By how much a first step of PyTorch's raises the peak of a fresh process's memory."""
+    command = [sys.executable, "-m", "benchmarks.peers", "--peak", work]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return int(out.splitlines()[-1])
 
 
-def _peak(work: str, side: str) -> int:
-    """As `peak_bytes`, of this process. A first call compiles, and is not counted."""
-    function = getattr(WORKS[work](), side)
-    function()
+def _peak(work: str) -> int:
+    """As `peer_bytes`, of this process."""
+    peer = WORKS[work]().peer
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still held would hide the need
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _status("VmRSS")
-    function()
+    peer()
     return _status("VmHWM") - before
 
 
@@ -67,7 +73,8 @@ def _status(name: str) -> int:
 
 def measure(work: str, rounds: int) -> dict[str, Any]:
     """One row."""
-    ours, peer = WORKS[work]()
+    pair = WORKS[work]()
+    ours, peer, _ = pair
     losses = ours(), peer()  # compiles, and warms caches
     difference = abs(losses[0] - losses[1]) / abs(losses[1])
     if difference > TOLERANCE:
@@ -79,8 +86,8 @@ def measure(work: str, rounds: int) -> dict[str, Any]:
         "ours_cpu_s": mine,
         "peer_cpu_s": theirs,
         "ratio": mine / theirs,
-        "ours_peak_bytes": peak_bytes(work, "ours"),
-        "peer_peak_bytes": peak_bytes(work, "peer"),
+        "ours_mib": our_bytes(pair) / 2**20,
+        "peer_mib": peer_bytes(work) / 2**20,
         "loss_difference": difference,
         "hardware": hardware(),
         "date": datetime.date.today().isoformat(),
@@ -95,10 +102,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--only", default="", help="only rows whose name holds this")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers.json"))
-    parser.add_argument("--peak", nargs=2, metavar=("WORK", "SIDE"), help="of one side alone")
+    parser.add_argument("--peak", metavar="WORK", help="PyTorch's memory alone")
     options = parser.parse_args()
     if options.peak:
-        print(_peak(*options.peak))
+        print(_peak(options.peak))
         return
     kept = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     found = {row["work"]: row for row in kept if row["work"] in WORKS}
@@ -110,15 +117,15 @@ def main() -> None:
     rows = [row for work, row in found.items() if options.only in work]
     print(
         markdown_table(
-            ["work", "ours, CPU s", "PyTorch, CPU s", "ratio", "ours, MB", "PyTorch, MB"],
+            ["work", "ours, CPU s", "PyTorch, CPU s", "ratio", "ours, MiB", "PyTorch, MiB"],
             [
                 [
                     row["work"],
                     f"{row['ours_cpu_s']:.3f}",
                     f"{row['peer_cpu_s']:.3f}",
                     f"{row['ratio']:.2f}",
-                    f"{row['ours_peak_bytes'] / 1e6:.0f}",
-                    f"{row['peer_peak_bytes'] / 1e6:.0f}",
+                    f"{row['ours_mib']:.0f}" if "ours_mib" in row else "",
+                    f"{row['peer_mib']:.0f}" if "peer_mib" in row else "",
                 ]
                 for row in rows
             ],

@@ -105,7 +105,7 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
             optimizer.step()
         return float((distance + mmd).detach())
 
-    return Pair(ours, peer)
+    return Pair(ours, peer, lambda: step.lower(key, state, real))
 
 
 def _noise(key: jax.Array, items: int) -> torch.Tensor:

@@ -21,6 +21,7 @@ class Pair(NamedTuple):
 
     ours: Callable[[], float]
     peer: Callable[[], float]
+    lowered: Callable[[], Any]  # ours, to be compiled
 
 
 def pair(steps: int, passes: int, number_of_networks: int, real_batch: int) -> Pair:
@@ -85,7 +86,7 @@ def pair(steps: int, passes: int, number_of_networks: int, real_batch: int) -> P
         torch.autograd.grad(mean, (images, rates))
         return float(mean.detach())
 
-    return Pair(ours, peer)
+    return Pair(ours, peer, lambda: step.lower(theta, key, real))
 
 
 def lenet(params: list[torch.Tensor], images: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,7 @@ def pair(width: int, inner_steps: int, images_per_class: int) -> Pair:
         torch.autograd.grad(distance, (images, logarithm))
         return float(distance.detach())
 
-    return Pair(ours, peer)
+    return Pair(ours, peer, lambda: step.lower(theta, key, real))
 
 
 def squares(one: list[torch.Tensor], other: list[torch.Tensor]) -> torch.Tensor:
