@@ -80,13 +80,23 @@ FIXED = DistillDD(
     outer_steps=60_000,
     storage="float32",
 )
+SOFT = dataclasses.replace(
+    FIXED,
+    dd=dataclasses.replace(
+        FIXED.dd,
+        data_learning_rate=0.04,
+        label_learning_rate=0.02,
+        learning_rate_learning_rate=0.1,
+        learning_rate_clip=0.03,
+    ),
+)
 RANDOM = DistillDD(data=MNIST, dd=Options(init="random"), outer_steps=1500)
 ROWS = {
     "fixed, 10 images": FIXED,
     "random, 100 images": RANDOM,
-    "fixed, 10 images, soft labels": dataclasses.replace(FIXED, distilled=Images(soft_labels=True)),
+    "fixed, 10 images, soft labels": dataclasses.replace(SOFT, distilled=Images(soft_labels=True)),
     "fixed, 5 images, soft labels": dataclasses.replace(
-        FIXED, distilled=Images(images=5, soft_labels=True)
+        SOFT, distilled=Images(images=5, soft_labels=True)
     ),
     "random, 100 images, soft labels": dataclasses.replace(
         RANDOM,
