@@ -10,9 +10,10 @@ as many steps on whole real images at no fewer floats, with one learning rate; b
 best of 20 random draws.
 
 Rows of a fixed initialization, where a step is cheap, take 60 000 of them on 64 real images, with
-larger first inner and image learning rates; the others are d3jax's defaults, but for a lower rate
-of soft labels with random initialization. All these were chosen on training batches. The paper
-takes about 23 600 steps of 1024 images. Networks to adapt are 400 of 5 epochs on USPS, 120 of 2 on
+larger first inner and image learning rates (and, with soft labels, a larger rate of the inner
+rates); the others are d3jax's defaults, but for a lower rate of soft labels with random
+initialization. All these were chosen on training batches. The paper takes about 23 600 steps of
+1024 images. Networks to adapt are 400 of 5 epochs on USPS, 120 of 2 on
 MNIST (half of them unseen); those to attack 200 of 5 epochs on 10 000 images of MNIST.
 
 The paper's figures (Wang et al., arXiv 1811.10959; soft labels: Sucholutsky and Schonlau, arXiv
@@ -50,7 +51,7 @@ end of table
 
 What the images of `random, 100 images, soft labels`, learned with LeNet, do for other networks (`transfer`):
 their own steps and learning rates on 50 unseen networks, and ordinary students (5 of 300 epochs,
-augmented).
+augmented), which free labels, large as they may grow, make diverge where nothing is normalized.
 
 table: mnist_dd_transfer (python -m experiments.tables)
 

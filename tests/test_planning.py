@@ -1,5 +1,7 @@
 """d3jax.jobs.planning: what a run would take, against what is worked out by hand."""
 
+from functools import partial
+
 import pytest
 
 from d3jax import cli, config, jobs
@@ -47,8 +49,9 @@ def test_subtasks_of_unequal_size(tmp_path):
 
 def test_as_if_the_data_set_were_larger(tmp_path):
     run = matching(tmp_path, subtasks="5")
-    few = jobs.plan(config.Plan(run, devices=5, classes=20, images=400), Reporter())
-    many = jobs.plan(config.Plan(run, devices=5, classes=20, images=400_000), Reporter())
+    as_if = partial(config.Plan, run, devices=5, classes=20, timed=False)
+    few = jobs.plan(as_if(images=400), Reporter())
+    many = jobs.plan(as_if(images=400_000), Reporter())
     assert few["subtasks_per_device"] == many["subtasks_per_device"] == 1
     assert few["experts_bytes"] == many["experts_bytes"] == 4 * 3 * 3 * 5 * PARAMETERS[4]
     assert many["device_bytes"] - few["device_bytes"] == (400_000 - 400) // 5 * (64 + 8)
@@ -56,11 +59,11 @@ def test_as_if_the_data_set_were_larger(tmp_path):
 
 def test_other_methods(tmp_path):
     sequence = matching(tmp_path, config.DistillSeqMatch, subsets=2)
-    found = jobs.plan(config.Plan(sequence, devices=1), Reporter())
+    found = jobs.plan(config.Plan(sequence, devices=1, timed=False), Reporter())
     assert found["experts_bytes"] == 2 * 4 * 3 * 3 * PARAMETERS[10]
     options = DDOptions(init="fixed", steps=1, passes=1, real_batch=8)
     images = config.DistillDD(**SMALL, dd=options, out=tmp_path / "nowhere")
-    assert jobs.plan(config.Plan(images, devices=1), Reporter())["experts_bytes"] == 0
+    assert jobs.plan(config.Plan(images, devices=1, timed=False), Reporter())["experts_bytes"] == 0
 
 
 @pytest.mark.parametrize(
