@@ -76,7 +76,11 @@ def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
     OUT/subtask-N holds what a job of its own would have left of subtask N: artifact and metrics.
     The first process joins and judges them, and returns the report; the others wait for that.
     """
-    options, job = processes.agreed(partial(_prepared, options))
+    options, dataset = processes.agreed(partial(_read, options))
+    assert options.subtasks is not None
+    parts = divided(options.subtasks, dataset)
+    normalization = _normalization(dataset, parts, options.data.zca)
+    job = processes.agreed(partial(_prepared, options, dataset, normalization, parts))
     if not processes.first():
         if processes.gathered(True).all():
             _distill_parts(job, options.out, reporter)
@@ -105,18 +109,24 @@ def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
             processes.gathered(False)
 
 
-def _prepared(options: config.Federated) -> tuple[config.Federated, Job]:
-    """What every process finds out for itself, without reading others' images."""
+def _read(options: config.Federated) -> tuple[config.Federated, data.Dataset]:
+    """The data, and the options with every default that depends on it filled in."""
     dataset = options.data.read(options.seed)
-    options = resolve.matching(options, dataset)
-    assert options.subtasks is not None
-    parts = divided(options.subtasks, dataset)
+    return resolve.matching(options, dataset), dataset
+
+
+def _prepared(
+    options: config.Federated,
+    dataset: data.Dataset,
+    normalization: data.Normalization,
+    parts: Sequence[Part],
+) -> Job:
+    """What every process finds out for itself, without a word of the others."""
     soft = options.parametrization.labels == "expert"
     hard = dataclasses.replace(options.parametrization, labels="hard")
     each = dataclasses.replace(options, parametrization=hard) if soft else options
     experts.check(options.expert)
     evaluate.check(options.student)
-    normalization = _normalization(dataset, parts, options.data.zca)
     sizes = sorted({len(part.classes) for part in parts}, reverse=True)
     groups = []
     for size in sizes:
@@ -129,7 +139,7 @@ def _prepared(options: config.Federated) -> tuple[config.Federated, Job]:
         data_ = synthetic.create(specifications[0])
         method = method_of(network, data_, each)
         groups.append(Group(own, specifications, network, data_, method))
-    return options, Job(each, soft, dataset, normalization, groups)
+    return Job(each, soft, dataset, normalization, groups)
 
 
 def _normalization(dataset: data.Dataset, parts: Sequence[Part], zca: bool) -> data.Normalization:

@@ -25,7 +25,7 @@ from d3jax.progress import Reporter
 from d3jax.types import InputError, Method, Network, PyTree, Real
 
 _STEPS = 3  # timed
-_IMAGES = 64  # of each class in the stand-in for real data, at most
+_IMAGES = 64  # in the stand-in for real data, at most
 
 
 class Piece(NamedTuple):
@@ -45,8 +45,8 @@ def plan(options: config.Plan, reporter: Reporter) -> dict[str, Any]:
 
     Disk bytes of the experts; bytes of each device, from the compiled outer step's memory analysis
     and the sizes of what lies there; hours, from three timed steps of the largest subtask on this
-    machine's first device, on random images, times what a device has of them. Students and
-    baselines are not in it.
+    machine's first device, on random images, times what a device has of them. Students, baselines
+    and an expert of all classes for --labels expert are not in it.
 
     Raises:
       InputError: bad options, or the run does not fit; then nothing is timed.
@@ -255,8 +255,7 @@ class _Prepared:
         state = jax.block_until_ready(warm.state)
         begun = time.perf_counter()
         done = jax.block_until_ready(self._compiled(*self._program.arguments(state, 1 + _STEPS)))
-        number = int(done.done) if _STEPS > 0 else 0
-        return (time.perf_counter() - begun) / max(1, number)
+        return (time.perf_counter() - begun) / int(done.done)
 
     def expert_seconds(self) -> float:
         """Of all experts of one subtask, from an epoch of three steps."""
