@@ -1,1 +1,5 @@
-"""Measurements: compile time, throughput, memory."""
+"""Measurements: compile time against throughput, memory, scaling, and the same work in PyTorch.
+
+Each module has `cases(quick)`, what can be measured and how; `table(rows)` and `plot(rows)`.
+`python -m benchmarks` runs them. No test depends on what they find.
+"""

@@ -1,38 +1,32 @@
 """Trajectory matching by exact backpropagation and by TESLA's form: memory, seconds, accuracy.
 
-    D3JAX_DATA_DIR=... python -m benchmarks.mtt_gradient [--outer-steps 100]
-
 MNIST, 10 000 images, ConvNet width 32, 1 image per class, 2 experts of 5 epochs, T inner steps.
 Temporary bytes are those of a compiled chunk of outer steps; CPU seconds an outer step, over one
 such chunk; accuracy after so many outer steps: mean and standard deviation of 3 students. Runs are
-kept in runs/mtt_gradient and resumed.
+kept in runs/mtt_gradient and resumed. Needs MNIST, as experiments do.
 """
 
-import argparse
-import datetime
-import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from matplotlib.figure import Figure
 
-from benchmarks.world import CLASSES, random_real, temporary_bytes
+from benchmarks.suite import Cases, Row, Table, lines, temporary_bytes
+from benchmarks.world import CLASSES, random_real
 from d3jax import distill, jobs, networks
 from d3jax.config import Architecture, Data, DistillMTT
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
-from d3jax.files import write_json
 from d3jax.methods.mtt import Options, mtt
 from d3jax.progress import Reporter
-from d3jax.report import markdown_table
 from d3jax.synthetic import pixels
-from experiments.runner import commit, hardware
 
 SHAPE, CHUNK = (28, 28, 1), 4
 ROOT = Path("runs/mtt_gradient")
-RESULTS = Path("benchmarks/results/mtt_gradient.json")
 
 
 def measure(options: Options) -> dict[str, float]:
@@ -71,45 +65,46 @@ def reached(options: Options, outer_steps: int) -> dict[str, Any]:
     return jobs.run(run, Reporter())["accuracy"]
 
 
-def main() -> None:
-    """Measures every row, prints the table and writes the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--outer-steps", type=int, default=100)
-    outer_steps = parser.parse_args().outer_steps
-    rows = []
-    for inner_steps in (10, 30, 50, 100):
-        for gradient in ("exact", "tesla"):
-            options = Options(inner_steps=inner_steps, max_start_epoch=2, gradient=gradient)
-            row = {"gradient": gradient, "inner_steps": inner_steps, **measure(options)}
-            rows.append({**row, "accuracy": reached(options, outer_steps)})
-            print(json.dumps(rows[-1]))
-    results = {
-        "rows": rows,
-        "outer_steps": outer_steps,
-        "hardware": hardware(),
-        "date": datetime.date.today().isoformat(),
-        "commit": commit(),
-        "jax": jax.__version__,
+def row(options: Options, outer_steps: int) -> Row:
+    """One row."""
+    named = {"gradient": options.gradient, "inner_steps": options.inner_steps}
+    found = {**named, **measure(options), "outer_steps": outer_steps}
+    return {**found, "accuracy": reached(options, outer_steps)}
+
+
+def cases(quick: bool) -> Cases:
+    """Both gradients at every T; quick: after 10 outer steps instead of 100."""
+    return {
+        f"{gradient}, T = {steps}": partial(
+            row,
+            Options(inner_steps=steps, max_start_epoch=2, gradient=gradient),
+            10 if quick else 100,
+        )
+        for steps in (10, 30, 50, 100)
+        for gradient in ("exact", "tesla")
     }
-    write_json(RESULTS, results)
-    print(markdown_table(*table(results)))
 
 
-def table(results: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows, as README shows them."""
-    header = ["gradient", "T", "CPU s", "temporary MB", "test accuracy %"]
-    rows = [
+def table(rows: list[Row]) -> Table:
+    """Seconds, memory, accuracy."""
+    header = ["gradient", "T", "outer steps", "CPU s", "temporary MB", "test accuracy %"]
+    return header, [
         [
             row["gradient"],
             row["inner_steps"],
+            row["outer_steps"],
             f"{row['cpu_seconds']:.3f}",
             f"{row['temporary_bytes'] / 1e6:.1f}",
             f"{100 * row['accuracy']['mean']:.1f} ± {100 * row['accuracy']['sd']:.1f}",
         ]
-        for row in results["rows"]
+        for row in rows
     ]
-    return header, rows
 
 
-if __name__ == "__main__":
-    main()
+def plot(rows: list[Row]) -> Figure:
+    """Memory against T."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        point = (row["inner_steps"], row["temporary_bytes"] / 1e6)
+        series.setdefault(row["gradient"], []).append(point)
+    return lines(series, "T", "temporary MB")

@@ -1,7 +1,5 @@
 """Subtasks over devices and processes: wall and CPU seconds of an outer step of all of them.
 
-    python -m benchmarks.subtasks [--quick]
-
 Four subtasks of ten classes: MTT's step on CIFAR-10's shape, ConvNet depth 3, width 32, T = 10, 1
 image per class, on random images and weights. Each row is a run of its own over so many processes
 with so many CPU devices each: on a machine of two cores they show what spreading costs, not what it
@@ -10,37 +8,33 @@ gains. `alone` is four runs one after another without a mesh; `together` is unde
 Weak scaling, on paper (a device for each subtask): subtasks exchange nothing but each chunk's
 metrics and, at the end, what they have distilled. So on 8 and 64 devices a run of 5000 steps takes
 as long as on one, but for the bytes of the metrics (some hundred a chunk and subtask) and those of
-the join, both printed below for the rows measured here at 10 Gbit/s.
+the join (`join_bytes` of a subtask), which 10 Gbit/s carry in milliseconds.
 """
 
-import argparse
-import datetime
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
+from benchmarks.suite import Cases, Row, Table, bars
 from benchmarks.world import CLASSES, random_real
 from d3jax import distill, federated, networks, processes
 from d3jax.federated import Slots
-from d3jax.files import write_json
 from d3jax.methods.mtt import Options, mtt
-from d3jax.report import markdown_table
 from d3jax.stages import Stage, stage_key
 from d3jax.synthetic import pixels
 from d3jax.types import Method, Real
-from experiments.runner import commit, hardware
 
 SHAPE, SUBTASKS, CHUNK = (32, 32, 3), 4, 10
-RESULTS = Path("benchmarks/results/subtasks.json")
 # (work, processes, devices of each)
 ROWS = [
     ("alone", 1, 1),
@@ -123,37 +117,25 @@ def row(work: str, number: int, devices: int, chunks: int) -> dict[str, Any]:
     return {"subtasks": work, "processes": number, "devices": devices * number, **found}
 
 
-def table(results: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows."""
+def cases(quick: bool) -> Cases:
+    """Every row; quick: one chunk of each, not three."""
+    return {
+        f"{work}, {number} x {devices} devices": partial(row, work, number, devices,
+                                                         1 if quick else 3)
+        for work, number, devices in ROWS
+    }  # fmt: skip
+
+
+def table(rows: list[Row]) -> Table:
+    """Seconds of a step of all four."""
     header = ["4 subtasks", "processes", "devices", "wall s", "CPU s"]
-    rows = [
+    return header, [
         [r["subtasks"], r["processes"], r["devices"], f"{r['wall_seconds']:.3f}",
          f"{r['cpu_seconds']:.3f}"]
-        for r in results["rows"]
+        for r in rows
     ]  # fmt: skip
-    return header, rows
 
 
-def main() -> None:
-    """Measures every row, prints the table and writes the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one chunk a row, not three")
-    chunks = 1 if parser.parse_args().quick else 3
-    rows = []
-    for work, number, devices in ROWS:
-        rows.append(row(work, number, devices, chunks))
-        print(rows[-1], flush=True)
-    results = {
-        "rows": rows, "hardware": hardware(), "date": datetime.date.today().isoformat(),
-        "commit": commit(), "jax": jax.__version__,
-    }  # fmt: skip
-    write_json(RESULTS, results)
-    print(markdown_table(*table(results)))
-    step, size = rows[0]["wall_seconds"] / SUBTASKS, rows[0]["join_bytes"]
-    for devices in (8, 64):
-        run, join = 5000 * step, 8 * size * devices / 1e10
-        print(f"{devices} devices: {run:.0f} s of steps, {join:.4f} s to join {size} bytes each")
-
-
-if __name__ == "__main__":
-    main()
+def plot(rows: list[Row]) -> Figure:
+    """Wall seconds."""
+    return bars([r["work"] for r in rows], [r["wall_seconds"] for r in rows], "wall seconds")

@@ -195,7 +195,7 @@ def train_students(
     """
     for_weights, for_epochs = jax.random.split(key)
     keys = jax.random.split(for_epochs, protocol.students)
-    train = jax.jit(_epochs(network, synthetic, protocol), donate_argnums=0)
+    train = jax.jit(epochs_function(network, synthetic, protocol), donate_argnums=0)
     if starts is None:
         fresh = jax.random.split(for_weights, protocol.students)
         params = jax.jit(jax.vmap(lambda k: ravel_pytree(network.init(k))[0]))(fresh)
@@ -219,8 +219,16 @@ def train_students(
     return jax.block_until_ready(carry[0]), time.monotonic() - start
 
 
-def _epochs(network: Network, synthetic: Synthetic, protocol: Protocol) -> Callable[..., PyTree]:
-    """(carry, theta, keys [S], rate f[S], begin, end) -> carry: the epochs begin .. end - 1."""
+def epochs_function(
+    network: Network, synthetic: Synthetic, protocol: Protocol
+) -> Callable[..., PyTree]:
+    """Some epochs of several students, to be compiled.
+
+    Returns:
+      (carry, theta, keys [S], learning rates f[S], begin i32[], end i32[]) -> carry: the epochs
+      begin .. end - 1, counted from 0. The carry is (params f[S, P], momentum f[S, P]), at first
+      fresh parameters and zeros.
+    """
     unravel = unraveler(network)
     visits = synthetic.num_items * (2 if protocol.with_means else 1)
     batch_size = min(protocol.batch_size, visits)

@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from d3jax.ops import no_cotangent
+from d3jax.rematerialize import products
 from d3jax.types import PyTree
 
 
@@ -20,6 +21,7 @@ def unroll(
     *,
     optimizer: optax.GradientTransformation | None = None,
     rematerialize: bool = True,
+    scan_unroll: int = 1,
 ) -> PyTree:
     """Train `params` for T steps on `batches`, differentiably, and return the trained params.
 
@@ -37,9 +39,11 @@ def unroll(
         `optax.adam(1.0, eps_root=1e-12)`; default plain gradient descent, `optax.sgd(1.0)`.
         (Adam without eps_root has no derivative where a gradient is exactly zero, as behind a dead
         ReLU: its meta-gradient is then NaN.)
-      rematerialize: recompute each step's activations on the way back, so that memory is T
-        parameter vectors and the activations of one step, not of T. Usually faster too, since
-        recomputing moves less memory than storing.
+      rematerialize: recompute each step's activations on the way back, all but the results of its
+        convolutions (`rematerialize.products`), so that memory is T parameter vectors, those
+        results and the activations of one step, not of T. Usually faster too, since recomputing
+        moves less memory than storing.
+      scan_unroll: steps in one turn of the compiled loop; more take longer to compile.
 
     Returns:
       The params after T steps, same structure, shapes and dtypes.
@@ -53,7 +57,9 @@ def unroll(
     _check(batches, learning_rates)
     descent = optax.sgd(1.0) if optimizer is None else optimizer
     carry = (params, descent.init(params))
-    return _scan(_step(loss, descent), carry, (batches, learning_rates), rematerialize)[0]
+    return _scan(
+        _step(loss, descent), carry, (batches, learning_rates), rematerialize, scan_unroll
+    )[0]
 
 
 def truncated_unroll(
@@ -67,6 +73,7 @@ def truncated_unroll(
     *,
     optimizer: optax.GradientTransformation | None = None,
     rematerialize: bool = True,
+    scan_unroll: int = 1,
 ) -> PyTree:
     """Train through step `start + window` and return the params, differentiable in `window` steps.
 
@@ -103,7 +110,7 @@ def truncated_unroll(
     inputs = jax.tree.map(
         lambda x: jax.lax.dynamic_slice_in_dim(x, start, window), (batches, learning_rates)
     )
-    return _scan(late, jax.lax.stop_gradient(carry), inputs, rematerialize)[0]
+    return _scan(late, jax.lax.stop_gradient(carry), inputs, rematerialize, scan_unroll)[0]
 
 
 def direct_unroll(
@@ -143,7 +150,7 @@ def _direct(
     loss: Callable[..., Array], params: PyTree, data: PyTree, batches: PyTree, rates: Array
 ) -> PyTree:
     step = _step(lambda params, batch: loss(params, batch, data), optax.sgd(1.0))
-    return _scan(step, (params, optax.sgd(1.0).init(params)), (batches, rates), False)[0]
+    return _scan(step, (params, optax.sgd(1.0).init(params)), (batches, rates), False, 1)[0]
 
 
 def _direct_forward(
@@ -215,12 +222,13 @@ def _scan(
     carry: PyTree,
     inputs: PyTree,
     rematerialize: bool,
+    scan_unroll: int,
 ) -> PyTree:
     if rematerialize:
         # Inside a scan nothing can merge the recomputation with the original, so the barrier that
         # prevents it elsewhere would only cost time.
-        step = jax.checkpoint(step, prevent_cse=False)
-    return jax.lax.scan(step, _tied(carry, inputs), inputs)[0]
+        step = jax.checkpoint(step, prevent_cse=False, policy=products)
+    return jax.lax.scan(step, _tied(carry, inputs), inputs, unroll=scan_unroll)[0]
 
 
 def _tied(carry: PyTree, inputs: PyTree) -> PyTree:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from d3jax.rematerialize import keep, keep_cotangent
 from d3jax.types import PyTree
 
 Lowering = Literal["patches", "rows", "banded", "lax"]
@@ -81,9 +82,20 @@ def convolution(
     padding = (size - 1) // 2 if padding is None else padding
     if lowering is None:
         lowering = default_lowering()
-        # Products with so few columns are slow: LeNet's gradient is 3 times as fast by bands.
-        if lowering == "patches" and size >= 5 and kernel.shape[-1] <= 16:
+        # Products with so few columns are slow: LeNet's gradient is 3 times as fast by bands. And
+        # patches of few channels are many short copies.
+        narrow = size >= 5 and kernel.shape[-1] <= 16
+        if lowering == "patches" and (narrow or (size > 1 and kernel.shape[-2] <= _FEW)):
             lowering = "banded"
+    if kernel.shape[-2] <= _FEW:
+        return _convolution(images, kernel, stride, padding, lowering)
+    return keep(_convolution(keep_cotangent(images), kernel, stride, padding, lowering))
+
+
+def _convolution(
+    images: Array, kernel: Array, stride: int, padding: int, lowering: Lowering
+) -> Array:
+    size = kernel.shape[0]
     if lowering == "lax":
         return lax.conv_general_dilated(
             images,
@@ -110,16 +122,26 @@ def convolution(
 
 
 def _product(rows: Array, matrix: Array) -> Array:
-    """f[..., n] @ f[n, m] as a product of two matrices.
+    """f[B, H, W, n] @ f[n, m] as products of two matrices.
 
     XLA's CPU code for the derivatives of a product with several leading axes takes half as long
-    again.
+    again. The gradient of a narrow matrix contracts long columns, at half the rate of other
+    products; where each image has a copy of the matrix, transposed, it is a product for each image
+    with the long side last, at the full rate.
     """
-    flat = rows.reshape(-1, rows.shape[-1]) @ matrix
-    return flat.reshape(*rows.shape[:-1], matrix.shape[-1])
+    batch, height, width, size = rows.shape
+    features = matrix.shape[-1]
+    if features <= _NARROW and height * width >= _LONG:
+        copies = jnp.broadcast_to(matrix.T, (batch, features, size))
+        flat = rows.reshape(batch, height * width, size)
+        out = lax.dot_general(flat, copies, (((2,), (2,)), ((0,), (0,))))
+    else:
+        out = rows.reshape(-1, size) @ matrix
+    return out.reshape(batch, height, width, features)
 
 
-_BAND = 32  # columns of a banded product: fewer fill no vector registers, more multiply zeros
+_NARROW, _LONG = 64, 256  # columns and rows of a product
+_FEW = 4  # channels, as an image has
 
 
 def _banded(padded: Array, kernel: Array, stride: int) -> Array:
@@ -131,7 +153,8 @@ def _banded(padded: Array, kernel: Array, stride: int) -> Array:
     size, _, channels, features = kernel.shape
     batch, height, width, _ = padded.shape
     rows, columns = (height - size) // stride + 1, (width - size) // stride + 1
-    widest = max(1, _BAND // features)
+    # A product of fewer columns fills no vector registers, one of more multiplies zeros.
+    widest = max(1, (32 if size >= 5 else 64) // features)
     tile = max(t for t in range(1, widest + 1) if columns % t == 0)
     seen = (tile - 1) * stride + size
     # band[x, w, j]: output w of a tile sees its input x through the kernel's column j.
@@ -275,8 +298,10 @@ def group_norm(
         grouped, axes = images.reshape(batch, height, width, groups, channels // groups), (1, 2, 4)
     centred = grouped - grouped.mean(axes, keepdims=True)
     variance = jnp.square(centred).mean(axes, keepdims=True)
-    normal = centred * lax.rsqrt(variance + jnp.asarray(epsilon, images.dtype))
-    return normal.reshape(images.shape) * scale + bias
+    factor = lax.rsqrt(variance + jnp.asarray(epsilon, images.dtype))
+    if groups == channels:  # one product of whole arrays, not two
+        return centred * (factor * scale) + bias
+    return (centred * factor).reshape(images.shape) * scale + bias
 
 
 def batch_norm(

@@ -13,13 +13,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import mtt_gradient, subtasks
+from benchmarks import (
+    compile_vs_throughput,
+    memory,
+    mtt_gradient,
+    sharding,
+    subtasks,
+    vmap_experts,
+)
+from benchmarks.suite import peers_table
 from d3jax.files import write_text
 from d3jax.report import markdown_table
 from experiments.rows import by_label
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "README.md", *sorted((ROOT / "experiments").glob("*_*.py")))
+BENCHMARKS = {
+    **{
+        module.__name__.rpartition(".")[2]: module.table
+        for module in (
+            compile_vs_throughput,
+            memory,
+            mtt_gradient,
+            sharding,
+            subtasks,
+            vmap_experts,
+        )
+    },
+    # Not from their modules, which import torch.
+    "peers": peers_table,
+    "students": peers_table,
+}
 _TABLE = re.compile(r"(?m)^(.*\btable: (\w+).*\n)((?:.*\n)*?)(.*\bend of table\b.*\n)")
 
 
@@ -37,7 +61,7 @@ def rendered(name: str) -> str:
         return "Not measured here yet.\n"
     results = json.loads(found[0].read_text())
     if found[0] == paths[1]:
-        return _measured(results)
+        return _measured(name, results)
     runs = results["rows"]
     rows = by_label(runs)
     subsets = sorted({key for row in rows for key in row if key.startswith("accuracy_")})
@@ -89,66 +113,12 @@ def _more(name: str, value: dict[str, Any] | None) -> str:
     return f"{percent(value['flipped_after'])}; {percent(value['others_after'])}"
 
 
-def _measured(results: dict[str, Any]) -> str:
-    """A table of benchmarks/results: each row's work, and what it took."""
-    if "peer_cpu_s" in results["rows"][0]:
-        return _peers(results)
-    if "gradient" in results["rows"][0]:
-        note = (
-            f"After {results['outer_steps']} outer steps. {results['hardware']}; jax "
-            f"{results['jax']}; {results['date']}; commit {results['commit']}."
-        )
-        return f"{markdown_table(*mtt_gradient.table(results)).rstrip()}\n\n{note}\n"
-    if "subtasks" in results["rows"][0]:
-        note = (
-            f"{results['hardware']}; jax {results['jax']}; {results['date']}; "
-            f"commit {results['commit']}."
-        )
-        return f"{markdown_table(*subtasks.table(results)).rstrip()}\n\n{note}\n"
-    header = ["work", "width", "T", "CPU s", "compile s", "temporary MB"]
-    table = [
-        [
-            row["work"],
-            row["width"],
-            row["inner_steps"],
-            f"{row['cpu_seconds']:.3f}",
-            f"{row['compile_seconds']:.1f}",
-            f"{row['temporary_bytes'] / 1e6:.1f}",
-        ]
-        for row in results["rows"]
-    ]
-    note = (
-        f"{results['hardware']}; jax {results['jax']}; {results['date']}; "
-        f"commit {results['commit']}."
-    )
-    return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
-
-
-def _peers(results: dict[str, Any]) -> str:
-    """A table of benchmarks/results/peers.json."""
-    header = ["outer step", "ours, CPU s", "PyTorch, CPU s", "ratio", "ours, MiB", "PyTorch, MiB"]
-    table = [
-        [
-            row["work"],
-            f"{row['ours_cpu_s']:.3f}",
-            f"{row['peer_cpu_s']:.3f}",
-            f"{row['ratio']:.2f}",
-            *(f"{row[name]:.0f}" if name in row else "" for name in ("ours_mib", "peer_mib")),
-        ]
-        for row in results["rows"]
-    ]
-    versions = [{"versions": f"{k} {v}"} for r in results["rows"] for k, v in r["versions"].items()]
-    said = [
-        ", ".join(sorted({row[name] for row in rows}))
-        for name, rows in (
-            ("hardware", results["rows"]),
-            ("versions", versions),
-            ("date", results["rows"]),
-            ("commit", results["rows"]),
-        )
-    ]
-    note = f"{said[0]}; {said[1]}; {said[2]}; commits {said[3]}."
-    return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
+def _measured(name: str, rows: list[dict[str, Any]]) -> str:
+    """A table of benchmarks/results."""
+    versions = {f"{k} {v}" for row in rows for k, v in row["versions"].items()}
+    said = [", ".join(sorted({row[key] for row in rows})) for key in ("hardware", "date", "commit")]
+    note = f"{said[0]}; {', '.join(sorted(versions))}; {said[1]}; commits {said[2]}."
+    return f"{markdown_table(*BENCHMARKS[name](rows)).rstrip()}\n\n{note}\n"
 
 
 def in_step(text: str) -> str:

@@ -1,11 +1,150 @@
-"""The same outer steps in PyTorch: same shapes, same arithmetic, losses compared.
+"""The same work in PyTorch: same shapes, same arithmetic, losses compared.
 
-    python -m benchmarks.peers [--quick] [--only TEXT] [--out FILE]
-
-Each row is one outer step's loss and meta-gradient, ours compiled and PyTorch's eager, at the same
-inputs and weights, alternating in one process; CPU seconds of all threads, the least of several
-rounds. Memory: ours is what the compiled step needs besides its arguments (temporary arrays and
-results, as XLA allots them); PyTorch's by how much a first step raises the peak of resident memory
-(Linux), in a process of its own. Rows that are not measured again stay in the file. Needs the extra
-`torch`.
+Each row is one outer step's loss and meta-gradient, or an epoch of experts, or the training of
+students: ours compiled and PyTorch's eager (`torch.compile` does not differentiate twice; where it
+can, it is timed too), at the same inputs and weights, which must give the same loss to 1e-4,
+alternating in one process; CPU seconds of all threads, the least of several rounds. Memory: ours is
+what the compiled program needs besides its arguments (temporary arrays and results, as XLA allots
+them); PyTorch's by how much a first call raises the peak of resident memory (Linux), in a process
+of its own. At width 128 the rate of our products, without recomputed ones, is compared with that of
+a product of two 1024x1024 matrices beside it. Needs the extra `torch`.
 """
+
+import ctypes
+import gc
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from benchmarks.peers import d3, dd, experts, mtt, students
+from benchmarks.peers.pair import Pair
+from benchmarks.suite import (
+    Cases,
+    Row,
+    Table,
+    bars,
+    cpu_seconds,
+    peers_table,
+    product_rate,
+    stamp,
+)
+
+TOLERANCE = 1e-4  # relative, between the two losses
+WORKS: dict[str, Callable[[], Pair]] = {
+    "DD, LeNet, S=1 P=3, 10 images, real batch 1024": lambda: dd.pair(1, 3, 1, 1024),
+    "DD, LeNet, S=10 P=3, 4 networks, real batch 1024": lambda: dd.pair(10, 3, 4, 1024),
+    "MTT, ConvNet width 32, T=10, 10 images": lambda: mtt.pair(32, 10, 1),
+    "MTT, ConvNet width 128, T=10, 10 images": lambda: mtt.pair(128, 10, 1),
+    "D3, ConvNet width 32, T=10, 30 MMD samples": lambda: d3.pair(32, 10, 30),
+    "D3, ConvNet width 128, T=10, 30 MMD samples": lambda: d3.pair(128, 10, 30),
+    "experts, ConvNet width 32, 4 at once, an epoch": lambda: experts.pair(32, 4, 10_000),
+    "5 students, ConvNet width 32, 300 epochs, 20 images": lambda: students.pair(32, 5, 300, 20),
+}
+LONGER: dict[str, Callable[[], Pair]] = {
+    "MTT, ConvNet width 32, T=10, 20 images": lambda: mtt.pair(32, 10, 2),
+    "MTT, ConvNet width 32, T=30, 20 images": lambda: mtt.pair(32, 30, 2),
+    "MTT, ConvNet width 128, T=10, 20 images": lambda: mtt.pair(128, 10, 2),
+    "MTT, ConvNet width 128, T=30, 20 images": lambda: mtt.pair(128, 30, 2),
+}
+# The long ones' first part, which takes as long as the others: (pair, how many parts make a whole)
+PARTS: dict[str, tuple[Callable[[], Pair], float]] = {
+    "experts, ConvNet width 32, 4 at once, an epoch": (lambda: experts.pair(32, 4, 1280), 7.8),
+    "5 students, ConvNet width 32, 300 epochs, 20 images": (
+        lambda: students.pair(32, 5, 20, 20), 15
+    ),
+}  # fmt: skip
+
+
+def compared(make: Callable[[], Pair], rounds: int, scale: float = 1.0) -> Row:
+    """Losses, CPU seconds and bytes of both; seconds are multiplied by `scale`."""
+    pair = make()
+    ours, theirs = pair.losses() if pair.losses else (pair.ours(), pair.peer())
+    difference = abs(ours - theirs) / abs(theirs)
+    if difference > TOLERANCE:
+        raise SystemExit(f"losses {ours} and {theirs} differ by {difference:.1e}, relative")
+    for warm in (pair.ours, pair.peer):
+        warm()
+    times = [(cpu_seconds(pair.ours), cpu_seconds(pair.peer)) for _ in range(rounds)]
+    mine, peer = (scale * min(column) for column in zip(*times, strict=True))
+    memory = pair.compiled.memory_analysis()
+    row = {
+        "ours_cpu_s": mine,
+        "peer_cpu_s": peer,
+        "ratio": mine / peer,
+        "ours_mib": (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 2**20,
+        "loss_difference": difference,
+        "versions": {**stamp()["versions"], "torch": torch.__version__},
+    }
+    if pair.flops:
+        row["product_share"] = scale * pair.flops / mine / product_rate()
+    if pair.peer_compiled is not None:
+        row |= _compiled(pair.peer_compiled, scale)
+    return row
+
+
+def _compiled(function: Callable[[], Any], scale: float) -> Row:
+    """CPU seconds of PyTorch's compiled form, and wall seconds that compiling it took."""
+    begun = time.monotonic()
+    try:
+        function()
+    except Exception as error:  # no compiler for what it generates, most often
+        return {"peer_compiled_error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    compiling = time.monotonic() - begun
+    seconds = scale * cpu_seconds(function)
+    return {"peer_compiled_cpu_s": seconds, "peer_compiling_s": compiling}
+
+
+def measure(work: str, quick: bool) -> Row:
+    """One row."""
+    make, scale = PARTS[work] if quick and work in PARTS else ({**WORKS, **LONGER}[work], 1.0)
+    long = work in PARTS
+    row = compared(make, (2 if long else 3) if quick else (3 if long else 10), scale)
+    return {**row, "peer_mib": peer_bytes(work) / 2**20}
+
+
+def peer_bytes(work: str) -> int:
+    """By how much a first step of PyTorch's raises the peak of a fresh process's memory."""
+    code = f"from benchmarks import peers; print(peers.own_peak({work!r}))"
+    command = [sys.executable, "-c", code]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def own_peak(work: str) -> int:
+    """As `peer_bytes`, of this process."""
+    make = PARTS[work][0] if work in PARTS else {**WORKS, **LONGER}[work]
+    peer = make().peer
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still held would hide the need
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status("VmRSS")
+    peer()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(x.split()[1]) for x in lines if x.startswith(name))
+
+
+def cases(quick: bool) -> Cases:
+    """Every work; quick: those that issues name first, and a part of the long ones."""
+    return {work: partial(measure, work, quick) for work in WORKS | ({} if quick else LONGER)}
+
+
+def table(rows: list[Row]) -> Table:
+    """Seconds, ratios, memory."""
+    return peers_table(rows)
+
+
+def plot(rows: list[Row]) -> Figure:
+    """The ratios."""
+    figure = bars([r["work"] for r in rows], [r["ratio"] for r in rows], "ours / PyTorch, CPU s")
+    figure.axes[0].axvline(1.0, color="#8a8a8a", linewidth=1)
+    return figure

@@ -8,12 +8,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.peers.dd import Pair
+from benchmarks.flops import flops as flops_of
+from benchmarks.flops import forward_flops
 from benchmarks.peers.mtt import EXPERT_EPOCHS, RATE, SHAPE, as_torch, convnet, squares
+from benchmarks.peers.pair import Pair
 from benchmarks.world import CLASSES, random_real
 from d3jax import losses, networks
 from d3jax.methods.d3 import PAPER, Options, d3
 from d3jax.synthetic import gaussian
+from d3jax.types import Synthetic
 
 LATENT, STAGE, STAGES = 64, 64, 4
 # Adam's first step goes by the gradient's sign, so that a real rate would turn rounding into a
@@ -44,10 +47,10 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
     real = real._replace(trajectories=jnp.asarray(real.trajectories)[:1])
     key = jax.random.key(0)
     state = method.init(key, real)
-    step = jax.jit(method.step)
+    compiled = jax.jit(method.step).lower(key, state, real).compile()
 
     def ours() -> float:
-        _, metrics = jax.block_until_ready(step(key, state, real))
+        _, metrics = compiled(key, state, real)
         return float(metrics["trajectory/distance"] + metrics["mmd/loss"])
 
     unravel = networks.unraveler(network)
@@ -105,7 +108,27 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
             optimizer.step()
         return float((distance + mmd).detach())
 
-    return Pair(ours, peer, lambda: step.lower(key, state, real))
+    # Of an item's inner step: 9 forward passes' products (see `mtt.pair`), 3 of the decoder's. Of a
+    # class's sample in the MMD: a real image's forward pass, a decoded one's and its way back to
+    # the pixels, and 3 of the decoder's.
+    forward, decoded = forward_flops(network, SHAPE), _decoder_flops(synthetic, state.theta)
+    flops = CLASSES * (
+        inner_steps * (9 * forward + 3 * decoded) + samples * 3 * (forward + decoded)
+    )
+    return Pair(ours, peer, compiled, flops)
+
+
+def _decoder_flops(synthetic: Synthetic, theta: Any) -> float:
+    """Of one image's decoding."""
+    one, nine = (
+        flops_of(
+            lambda theta, items: synthetic.sample(theta, None, items).images,
+            theta,
+            jax.ShapeDtypeStruct((number,), jnp.int32),
+        )
+        for number in (1, 9)
+    )
+    return (nine - one) / 8
 
 
 def _noise(key: jax.Array, items: int) -> torch.Tensor:
@@ -137,7 +160,8 @@ def _decoder(params: Any) -> list[torch.Tensor]:
 def _mmd2(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
-        return sum(torch.exp(-squared.clamp(min=0) / (2 * s**2)) for s in losses.BANDWIDTHS)
+        widths = torch.tensor(losses.BANDWIDTHS)[:, None, None]
+        return torch.exp(-squared.clamp(min=0) / (2 * widths**2)).sum(0)
 
     def within(a: torch.Tensor) -> torch.Tensor:
         similar = kernel(a, a)

@@ -1,7 +1,6 @@
 """One outer step of Dataset Distillation on MNIST's shape with LeNet, here and in PyTorch."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.peers.pair import Pair
 from benchmarks.world import CLASSES, random_real
 from d3jax import networks, objectives
 from d3jax.synthetic import pixels
 
 SHAPE, IMAGES = (28, 28, 1), 2000
-
-
-class Pair(NamedTuple):
-    """Two functions of nothing that return the outer loss, having computed its gradient too."""
-
-    ours: Callable[[], float]
-    peer: Callable[[], float]
-    lowered: Callable[[], Any]  # ours, to be compiled
 
 
 def pair(steps: int, passes: int, number_of_networks: int, real_batch: int) -> Pair:
@@ -53,8 +45,10 @@ def pair(steps: int, passes: int, number_of_networks: int, real_batch: int) -> P
         loss = lambda theta: objective.loss(theta, data.sample, (), key, real)[0]  # noqa: E731
         return jax.value_and_grad(loss)(theta)
 
+    compiled = step.lower(theta, key, real).compile()
+
     def ours() -> float:
-        return float(jax.block_until_ready(step(theta, key, real))[0])
+        return float(compiled(theta, key, real)[0])
 
     # What the objective draws from the key, so that both see the same.
     for_starts, _, _, for_real = jax.random.split(key, 4)
@@ -86,7 +80,7 @@ def pair(steps: int, passes: int, number_of_networks: int, real_batch: int) -> P
         torch.autograd.grad(mean, (images, rates))
         return float(mean.detach())
 
-    return Pair(ours, peer, lambda: step.lower(theta, key, real))
+    return Pair(ours, peer, compiled)
 
 
 def lenet(params: list[torch.Tensor], images: torch.Tensor) -> torch.Tensor:

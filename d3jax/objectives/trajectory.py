@@ -29,6 +29,7 @@ def trajectory_matching(
     gradient: Literal["exact", "tesla"] = "exact",
     updates: tuple[str, ...],
     rematerialize: bool = True,
+    scan_unroll: int = 1,
 ) -> Objective:
     """From an expert's epoch t, `inner_steps` steps on synthetic data should reach epoch t + M.
 
@@ -49,7 +50,7 @@ def trajectory_matching(
         data of earlier steps moves later weights, at the memory of one step
         (`inner.direct_unroll`).
       updates: the groups of theta that it moves.
-      rematerialize: see `inner.unroll`.
+      rematerialize, scan_unroll: see `inner.unroll`; of the exact gradient.
 
     theta["learning_rates"] holds the logarithms f[] or f[T] of the student's learning rates.
     `real.trajectories` f[E, epochs + 1, P] needs epochs >= max_start_epoch - 1 + M.
@@ -111,6 +112,7 @@ def trajectory_matching(
                 batches,
                 learning_rates,
                 rematerialize=rematerialize,
+                scan_unroll=scan_unroll,
             )
         distance = losses.trajectory_distance(student, target, start)
         metrics = {"distance": distance, "learning_rate": jnp.mean(learning_rates)}

@@ -55,6 +55,8 @@ def unrolled(
     optimizer: Literal["sgd", "adam"] = "sgd",
     relabel: tuple[int, int] | None = None,
     clip: Mapping[str, float] | None = None,
+    rematerialize: bool = True,
+    scan_unroll: int = 1,
     updates: tuple[str, ...],
 ) -> Objective:
     """A network trained on the distilled items for `steps * passes` steps should suit real data.
@@ -76,6 +78,7 @@ def unrolled(
       relabel: (a, b): real images of class a count as class b (the attack).
       clip: largest norm of the meta-gradient of these groups of theta, each network's share alone
         (`inner.limit_gradient`).
+      rematerialize, scan_unroll: see `inner.unroll`.
       updates: the groups of theta that it moves.
 
     theta["learning_rates"] holds the logarithms f[S * P], or f[] for all steps, of the inner
@@ -139,6 +142,8 @@ def unrolled(
                     batches,
                     rates,
                     optimizer=descent(optimizer),
+                    rematerialize=rematerialize,
+                    scan_unroll=scan_unroll,
                 )
             return truncated_unroll(
                 student_loss,
@@ -149,6 +154,8 @@ def unrolled(
                 jax.random.randint(for_window, (), 0, inner_steps - window + 1, jnp.int32),
                 window,
                 optimizer=descent(optimizer),
+                rematerialize=rematerialize,
+                scan_unroll=scan_unroll,
             )
 
         def outer(start: Array, key: Array, shared: dict[str, PyTree]) -> tuple[Array, Array]:

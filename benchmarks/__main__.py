@@ -1,0 +1,83 @@
+"""Measures, prints tables, and keeps rows and plots.
+
+    python -m benchmarks [NAME ...] [--quick] [--only TEXT] [--out FILE]
+
+Without names all of them. Rows are written as they come, to benchmarks/results/NAME.json or all to
+FILE, a plot NAME.png beside them; each row says what was measured, on what, when and with which
+versions. Rows of the file that are not measured again stay in it.
+"""
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+from benchmarks.suite import Row, stamp
+from d3jax.files import write_json
+from d3jax.report import markdown_table
+
+NAMES = (
+    "compile_vs_throughput",
+    "memory",
+    "vmap_experts",
+    "sharding",
+    "peers",
+    "students",
+    "subtasks",
+    "mtt_gradient",
+)
+RESULTS = Path(__file__).parent / "results"
+
+
+def measure(name: str, benchmark: ModuleType, out: Path, quick: bool, only: str) -> list[Row]:
+    """Measures the cases whose name holds `only`; returns their rows."""
+    cases = benchmark.cases(quick)
+    kept = json.loads(out.read_text()) if out.exists() else []
+    others = [row for row in kept if row["benchmark"] != name]
+    found = {row["work"]: row for row in kept if row["benchmark"] == name and row["work"] in cases}
+    measured = []
+    for work, case in cases.items():
+        if only in work:
+            row = {"benchmark": name, "work": work, **stamp(), **case()}
+            row["quick"] = quick
+            found[work] = row
+            measured.append(row)
+            write_json(out, others + [found[work] for work in cases if work in found])
+            said = {k: v for k, v in row.items() if isinstance(v, int | float)}
+            print(work, {k: float(f"{v:.3g}") for k, v in said.items()}, flush=True)
+    if found:
+        benchmark.plot([found[work] for work in cases if work in found]).savefig(
+            out.parent / f"{name}.png"
+        )
+    return measured
+
+
+def main() -> None:
+    """Measures every named benchmark."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=str(__doc__).splitlines()[0]
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller cases")
+    parser.add_argument("--only", default="", metavar="TEXT", help="work whose name holds this")
+    parser.add_argument("--out", type=Path, help="one file for all rows")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in NAMES]
+    if unknown:
+        parser.error(f"unknown benchmark {unknown[0]!r}; known: {', '.join(NAMES)}")
+    for name in options.names or NAMES:
+        out = options.out or RESULTS / f"{name}.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            benchmark = importlib.import_module(f"benchmarks.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            parser.error(f"{name} compares with PyTorch: pip install '.[torch]'")
+        rows = measure(name, benchmark, out, options.quick, options.only)
+        print(markdown_table(*benchmark.table(rows)))
+
+
+if __name__ == "__main__":
+    main()
