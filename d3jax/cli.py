@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     processes = _processes(command)
     if processes is not None and not launch.is_worker():
         raise SystemExit(launch.supervise(sys.argv[1:] if arguments is None else arguments))
-    _keep_compiled()
+    _keep_compiled(command)
     try:
         reporter = Reporter()
         if processes is not None:
@@ -152,9 +152,11 @@ def _processes(command: object) -> launch.Processes | None:
     return None
 
 
-def _keep_compiled() -> None:
-    """Compiled programs are kept between runs, unless JAX_COMPILATION_CACHE_DIR says where to."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+def _keep_compiled(command: object) -> None:
+    """Compiled programs are kept between runs, where JAX_COMPILATION_CACHE_DIR says, or in ours."""
+    if isinstance(command, Distill) and not command.method.compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 

@@ -76,6 +76,9 @@ class Architecture:
     """Pooling of a convnet; default average."""
     initialization: Literal["uniform_fan_in", "xavier_normal"] | None = None
     """Initial weights; default uniform_fan_in (PyTorch's), for dd xavier_normal (the paper's)."""
+    compute: Literal["float32", "bfloat16"] | None = None
+    """Precision of convolutions and linear layers; default float32. Weights, normalization and
+    losses stay float32; bfloat16 is for accelerators that have it, a CPU gains nothing."""
 
     def create(self, image_shape: tuple[int, int, int], num_classes: int) -> Network:
         """The network for images of this shape."""
@@ -122,6 +125,10 @@ class Run:
     """Minutes between checkpoints."""
     tensorboard: bool = False
     """Write TensorBoard event files to OUT/events (needs the extra `tensorboard`)."""
+    profile: Path | None = None
+    """Write a trace of the second chunk of outer steps to this folder, for xprof or TensorBoard."""
+    compilation_cache: bool = True
+    """Keep compiled programs between runs, in $JAX_COMPILATION_CACHE_DIR or the cache folder."""
     out: Path = Path("runs/distill")
     """The run's folder; the same command with the same folder resumes."""
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,6 +110,7 @@ def run(
     chunk: int = 10,
     checkpoint_minutes: float = 5.0,
     observe: Callable[[Rows], None] | None = None,
+    profile: Path | None = None,
 ) -> State:
     """Runs `method` for `steps` outer steps, or what is left of them; returns the last state.
 
@@ -126,6 +128,8 @@ def run(
       chunk: outer steps per dispatch; a signal is heeded after at most so many.
       checkpoint_minutes: time between checkpoints.
       observe: called with the rows of each chunk.
+      profile: folder for a trace of the second chunk that is run (of the only one, if there is no
+        second), which xprof or TensorBoard opens.
 
     Raises:
       Interrupted: SIGTERM or SIGINT arrived; the state is saved.
@@ -140,6 +144,7 @@ def run(
         chunk=chunk,
         checkpoint_minutes=checkpoint_minutes,
         observe=None if observe is None else lambda _, rows: observe(rows),
+        profile=profile,
     )
 
 
@@ -153,6 +158,7 @@ def drive(
     chunk: int,
     checkpoint_minutes: float,
     observe: Callable[[int, Rows], None] | None = None,
+    profile: Path | None = None,
 ) -> State:
     """`run` for a compiled program: of one run, or of several subtasks on one or many processes.
 
@@ -166,6 +172,7 @@ def drive(
       checkpoints: folder for them.
       reporter, chunk, checkpoint_minutes: as in `run`.
       observe: as in `run`, for each subtask.
+      profile: as in `run`.
     """
     files = [directory / METRICS for directory in directories]
     state = program.start()
@@ -180,11 +187,15 @@ def drive(
         advance = program.function.lower(*program.arguments(state, 0)).compile()
         saved = time.monotonic()
         begun = saved - spent
-        with reporter.stage("outer steps", steps, int(reached.min())) as stage:
+        begin = int(reached.min())
+        # What a first chunk does once, such as reading pages of memory, is not of interest.
+        profiled = begin + chunk if begin + chunk < steps else begin
+        with reporter.stage("outer steps", steps, begin) as stage:
             while reached.min() < steps:
                 until = min(int(reached.min()) + chunk, steps)
-                state, values, done, finite = advance(*program.arguments(state, until))
-                seen = program.rows((values, done, finite, state.step))
+                with _traced(profile if reached.min() == profiled else None):
+                    state, values, done, finite = advance(*program.arguments(state, until))
+                    seen = program.rows((values, done, finite, state.step))
                 rows = _rows(seen, reached, time.monotonic() - begun)
                 for number, own in enumerate(rows):
                     good = own if seen[2][number] else own[:-1]
@@ -205,6 +216,10 @@ def drive(
                 if stop:
                     raise Interrupted
     return state
+
+
+def _traced(folder: Path | None) -> AbstractContextManager[None]:
+    return nullcontext() if folder is None else jax.profiler.trace(str(folder))
 
 
 def _rows(seen: Any, before: np.ndarray, seconds: float) -> list[Rows]:

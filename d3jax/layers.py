@@ -31,6 +31,11 @@ def _initializers(name: str, fan_in: int) -> tuple[Initializer, Initializer]:
     return fan_in_initializers(fan_in)
 
 
+def _like(param: Array, images: Array) -> Array:
+    """A parameter in the precision of bfloat16 images; otherwise as it is."""
+    return param.astype(images.dtype) if images.dtype == jnp.bfloat16 else param
+
+
 class Convolution(nn.Module):
     """A convolution with bias on `ops.convolution`."""
 
@@ -48,9 +53,11 @@ class Convolution(nn.Module):
         kernel_init, bias_init = _initializers(self.initialization, channels * self.size**2)
         shape = (self.size, self.size, channels, self.features)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        kernel = _like(kernel, images)
         out = ops.convolution(images, kernel, stride=self.stride, padding=self.padding)
         if self.bias:
-            out = out + self.param("bias", bias_init, (self.features,), jnp.float32)
+            bias = self.param("bias", bias_init, (self.features,), jnp.float32)
+            out = out + _like(bias, images)
         return out
 
 
@@ -66,11 +73,15 @@ class Linear(nn.Module):
         kernel_init, bias_init = _initializers(self.initialization, x.shape[-1])
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
-        return x @ kernel + self.param("bias", bias_init, (self.features,), jnp.float32)
+        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
+        return x @ _like(kernel, x) + _like(bias, x)
 
 
 class Normalization(nn.Module):
-    """Instance, group, layer or batch normalization with scale and bias, or none."""
+    """Instance, group, layer or batch normalization with scale and bias, or none.
+
+    Of bfloat16 images it computes in float32.
+    """
 
     kind: str
 
@@ -84,8 +95,9 @@ class Normalization(nn.Module):
         channels = images.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        wide = images.astype(jnp.float32) if images.dtype == jnp.bfloat16 else images
         if self.kind == "batch":
-            images, used = ops.batch_norm(images, scale, bias, statistics)
-            return images, (used,)
+            out, used = ops.batch_norm(wide, scale, bias, statistics)
+            return out.astype(images.dtype), (used,)
         groups = {"instance": channels, "group": min(4, channels), "layer": 1}[self.kind]
-        return ops.group_norm(images, scale, bias, groups), ()
+        return ops.group_norm(wide, scale, bias, groups).astype(images.dtype), ()

@@ -19,6 +19,7 @@ from d3jax.types import InputError, Network, Outputs, PyTree
 NORMS = ("instance", "group", "layer", "batch", "none")
 POOLINGS = ("average", "max", "none")
 INITIALIZATIONS = ("uniform_fan_in", "xavier_normal")
+PRECISIONS = ("float32", "bfloat16")
 
 
 class _Statistics:
@@ -185,6 +186,7 @@ def create(
     pooling: str | None = None,
     activation: Callable[[Array], Array] = nn.relu,
     initialization: str = "uniform_fan_in",
+    compute: str = "float32",
 ) -> Network:
     """A network by name: convnet, lenet, alexcifarnet, mlp or resnet18.
 
@@ -199,6 +201,8 @@ def create(
       activation: any smooth or piecewise function of an array.
       initialization: `uniform_fan_in` (PyTorch's default, which the field's figures rest on) or
         `xavier_normal` with zero biases (Dataset Distillation).
+      compute: precision of convolutions and linear layers; parameters, normalization, logits and
+        features are float32 with `bfloat16` too.
 
     Raises:
       InputError: an unknown name, or an option that the network does not have.
@@ -209,6 +213,7 @@ def create(
         ("norm", norm, NORMS),
         ("pooling", pooling, POOLINGS),
         ("initialization", initialization, INITIALIZATIONS),
+        ("compute", compute, PRECISIONS),
     ):
         if value is not None and value not in known:
             raise InputError(f"unknown {option} {value!r}; known: {', '.join(known)}")
@@ -229,7 +234,7 @@ def create(
                 f"use at most depth {int(math.log2(image_shape[0]))}"
             )
     module = module(num_classes, activation=activation, initialization=initialization, **options)
-    network = from_module(module, image_shape)
+    network = from_module(module, image_shape, compute)
     try:
         jax.eval_shape(network.init, jax.random.key(0))
     except (TypeError, ValueError):  # a layer that nothing is left for, or channels not divisible
@@ -240,18 +245,29 @@ def create(
     return network
 
 
-def from_module(module: nn.Module, image_shape: tuple[int, int, int]) -> Network:
+def from_module(
+    module: nn.Module, image_shape: tuple[int, int, int], compute: str = "float32"
+) -> Network:
     """A `Network` of any Flax module whose call is (images, statistics=None) -> Outputs.
 
     Parameters start in float32, also where 64-bit types are enabled; to compute in float64, cast
-    parameters and images.
+    parameters and images. With `compute` bfloat16 the module gets bfloat16 images; its layers
+    should follow them, as those of `layers` do.
     """
 
     def init(key: Array) -> PyTree:
         return module.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
 
     def forward(params: PyTree, images: Array, *, statistics: PyTree = None) -> Outputs:
-        return module.apply({"params": params}, images, statistics)  # type: ignore[return-value]
+        if compute == "bfloat16":
+            images = images.astype(jnp.bfloat16)
+        outputs: Outputs = module.apply({"params": params}, images, statistics)  # type: ignore
+        if compute == "bfloat16":
+            outputs = outputs._replace(
+                logits=outputs.logits.astype(jnp.float32),
+                features=outputs.features.astype(jnp.float32),
+            )
+        return outputs
 
     return Network(init, forward)
 

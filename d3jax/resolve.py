@@ -28,7 +28,10 @@ from d3jax.snapshots import fingerprint
 from d3jax.types import InputError
 
 # What may differ between the runs of one folder: it does not change a number.
-_FREE = ("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data_dir", "together")
+_FREE = (
+    *("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data_dir", "together"),
+    *("profile", "compilation_cache"),
+)
 
 
 def architecture(

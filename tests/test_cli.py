@@ -239,10 +239,10 @@ def test_compiled_programs_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("D3JAX_CACHE_DIR", str(tmp_path))
     kept = []
     monkeypatch.setattr(jax.config, "update", lambda *change: kept.append(change))
-    cli._keep_compiled()
+    cli._keep_compiled(None)
     assert kept == [("jax_compilation_cache_dir", str(tmp_path / "compiled"))]
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")  # JAX itself reads it
-    cli._keep_compiled()
+    cli._keep_compiled(None)
     assert len(kept) == 1
 
 
@@ -500,3 +500,10 @@ def test_more_images_than_a_class_has_are_refused_before_training(tmp_path):
     with pytest.raises(InputError, match="leave random and kmeans out"):
         jobs.run(options, Reporter())
     assert not (tmp_path / "run").exists()
+
+
+def test_the_compilation_cache_can_be_turned_off(monkeypatch):
+    kept = []
+    monkeypatch.setattr(jax.config, "update", lambda *option: kept.append(option))
+    cli._keep_compiled(cli.parse(["distill", "d3", "--no-compilation-cache"]))
+    assert kept == [("jax_enable_compilation_cache", False)]

@@ -255,3 +255,16 @@ def test_the_chunk_is_compiled_once(tmp_path):
     run(tmp_path, method._replace(step=step), chunk=8)
     # Once for the metrics' shapes, once in the loop.
     assert len(traced) <= 3
+
+
+def test_a_profile_is_of_one_chunk(whole, tmp_path):
+    state = run(tmp_path / "run", chunk=5, profile=tmp_path / "profile")
+    same(state, whole[0])
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    events = {
+        event.name
+        for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
+        for line in plane.lines
+        for event in line.events
+    }
+    assert any("advance" in name for name in events)  # the compiled chunk

@@ -181,3 +181,35 @@ def test_parameters_start_in_float32_also_among_64_bit_types(initialization):
 def test_a_network_that_does_not_fit_the_images_says_so(name, options):
     with pytest.raises(InputError, match="cannot take images of 8x8 pixels"):
         networks.create(name, image_shape=(8, 8, 1), num_classes=3, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("convnet", {"width": 8, "norm": "batch"}), ("convnet", {"width": 8}), ("lenet", {})],
+)
+def test_bfloat16_computes_coarsely_and_keeps_float32(name, options):
+    shape = (28, 28, 1)
+    both = [
+        networks.create(name, image_shape=shape, num_classes=3, compute=compute, **options)
+        for compute in networks.PRECISIONS
+    ]
+    params = both[0].init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (4, *shape))
+
+    def outputs(network):
+        def loss(params):
+            out = network.forward(params, images)
+            return jnp.sum(jax.nn.log_softmax(out.logits)[:, 0]), out
+
+        return quick_jit(jax.grad(loss, has_aux=True))(params)
+
+    (fine_gradient, fine), (coarse_gradient, coarse) = map(outputs, both)
+    assert {x.dtype for x in jax.tree.leaves((coarse, coarse_gradient))} == {jnp.dtype(jnp.float32)}
+    # A bfloat16 has 8 bits: a rounding changes up to 0.4 %, and there are some of them on the way.
+    pairs = [
+        (coarse.logits, fine.logits),
+        (coarse.features, fine.features),
+        [ravel_pytree(gradient)[0] for gradient in (coarse_gradient, fine_gradient)],
+    ]
+    for a, b in pairs:
+        assert 0 < np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b)

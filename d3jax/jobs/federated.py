@@ -296,6 +296,7 @@ def _distill_group(
             chunk=options.chunk,
             checkpoint_minutes=options.checkpoint_minutes,
             observe=lambda number, rows: observers[number](rows),
+            profile=options.profile,
         )
     thetas = slots.rows(state.theta)
     if not processes.first():

@@ -111,7 +111,10 @@ def expert_recipe(
         "images": fingerprint(dataset.train_images, dataset.train_labels),
         "zca": normalization.zca is not None,
     }
-    recipe = experts.configuration(options, dataclasses.asdict(architecture), images, seed)
+    network = dataclasses.asdict(architecture)
+    if network["compute"] is None:  # as in recipes of before there was a choice
+        del network["compute"]
+    recipe = experts.configuration(options, network, images, seed)
     return recipe if subtask is None else {**recipe, "subtask": subtask}
 
 
@@ -206,6 +209,7 @@ def outer_loop(
             chunk=options.chunk,
             checkpoint_minutes=options.checkpoint_minutes,
             observe=observe,
+            profile=options.profile,
         )
 
 
