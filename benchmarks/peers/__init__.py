@@ -105,7 +105,7 @@ def measure(work: str, quick: bool) -> Row:
     """One row."""
     make, scale = PARTS[work] if quick and work in PARTS else ({**WORKS, **LONGER}[work], 1.0)
     long = work in PARTS
-    row = compared(make, (2 if long else 3) if quick else (3 if long else 10), scale)
+    row = compared(make, (1 if long else 3) if quick else (2 if long else 6), scale)
     return {**row, "peer_mib": peer_bytes(work) / 2**20}
 
 
