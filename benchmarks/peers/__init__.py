@@ -55,25 +55,26 @@ LONGER: dict[str, Callable[[], Pair]] = {
 }
 # The long ones' first part, which takes as long as the others: (pair, how many parts make a whole)
 PARTS: dict[str, tuple[Callable[[], Pair], float]] = {
-    "experts, ConvNet width 32, 4 at once, an epoch": (lambda: experts.pair(32, 4, 1280), 7.8),
+    "experts, ConvNet width 32, 4 at once, an epoch": (lambda: experts.pair(32, 4, 512), 19.5),
     "5 students, ConvNet width 32, 300 epochs, 20 images": (
-        lambda: students.pair(32, 5, 20, 20), 15
+        lambda: students.pair(32, 5, 10, 20), 30
     ),
 }  # fmt: skip
 
 
-def compared(make: Callable[[], Pair], rounds: int, scale: float = 1.0) -> Row:
+def compared(
+    make: Callable[[], Pair], rounds: int, scale: float = 1.0, torch_compile: bool = True
+) -> Row:
     """Losses, CPU seconds and bytes of both; seconds are multiplied by `scale`."""
     pair = make()
+    # Both are warm after this.
     ours, theirs = pair.losses() if pair.losses else (pair.ours(), pair.peer())
     difference = abs(ours - theirs) / abs(theirs)
     if difference > TOLERANCE:
         raise SystemExit(f"losses {ours} and {theirs} differ by {difference:.1e}, relative")
-    for warm in (pair.ours, pair.peer):
-        warm()
     times = [(cpu_seconds(pair.ours), cpu_seconds(pair.peer)) for _ in range(rounds)]
     mine, peer = (scale * min(column) for column in zip(*times, strict=True))
-    memory = pair.compiled.memory_analysis()
+    memory = pair.compiled().memory_analysis()
     row = {
         "ours_cpu_s": mine,
         "peer_cpu_s": peer,
@@ -84,7 +85,7 @@ def compared(make: Callable[[], Pair], rounds: int, scale: float = 1.0) -> Row:
     }
     if pair.flops:
         row["product_share"] = scale * pair.flops / mine / product_rate()
-    if pair.peer_compiled is not None:
+    if torch_compile and pair.peer_compiled is not None:
         row |= _compiled(pair.peer_compiled, scale)
     return row
 
@@ -105,7 +106,8 @@ def measure(work: str, quick: bool) -> Row:
     """One row."""
     make, scale = PARTS[work] if quick and work in PARTS else ({**WORKS, **LONGER}[work], 1.0)
     long = work in PARTS
-    row = compared(make, (1 if long else 3) if quick else (2 if long else 6), scale)
+    rounds = (1 if long else 2) if quick else (2 if long else 6)
+    row = compared(make, rounds, scale, torch_compile=not quick)
     return {**row, "peer_mib": peer_bytes(work) / 2**20}
 
 

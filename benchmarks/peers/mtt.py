@@ -1,5 +1,6 @@
 """One outer step of trajectory matching on CIFAR-10's shape with a ConvNet, here and in PyTorch."""
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -45,10 +46,10 @@ def pair(width: int, inner_steps: int, images_per_class: int) -> Pair:
         loss = lambda theta: objective.loss(theta, data.sample, (), key, real)[0]  # noqa: E731
         return jax.value_and_grad(loss)(theta)
 
-    compiled = step.lower(theta, key, real).compile()
+    compiled = cache(lambda: step.lower(theta, key, real).compile())
 
     def ours() -> float:
-        return float(compiled(theta, key, real)[0])
+        return float(compiled()(theta, key, real)[0])
 
     unravel = networks.unraveler(network)
     trajectories = jnp.asarray(real.trajectories)

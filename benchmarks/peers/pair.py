@@ -12,7 +12,7 @@ class Pair(NamedTuple):
 
     ours: Callable[[], Any]
     peer: Callable[[], Any]
-    compiled: Any  # ours
+    compiled: Callable[[], Any]  # ours, compiled when first asked for
     flops: float | None = None  # of the work's products, none counted twice
     losses: Callable[[], tuple[float, float]] | None = None  # ours and the peer's
     peer_compiled: Callable[[], Any] | None = None  # the peer by torch.compile, where that works

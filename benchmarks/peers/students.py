@@ -1,6 +1,7 @@
 """Training of students on distilled images with a ConvNet, all at once here, one by one there."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -38,10 +39,11 @@ def pair(width: int, students: int, epochs: int, images: int) -> Pair:
         carry = (params, jnp.zeros_like(params))
         return carry, theta, keys, rate, begin, jnp.asarray(end, jnp.int32)
 
-    train = jax.jit(epochs_function(network, data, protocol)).lower(*arguments(epochs)).compile()
+    train = jax.jit(epochs_function(network, data, protocol))
+    compiled = cache(lambda: train.lower(*arguments(epochs)).compile())
 
     def ours(end: int = epochs) -> jax.Array:
-        return train(*arguments(end))[0]
+        return compiled()(*arguments(end))[0]
 
     batches = np.asarray(theta["data"]["images"]).transpose(0, 3, 1, 2)
     learned = torch.from_numpy(batches.copy())
@@ -92,7 +94,7 @@ def pair(width: int, students: int, epochs: int, images: int) -> Pair:
     return Pair(
         ours,
         peer,
-        train,
+        compiled,
         3 * students * epochs * images * forward_flops(network, SHAPE),
         lambda: (our_loss(ours(COMPARED)), peer_loss(peer(COMPARED))),
         lambda: peer(loss_of=torch.compile(eager)),
