@@ -77,6 +77,8 @@ def main() -> None:
             parser.error(f"{name} compares with PyTorch: pip install '.[torch]'")
         rows = measure(name, benchmark, out, options.quick, options.only)
         print(markdown_table(*benchmark.table(rows)))
+        if hasattr(benchmark, "remarks"):
+            print(benchmark.remarks(rows))
 
 
 if __name__ == "__main__":

@@ -136,6 +136,19 @@ def table(rows: list[Row]) -> Table:
     ]  # fmt: skip
 
 
+def remarks(rows: list[Row]) -> str:
+    """Weak scaling on paper, of the first row's step."""
+    alone = next((row for row in rows if row["subtasks"] == "alone"), None)
+    if alone is None:
+        return ""
+    step, size = alone["wall_seconds"] / SUBTASKS, alone["join_bytes"]
+    joins = " and ".join(f"{8 * size * devices / 1e10:.4f} s on {devices}" for devices in (8, 64))
+    return (
+        f"On paper, a subtask for each device: 5000 steps take {5000 * step:,.0f} s on any number "
+        f"of devices like this one, and the join of {size:,} bytes each, at 10 Gbit/s, {joins}."
+    )
+
+
 def plot(rows: list[Row]) -> Figure:
     """Wall seconds."""
     return bars([r["work"] for r in rows], [r["wall_seconds"] for r in rows], "wall seconds")

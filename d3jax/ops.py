@@ -95,12 +95,13 @@ def convolution(
     def convolve(images: Array) -> Array:
         return _convolution(images, kernel, stride, padding, lowering)
 
+    block = None
     if lowering != "lax" and images.shape[0] >= _MANY:
         seen = 4 * math.prod(images.shape[1:]) * size**2 // stride**2
-        return map_blocks(convolve, images, max(1, _SEEN_BYTES // seen))
+        block = max(1, _SEEN_BYTES // seen)
     if size**2 * kernel.shape[-2] < _LONG:  # not dear enough to keep
-        return convolve(images)
-    return keep(convolve(keep_cotangent(images)))
+        return map_blocks(convolve, images, block)
+    return keep(map_blocks(convolve, keep_cotangent(images), block))
 
 
 def _convolution(

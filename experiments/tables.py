@@ -118,6 +118,8 @@ def _measured(name: str, rows: list[dict[str, Any]]) -> str:
     versions = {f"{k} {v}" for row in rows for k, v in row["versions"].items()}
     said = [", ".join(sorted({row[key] for row in rows})) for key in ("hardware", "date", "commit")]
     note = f"{said[0]}; {', '.join(sorted(versions))}; {said[1]}; commits {said[2]}."
+    if name == "subtasks":
+        note += f" {subtasks.remarks(rows)}"
     return f"{markdown_table(*BENCHMARKS[name](rows)).rstrip()}\n\n{note}\n"
 
 

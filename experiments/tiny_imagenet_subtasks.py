@@ -10,7 +10,11 @@ on those of an expert of all classes (800 bytes more).
 
 table: tiny_imagenet_subtasks (python -m experiments.tables)
 
-Not measured here yet.
+| run | floats | bytes | test accuracy % | expert labels | seeds x students | CPU s, experts | CPU s |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| 1 subtask | 217,219 | 439,566 | 18.1 ± 0.9 | 11.2 ± 1.3 | 1 x 3 | 346 | 1,877 |
+
+1 core of AMD EPYC; 2026-11-21; commits 62c74c5.
 
 end of table
 """
