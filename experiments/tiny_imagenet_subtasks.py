@@ -13,8 +13,9 @@ table: tiny_imagenet_subtasks (python -m experiments.tables)
 | run | floats | bytes | test accuracy % | expert labels | seeds x students | CPU s, experts | CPU s |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | 1 subtask | 217,219 | 439,566 | 18.1 ± 0.9 | 11.2 ± 1.3 | 1 x 3 | 346 | 1,877 |
+| 2 subtasks | 220,278 | 449,236 | 18.8 ± 1.7 | 13.1 ± 1.3 | 1 x 3 | 350 | 1,655 |
 
-1 core of AMD EPYC; 2026-11-21; commits 62c74c5.
+1 core of AMD EPYC; 2026-11-21, 2026-11-22; commits 62c74c5.
 
 end of table
 """
