@@ -70,7 +70,7 @@ def peers_table(rows: list[Row]) -> Table:
     ]
 
 
-def bars(names: Sequence[str], values: Sequence[float], what: str, log: bool = False) -> Figure:
+def bars(names: Sequence[str], values: Sequence[float], what: str) -> Figure:
     """A horizontal bar for each name."""
     figure = Figure(figsize=(8, 0.6 + 0.28 * len(names)), layout="constrained", dpi=100)
     axes = figure.add_subplot()
@@ -78,8 +78,6 @@ def bars(names: Sequence[str], values: Sequence[float], what: str, log: bool = F
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(what)
-    if log:
-        axes.set_xscale("log")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -7,20 +7,13 @@ that of a file in experiments/results/ or benchmarks/results/. With --check noth
 the exit code is 1 where a file is out of step.
 """
 
+import importlib
 import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import (
-    compile_vs_throughput,
-    memory,
-    mtt_gradient,
-    sharding,
-    subtasks,
-    vmap_experts,
-)
 from benchmarks.suite import peers_table
 from d3jax.files import write_text
 from d3jax.report import markdown_table
@@ -28,22 +21,6 @@ from experiments.rows import by_label
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "README.md", *sorted((ROOT / "experiments").glob("*_*.py")))
-BENCHMARKS = {
-    **{
-        module.__name__.rpartition(".")[2]: module.table
-        for module in (
-            compile_vs_throughput,
-            memory,
-            mtt_gradient,
-            sharding,
-            subtasks,
-            vmap_experts,
-        )
-    },
-    # Not from their modules, which import torch.
-    "peers": peers_table,
-    "students": peers_table,
-}
 _TABLE = re.compile(r"(?m)^(.*\btable: (\w+).*\n)((?:.*\n)*?)(.*\bend of table\b.*\n)")
 
 
@@ -118,9 +95,14 @@ def _measured(name: str, rows: list[dict[str, Any]]) -> str:
     versions = {f"{k} {v}" for row in rows for k, v in row["versions"].items()}
     said = [", ".join(sorted({row[key] for row in rows})) for key in ("hardware", "date", "commit")]
     note = f"{said[0]}; {', '.join(sorted(versions))}; {said[1]}; commits {said[2]}."
-    if name == "subtasks":
-        note += f" {subtasks.remarks(rows)}"
-    return f"{markdown_table(*BENCHMARKS[name](rows)).rstrip()}\n\n{note}\n"
+    if name in ("peers", "students"):  # their modules import torch
+        table = peers_table
+    else:
+        benchmark = importlib.import_module(f"benchmarks.{name}")
+        table = benchmark.table
+        if hasattr(benchmark, "remarks"):
+            note += f" {benchmark.remarks(rows)}"
+    return f"{markdown_table(*table(rows)).rstrip()}\n\n{note}\n"
 
 
 def in_step(text: str) -> str:
