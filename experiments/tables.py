@@ -96,13 +96,13 @@ def _measured(name: str, rows: list[dict[str, Any]]) -> str:
     said = [", ".join(sorted({row[key] for row in rows})) for key in ("hardware", "date", "commit")]
     note = f"{said[0]}; {', '.join(sorted(versions))}; {said[1]}; commits {said[2]}."
     if name in ("peers", "students"):  # their modules import torch
-        table = peers_table
+        header, cells = peers_table(rows)
     else:
         benchmark = importlib.import_module(f"benchmarks.{name}")
-        table = benchmark.table
+        header, cells = benchmark.table(rows)
         if hasattr(benchmark, "remarks"):
             note += f" {benchmark.remarks(rows)}"
-    return f"{markdown_table(*table(rows)).rstrip()}\n\n{note}\n"
+    return f"{markdown_table(header, cells).rstrip()}\n\n{note}\n"
 
 
 def in_step(text: str) -> str:
