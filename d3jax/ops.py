@@ -256,6 +256,9 @@ def max_pool(images: Array, window: int = 2, *, padding: int = 0) -> Array:
     """
     if window == 2 and padding == 0:
         return _block_max(_even(images))
+    _, height, width, _ = images.shape
+    if window == 3 and padding == 1 and height % 2 == width % 2 == 0:
+        return _max_of_three(_max_of_three(images, axis=1), axis=2)
     if padding:
         sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
         images = jnp.pad(images, sides, constant_values=-jnp.inf)
@@ -264,6 +267,20 @@ def max_pool(images: Array, window: int = 2, *, padding: int = 0) -> Array:
     for view in views[1:]:
         out = jnp.maximum(out, view)
     return out
+
+
+def _max_of_three(images: Array, axis: int) -> Array:
+    """The maximum of each pixel of even index along an axis and its two neighbours.
+
+    From neighbours in pairs, since views of every second pixel are strided, both ways.
+    """
+    shape = images.shape
+    pairs = images.reshape(*shape[:axis], shape[axis] // 2, 2, *shape[axis + 1 :])
+    even, odd = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in range(2))
+    before = [(0, 0, 0)] * images.ndim
+    before[axis] = (1, -1, 0)  # the odd pixel of the pair before
+    left = lax.pad(odd, jnp.asarray(-jnp.inf, images.dtype), before)
+    return jnp.maximum(jnp.maximum(even, odd), left)
 
 
 @jax.custom_jvp
@@ -353,7 +370,8 @@ def local_response_norm(
     window = sum(padded[..., i : i + channels] for i in range(1, size)) + padded[..., :channels]
     dtype = images.dtype
     base = jnp.asarray(k, dtype) + jnp.asarray(alpha / size, dtype) * window
-    return images * base ** jnp.asarray(-beta, dtype)
+    # Not base**-beta, each derivative of which is another power.
+    return images * jnp.exp(jnp.asarray(-beta, dtype) * jnp.log(base))
 
 
 def no_cotangent(x: Array) -> Array | np.ndarray:
