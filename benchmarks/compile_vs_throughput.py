@@ -30,6 +30,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "two steps a turn": {"scan_unroll": 2},
     "fully unrolled": {"scan_unroll": 100},
     "not rematerialized": {"rematerialize": False},
+    "convolution by patches": {"lowering": "patches"},
     "convolution by rows": {"lowering": "rows"},
     "lax.conv": {"lowering": "lax"},
     "lax.conv, fully unrolled": {"lowering": "lax", "scan_unroll": 100},

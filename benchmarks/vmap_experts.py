@@ -17,22 +17,27 @@ from benchmarks.flops import forward_flops
 from benchmarks.outer_steps import CIFAR, lowered_by
 from benchmarks.suite import Cases, Row, Table, cpu_seconds, lines, product_rate
 from benchmarks.world import CLASSES, random_real
-from d3jax import networks
+from d3jax import networks, ops
 from d3jax.epochs import epoch_function
 from d3jax.experts import fresh_parameters
 
 AT_ONCE = (1, 2, 4, 8)
-NAMES = {"patches": "patches (default)", "rows": "rows", "lax": "lax.conv"}
+NAMES: dict[ops.Lowering, str] = {
+    "winograd": "winograd (default)",
+    "patches": "patches",
+    "rows": "rows",
+    "lax": "lax.conv",
+}
 
 
-def measure(lowering: str, experts: int, width: int, rounds: int) -> Row:
+def measure(lowering: ops.Lowering, experts: int, width: int, rounds: int) -> Row:
     """One row."""
     images = 64 if lowering == "lax" else 1024
     network = networks.create("convnet", image_shape=CIFAR, num_classes=CLASSES, width=width)
     real = random_real(CIFAR, images)
     keys = jax.random.split(jax.random.key(0), experts)
     params = jax.vmap(fresh_parameters(network))(keys)
-    with lowered_by(None if lowering == "patches" else lowering):  # type: ignore[arg-type]
+    with lowered_by(lowering):
         epoch = jax.jit(epoch_function(network, (), 256, 0.01)).lower(params, keys, real).compile()
     loss = np.asarray(epoch(params, keys, real)[1])
     seconds = min(cpu_seconds(lambda: epoch(params, keys, real)) for _ in range(rounds))
@@ -52,15 +57,15 @@ def cases(quick: bool) -> Cases:
     """Every number of experts with every convolution; quick: the default's."""
     found: Cases = {}
     for lowering, name in NAMES.items():
-        if quick and lowering != "patches":
+        if quick and lowering != "winograd":
             continue
         for experts in AT_ONCE[: 3 if lowering == "lax" else None]:
             found[f"width 32, {name}, {experts} at once"] = partial(
                 measure, lowering, experts, 32, 1 if quick or lowering == "lax" else 3
             )
     for experts in () if quick else (1, 4):
-        found[f"width 128, {NAMES['patches']}, {experts} at once"] = partial(
-            measure, "patches", experts, 128, 2
+        found[f"width 128, {NAMES['winograd']}, {experts} at once"] = partial(
+            measure, "winograd", experts, 128, 2
         )
     return found
 

@@ -2,29 +2,30 @@
 
 XLA's CPU convolution is one to two orders of magnitude slower inside `lax.scan` than a matrix
 product, and under `vmap` over weights it becomes a grouped convolution, slow everywhere.
-So a convolution here is, by default on CPU, a concatenation of shifted views times a
-matrix: every derivative of it is again a matrix product, and `vmap` makes it a batched one.
+So a convolution here is, by default on CPU, sums of shifted views times matrices (`winograd.py`):
+every derivative of it is again matrix products, and `vmap` makes them batched ones.
 """
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from d3jax import winograd
 from d3jax.rematerialize import keep, keep_cotangent
 from d3jax.types import PyTree
 
-Lowering = Literal["patches", "rows", "banded", "lax"]
+Lowering = Literal["winograd", "patches", "rows", "banded", "lax"]
 Statistics = tuple[Array, Array]  # mean f[C], variance f[C]
 
 
 def default_lowering() -> Lowering:
-    """The convolution lowering of the current backend: patches on CPU, XLA's own elsewhere."""
-    return "patches" if jax.default_backend() == "cpu" else "lax"
+    """The convolution lowering of the current backend: winograd on CPU, XLA's own elsewhere."""
+    return "winograd" if jax.default_backend() == "cpu" else "lax"
 
 
 def default_block(image_size: int) -> int | None:
@@ -74,25 +75,41 @@ def convolution(
       kernel: f[k, k, C, D].
       stride: the step between outputs, in pixels.
       padding: zeros on every side, in pixels; default (k - 1) // 2, which keeps the size.
-      lowering: `patches` (one product with all k*k shifted views side by side), `rows` (k
-        products, a row of views each: less memory), `banded` (some outputs of a row at a time
-        with a banded matrix: wider products), or `lax` (XLA's convolution). Default on CPU
-        patches, but banded for few features or channels; elsewhere lax.
+      lowering: `winograd` (products of transformed tiles, for stride 1 and kernels of 3 or 5
+        pixels: fewest multiplications), `patches` (one product with all k*k shifted views side by
+        side), `rows` (k products, a row of views each: less memory), `banded` (some outputs of a
+        row at a time with a banded matrix: wider products), or `lax` (XLA's convolution). Default
+        on CPU banded for few features or channels, else winograd where it can be, and patches where
+        not or in half precision; elsewhere lax.
 
-    Of many images a few at a time have their patches (`map_blocks`), by all lowerings but `lax`: a
+    Of many images a few at a time are convolved (`map_blocks`), by all lowerings but `lax`: a
     decoder's gradient on 300 images takes half as long, and a third of the memory.
+
+    Raises:
+      ValueError: an unknown lowering, or winograd for another stride or kernel.
     """
     size = kernel.shape[0]
     padding = (size - 1) // 2 if padding is None else padding
+    tiles = stride == 1 and size in winograd.SIZES
     if lowering is None:
         lowering = default_lowering()
         # Products with so few columns are slow: LeNet's gradient is 3 times as fast by bands. And
         # patches of few channels are many short copies.
-        narrow = kernel.shape[-1] <= 16 or kernel.shape[-2] <= _FEW
-        if lowering == "patches" and size > 1 and narrow:
-            lowering = "banded"
+        narrow = size > 1 and (kernel.shape[-1] <= 16 or kernel.shape[-2] <= _FEW)
+        half = jnp.finfo(images.dtype).bits < 32  # has no digits to spare for sums of inputs
+        if lowering == "winograd" and (narrow or half or not tiles):
+            lowering = "banded" if narrow else "patches"
+    elif lowering == "winograd" and not tiles:
+        known = " or ".join(map(str, winograd.SIZES))
+        raise ValueError(
+            f"winograd is for stride 1 and kernels of {known} pixels, not {stride} and {size}"
+        )
+    # Here, so that blocks of images share it.
+    taps = winograd.transformed(kernel) if lowering == "winograd" else None
 
     def convolve(images: Array) -> Array:
+        if taps is not None:
+            return winograd.convolution(_zeros_around(images, padding), taps)
         return _convolution(images, kernel, stride, padding, lowering)
 
     block = None
@@ -116,7 +133,7 @@ def _convolution(
             [(padding, padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    padded = _zeros_around(images, padding)
     if lowering == "patches":
         views = [_view(padded, size, i, j, stride) for i in range(size) for j in range(size)]
         patches = views[0] if size == 1 else jnp.concatenate(views, axis=-1)
@@ -130,7 +147,11 @@ def _convolution(
         return sum(rows[1:], rows[0])
     if lowering == "banded":
         return _banded(padded, kernel, stride)
-    raise ValueError(f"unknown lowering {lowering!r}; known: patches, rows, banded, lax")
+    raise ValueError(f"unknown lowering {lowering!r}; known: {', '.join(get_args(Lowering))}")
+
+
+def _zeros_around(images: Array, padding: int) -> Array:
+    return jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
 
 def _product(rows: Array, matrix: Array) -> Array:
@@ -217,12 +238,11 @@ def upsampling_convolution(
     kernel tap t to output pixel 2i - 1 + t (k = 3 with one more output row, as its
     `output_padding=1`).
 
-    On CPU the four output phases are one product of 3x3 patches with a [9 C, 4 D] matrix, followed
-    by depth-to-space: 2 to 11 times faster than `lax.conv_transpose` in a scan.
+    On CPU the four output phases are the features of one 3x3 convolution with 4 D, followed by
+    depth-to-space: 2 to 11 times faster than `lax.conv_transpose` in a scan.
     """
     size, _, channels, features = kernel.shape
-    lowering = default_lowering() if lowering is None else lowering
-    if lowering == "lax":
+    if (default_lowering() if lowering is None else lowering) == "lax":
         # The transposed convolution as a convolution of the dilated input with the flipped kernel.
         low, high = size - 2, 2
         return lax.conv_general_dilated(

@@ -31,7 +31,7 @@ def _values_and_derivatives(convolve):
 
 @pytest.mark.parametrize(
     ("size", "stride", "padding"),
-    [(1, 1, None), (1, 2, 0), (3, 1, None), (3, 1, 3), (3, 2, None), (5, 1, 0), (5, 2, None)],
+    [(1, 1, None), (1, 2, 0), (3, 1, None), (3, 1, 3), (3, 2, None), (5, 1, 0), (5, 1, None)],
 )
 def test_convolution_and_two_derivatives_equal_those_of_xla(size, stride, padding):
     arguments = (_random(2, 7, 8, 3), _random(size, size, 3, 4))
@@ -45,7 +45,8 @@ def test_convolution_and_two_derivatives_equal_those_of_xla(size, stride, paddin
         )  # fmt: skip
 
     expected = _values_and_derivatives(reference)(arguments, direction)
-    for lowering in ("patches", "rows", "banded", "lax"):
+    winograd = ("winograd",) if size > 1 and stride == 1 else ()
+    for lowering in ("patches", "rows", "banded", "lax", *winograd):
 
         def convolve(images, kernel, lowering=lowering):
             return ops.convolution(
@@ -54,29 +55,48 @@ def test_convolution_and_two_derivatives_equal_those_of_xla(size, stride, paddin
 
         actual = _values_and_derivatives(convolve)(arguments, direction)
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), actual, expected
+            lambda a, b: np.testing.assert_allclose(a, b, 2e-4, max(2e-4, 5e-5 * np.abs(b).max())),
+            actual,
+            expected,
         )
 
 
 def test_convolution_of_one_output_is_the_sum_that_it_should_be():
     images, kernel = _random(1, 3, 3, 2), _random(3, 3, 2, 1)
-    for lowering in ("patches", "rows", "banded", "lax"):
+    for lowering in ("patches", "rows", "banded", "lax", "winograd"):
         out = ops.convolution(images, kernel, padding=0, lowering=lowering)
         assert out.shape == (1, 1, 1, 1)
         np.testing.assert_allclose(out[0, 0, 0, 0], np.sum(images[0] * kernel[..., 0]), rtol=1e-5)
 
 
-def test_convolution_over_several_weights_by_vmap():
+@pytest.mark.parametrize("lowering", ["patches", "winograd"])
+def test_convolution_over_several_weights_by_vmap(lowering):
     images, kernels = _random(3, 2, 5, 5, 2), _random(3, 3, 3, 2, 4)
-    batched = jax.vmap(lambda x, k: ops.convolution(x, k, lowering="patches"))(images, kernels)
+    batched = jax.vmap(lambda x, k: ops.convolution(x, k, lowering=lowering))(images, kernels)
     for i in range(3):
         alone = ops.convolution(images[i], kernels[i], lowering="lax")
         np.testing.assert_allclose(batched[i], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_convolution_refuses_an_unknown_lowering():
-    with pytest.raises(ValueError, match="known: patches, rows, banded, lax"):
-        ops.convolution(_random(1, 3, 3, 1), _random(3, 3, 1, 1), lowering="winograd")
+    with pytest.raises(ValueError, match="known: winograd, patches, rows, banded, lax"):
+        ops.convolution(_random(1, 3, 3, 1), _random(3, 3, 1, 1), lowering="fourier")
+    with pytest.raises(ValueError, match="for stride 1 and kernels of 3 or 5 pixels, not 1 and 7"):
+        ops.convolution(_random(1, 7, 7, 1), _random(7, 7, 1, 1), lowering="winograd")
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_winograd_in_float32_is_as_exact_as_patches(size):
+    images, kernel = _random(2, 16, 16, 64), _random(size, size, 64, 16)
+    exact = 0
+    padded = np.pad(images, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0))).astype(np.float64)
+    for i, j in np.ndindex(size, size):
+        exact += padded[:, i : i + 16, j : j + 16] @ np.float64(kernel[i, j])
+    worst = {
+        lowering: np.abs(ops.convolution(images, kernel, lowering=lowering) - exact).max()
+        for lowering in ("patches", "winograd")
+    }
+    assert worst["winograd"] < 4 * worst["patches"] < 4e-5 * np.abs(exact).max()
 
 
 def _scatter(images, kernel):
@@ -96,7 +116,7 @@ def test_upsampling_convolution_scatters_as_pytorch_does(size):
     arguments = (_random(2, 3, 4, 3), _random(size, size, 3, 5))
     direction = (_random(2, 3, 4, 3, seed=1), _random(size, size, 3, 5, seed=1))
     results = []
-    for lowering in ("patches", "rows", "banded", "lax"):
+    for lowering in ("winograd", "patches", "lax"):
 
         def upsample(images, kernel, lowering=lowering):
             return ops.upsampling_convolution(images, kernel, lowering=lowering)
