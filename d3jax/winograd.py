@@ -23,8 +23,7 @@ Taps = list[list[Array]]  # f[C, D] at each pair of points
 def transformed(kernel: Array) -> Taps:
     """What `convolution` multiplies with, of a kernel f[k, k, C, D], k = 3 or 5."""
     _, at_taps, _ = _matrices(kernel.shape[0])
-    rows = _apart(_sums(list(kernel), at_taps))
-    return [_sums(list(row), at_taps) for row in rows]
+    return [_sums(list(row), at_taps) for row in _sums(list(kernel), at_taps)]
 
 
 def convolution(padded: Array, taps: Taps) -> Array:
@@ -46,7 +45,7 @@ def convolution(padded: Array, taps: Taps) -> Array:
         padded = jnp.pad(padded, ((0, 0), (0, sides[0]), (0, sides[1]), (0, 0)))
     inputs = [
         _sums(_tiles(row, wide, size, axis=2), at_inputs)
-        for row in _apart(_sums(_tiles(padded, high, size, axis=1), at_inputs))
+        for row in _sums(_tiles(padded, high, size, axis=1), at_inputs)
     ]
     products = [
         [(x.reshape(-1, channels) @ t).reshape(batch, high, wide, features) for x, t in zip(*both)]
@@ -96,8 +95,3 @@ def _sums(arrays: list[Array], matrix: np.ndarray) -> list[Array]:
         terms = [a if w == 1 else -a if w == -1 else a * float(w) for a, w in zip(arrays, row) if w]
         found.append(sum(terms[1:], terms[0]))
     return found
-
-
-def _apart(arrays: list[Array]) -> list[Array]:
-    """The same, but computed before what follows: fused with it, each would be so many times."""
-    return lax.optimization_barrier(arrays)

@@ -26,7 +26,7 @@ from d3jax.methods.dd import Options
 from experiments import runner
 
 
-def _truncated(steps: int) -> DistillDD:
+def _truncated(steps: int, data_learning_rate: float) -> DistillDD:
     return DistillDD(
         data=Data(dataset="mnist", validation=2000),
         architecture=Architecture(network="convnet", width=32, initialization="uniform_fan_in"),
@@ -39,7 +39,7 @@ def _truncated(steps: int) -> DistillDD:
             inner_optimizer="adam",
             inner_learning_rate=1e-3,
             shared_learning_rate=True,
-            data_learning_rate=0.01,
+            data_learning_rate=data_learning_rate,
             learning_rate_learning_rate=0.005,
         ),
         outer_steps=2000,
@@ -48,7 +48,7 @@ def _truncated(steps: int) -> DistillDD:
     )
 
 
-ROWS = {"1 image per class": _truncated(1), "10 images per class": _truncated(10)}
+ROWS = {"1 image per class": _truncated(1, 0.15), "10 images per class": _truncated(10, 0.05)}
 
 if __name__ == "__main__":
     chosen, seeds = runner.arguments(ROWS, (0,))
