@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from d3jax import ops
+from d3jax import norms, ops
 
 Initializer = Callable[..., Array]
 
@@ -87,8 +87,8 @@ class Normalization(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Array, statistics: ops.Statistics | None
-    ) -> tuple[Array, tuple[ops.Statistics, ...]]:
+        self, images: Array, statistics: norms.Statistics | None
+    ) -> tuple[Array, tuple[norms.Statistics, ...]]:
         """f[B, H, W, C] -> the same shape, and the statistics used (none but for batch norm)."""
         if self.kind == "none":
             return images, ()
@@ -97,7 +97,7 @@ class Normalization(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         wide = images.astype(jnp.float32) if images.dtype == jnp.bfloat16 else images
         if self.kind == "batch":
-            out, used = ops.batch_norm(wide, scale, bias, statistics)
+            out, used = norms.batch_norm(wide, scale, bias, statistics)
             return out.astype(images.dtype), (used,)
         groups = {"instance": channels, "group": min(4, channels), "layer": 1}[self.kind]
-        return ops.group_norm(wide, scale, bias, groups).astype(images.dtype), ()
+        return norms.group_norm(wide, scale, bias, groups).astype(images.dtype), ()

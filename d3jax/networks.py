@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from d3jax import ops
+from d3jax import norms, pools
 from d3jax.layers import Convolution, Linear, Normalization
 from d3jax.types import InputError, Network, Outputs, PyTree
 
@@ -27,7 +27,7 @@ class _Statistics:
 
     def __init__(self, frozen: PyTree):
         self.frozen = list(frozen) if frozen else []
-        self.used: list[ops.Statistics] = []
+        self.used: list[norms.Statistics] = []
 
     def __call__(self, layer: Normalization, images: Array) -> Array:
         position = len(self.used)
@@ -60,9 +60,9 @@ class ConvNet(nn.Module):
             x = Convolution(self.width, padding=padding, initialization=self.initialization)(x)
             x = self.activation(norms(Normalization(self.norm), x))
             if self.pooling == "average":
-                x = ops.average_pool(x)
+                x = pools.average_pool(x)
             elif self.pooling == "max":
-                x = ops.max_pool(x)
+                x = pools.max_pool(x)
         features = x.reshape(x.shape[0], -1)
         logits = Linear(self.num_classes, self.initialization)(features)
         return Outputs(logits, features, tuple(norms.used))
@@ -81,8 +81,8 @@ class LeNet(nn.Module):
         act, init = self.activation, self.initialization
         # 28x28 images are padded to 32x32, the size LeNet-5 was drawn for.
         padding = 2 if images.shape[1] == 28 else 0
-        x = ops.max_pool(act(Convolution(6, 5, padding=padding, initialization=init)(images)))
-        x = ops.max_pool(act(Convolution(16, 5, padding=0, initialization=init)(x)))
+        x = pools.max_pool(act(Convolution(6, 5, padding=padding, initialization=init)(images)))
+        x = pools.max_pool(act(Convolution(16, 5, padding=0, initialization=init)(x)))
         x = x.reshape(x.shape[0], -1)
         x = act(Linear(120, init)(x))
         features = act(Linear(84, init)(x))
@@ -101,9 +101,9 @@ class AlexCifarNet(nn.Module):
         """Normalized images f[B, H, W, C] -> Outputs."""
         act, init = self.activation, self.initialization
         x = act(Convolution(64, 5, initialization=init)(images))
-        x = ops.local_response_norm(ops.max_pool(x, 3, padding=1))
-        x = ops.local_response_norm(act(Convolution(64, 5, initialization=init)(x)))
-        x = ops.max_pool(x, 3, padding=1)
+        x = norms.local_response_norm(pools.max_pool(x, 3, padding=1))
+        x = norms.local_response_norm(act(Convolution(64, 5, initialization=init)(x)))
+        x = pools.max_pool(x, 3, padding=1)
         x = x.reshape(x.shape[0], -1)
         x = act(Linear(384, init)(x))
         features = act(Linear(192, init)(x))

@@ -1,4 +1,4 @@
-"""Convolution, pooling and normalization that differentiate twice and vmap over weights, fast.
+"""Convolution that differentiates twice and vmaps over weights, fast.
 
 XLA's CPU convolution is one to two orders of magnitude slower inside `lax.scan` than a matrix
 product, and under `vmap` over weights it becomes a grouped convolution, slow everywhere.
@@ -20,7 +20,6 @@ from d3jax.rematerialize import keep, keep_cotangent
 from d3jax.types import PyTree
 
 Lowering = Literal["winograd", "patches", "rows", "banded", "lax"]
-Statistics = tuple[Array, Array]  # mean f[C], variance f[C]
 
 
 def default_lowering() -> Lowering:
@@ -135,13 +134,13 @@ def _convolution(
         )
     padded = _zeros_around(images, padding)
     if lowering == "patches":
-        views = [_view(padded, size, i, j, stride) for i in range(size) for j in range(size)]
+        views = [view(padded, size, i, j, stride) for i in range(size) for j in range(size)]
         patches = views[0] if size == 1 else jnp.concatenate(views, axis=-1)
         return _product(patches, kernel.reshape(-1, kernel.shape[-1]))
     if lowering == "rows":
         rows = []
         for i in range(size):
-            views = [_view(padded, size, i, j, stride) for j in range(size)]
+            views = [view(padded, size, i, j, stride) for j in range(size)]
             row = jnp.concatenate(views, axis=-1)
             rows.append(_product(row, kernel[i].reshape(-1, kernel.shape[-1])))
         return sum(rows[1:], rows[0])
@@ -204,7 +203,7 @@ def _banded(padded: Array, kernel: Array, stride: int) -> Array:
     return out.reshape(batch, rows, columns, features)
 
 
-def _view(padded: Array, window: int, i: int, j: int, stride: int) -> Array:
+def view(padded: Array, window: int, i: int, j: int, stride: int) -> Array:
     """What the window's pixel (i, j) sees at every output position: f[B, H', W', C]."""
     batch, height, width, channels = padded.shape
     return lax.slice(
@@ -260,138 +259,6 @@ def upsampling_convolution(
     batch, height, width, _ = out.shape
     out = out.reshape(batch, height, width, 2, 2, features)
     return out.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, features)
-
-
-def average_pool(images: Array) -> Array:
-    """The mean of each 2x2 block, odd edges dropped: f[B, H, W, C] -> f[B, H // 2, W // 2, C]."""
-    return _in_blocks(_even(images)).mean((2, 4))
-
-
-def max_pool(images: Array, window: int = 2, *, padding: int = 0) -> Array:
-    """The maximum of windows of stride 2: f[B, H, W, C] -> f[B, H', W', C].
-
-    Written as a maximum of blocks or, where windows overlap, of shifted views, which (unlike
-    `lax.reduce_window`) differentiate twice cheaply. Where pixels tie they share the gradient,
-    PyTorch gives it to the first.
-    """
-    if window == 2 and padding == 0:
-        return _block_max(_even(images))
-    _, height, width, _ = images.shape
-    if window == 3 and padding == 1 and height % 2 == width % 2 == 0:
-        return _max_of_three(_max_of_three(images, axis=1), axis=2)
-    if padding:
-        sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-        images = jnp.pad(images, sides, constant_values=-jnp.inf)
-    views = [_view(images, window, i, j, 2) for i in range(window) for j in range(window)]
-    out = views[0]
-    for view in views[1:]:
-        out = jnp.maximum(out, view)
-    return out
-
-
-def _max_of_three(images: Array, axis: int) -> Array:
-    """The maximum of each pixel of even index along an axis and its two neighbours.
-
-    From neighbours in pairs, since views of every second pixel are strided, both ways.
-    """
-    shape = images.shape
-    pairs = images.reshape(*shape[:axis], shape[axis] // 2, 2, *shape[axis + 1 :])
-    even, odd = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in range(2))
-    before = [(0, 0, 0)] * images.ndim
-    before[axis] = (1, -1, 0)  # the odd pixel of the pair before
-    left = lax.pad(odd, jnp.asarray(-jnp.inf, images.dtype), before)
-    return jnp.maximum(jnp.maximum(even, odd), left)
-
-
-@jax.custom_jvp
-def _block_max(images: Array) -> Array:
-    """The maximum of each 2x2 block of an image with even sides."""
-    return _in_blocks(images).max((2, 4))
-
-
-@_block_max.defjvp
-def _block_max_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # A share of the tangent for each largest pixel: products of whole arrays in both directions,
-    # where the derivative of a view is an array of zeros with strided writes.
-    largest = _block_max(*primals)
-    still, top = jax.lax.stop_gradient((_in_blocks(*primals), largest[:, :, None, :, None]))
-    share = (still == top).astype(largest.dtype)
-    share = share / share.sum((2, 4), keepdims=True)
-    return largest, (_in_blocks(*tangents) * share).sum((2, 4))
-
-
-def _even(images: Array) -> Array:
-    """Without the last row and column where their number is odd."""
-    _, height, width, _ = images.shape
-    return images[:, : height // 2 * 2, : width // 2 * 2]
-
-
-def _in_blocks(images: Array) -> Array:
-    """2x2 blocks of an image with even sides, f[B, H // 2, 2, W // 2, 2, C]."""
-    batch, height, width, channels = images.shape
-    return images.reshape(batch, height // 2, 2, width // 2, 2, channels)
-
-
-def group_norm(
-    images: Array, scale: Array, bias: Array, groups: int, *, epsilon: float = 1e-5
-) -> Array:
-    """Group normalization of f[B, H, W, C] with `groups` groups of channels (Wu and He, 2018).
-
-    groups = C is instance normalization, groups = 1 layer normalization over H, W and C.
-    """
-    batch, height, width, channels = images.shape
-    if channels % groups:
-        raise ValueError(f"{channels} channels cannot be split into {groups} groups")
-    if groups == channels:  # without the reshape XLA's CPU code is twice as fast
-        grouped, axes = images, (1, 2)
-    else:
-        grouped, axes = images.reshape(batch, height, width, groups, channels // groups), (1, 2, 4)
-    centred = grouped - grouped.mean(axes, keepdims=True)
-    variance = jnp.square(centred).mean(axes, keepdims=True)
-    factor = lax.rsqrt(variance + jnp.asarray(epsilon, images.dtype))
-    if groups == channels:  # one product of whole arrays, not two
-        return centred * (factor * scale) + bias
-    return (centred * factor).reshape(images.shape) * scale + bias
-
-
-def batch_norm(
-    images: Array,
-    scale: Array,
-    bias: Array,
-    statistics: Statistics | None = None,
-    *,
-    epsilon: float = 1e-5,
-) -> tuple[Array, Statistics]:
-    """Batch normalization of f[B, H, W, C]; returns the images and the (mean, variance) it used.
-
-    Without `statistics` the batch's own are used (biased variance); with them they are taken as
-    given, so that an image's result does not depend on its neighbours. Nothing is averaged here.
-    """
-    if statistics is None:
-        mean = images.mean((0, 1, 2))
-        variance = jnp.square(images - mean).mean((0, 1, 2))
-    else:
-        mean, variance = statistics
-    factor = scale * lax.rsqrt(variance + jnp.asarray(epsilon, images.dtype))
-    return (images - mean) * factor + bias, (mean, variance)
-
-
-def local_response_norm(
-    images: Array, size: int = 4, alpha: float = 0.001 / 9, beta: float = 0.75, k: float = 1.0
-) -> Array:
-    """Local response normalization of f[B, H, W, C] across channels (AlexNet, section 3.3).
-
-    As PyTorch has it: alpha is divided by the window's size, which reaches size // 2 channels back.
-    """
-    squares = jnp.square(images)
-    before, after = size // 2, (size - 1) // 2
-    padded = jnp.pad(squares, ((0, 0), (0, 0), (0, 0), (before, after)))
-    channels = images.shape[-1]
-    window = sum(padded[..., i : i + channels] for i in range(1, size)) + padded[..., :channels]
-    dtype = images.dtype
-    base = jnp.asarray(k, dtype) + jnp.asarray(alpha / size, dtype) * window
-    # Not base**-beta, each derivative of which is another power.
-    return images * jnp.exp(jnp.asarray(-beta, dtype) * jnp.log(base))
 
 
 def no_cotangent(x: Array) -> Array | np.ndarray:

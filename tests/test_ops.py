@@ -5,7 +5,7 @@ import pytest
 from conftest import quick_jit
 from jax import lax
 
-from d3jax import ops
+from d3jax import norms, ops, pools
 
 
 def _random(*shape, seed=0, dtype=np.float32):
@@ -134,7 +134,7 @@ def test_average_pool_is_the_mean_of_blocks_without_odd_edges():
     expected = np.empty((2, 2, 3, 3))
     for i, j in np.ndindex(2, 3):
         expected[:, i, j] = images[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2))
-    np.testing.assert_allclose(ops.average_pool(images), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pools.average_pool(images), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,14 @@ def test_max_pool_is_the_maximum_of_windows_of_stride_two(window, padding, heigh
         ]
         expected[b, i, j, c], y, x = max(seen)
         gradient[b, y, x, c] += 1
-    np.testing.assert_array_equal(ops.max_pool(images, window, padding=padding), expected)
-    actual = jax.grad(lambda x: ops.max_pool(x, window, padding=padding).sum())(images)
+    np.testing.assert_array_equal(pools.max_pool(images, window, padding=padding), expected)
+    actual = jax.grad(lambda x: pools.max_pool(x, window, padding=padding).sum())(images)
     np.testing.assert_array_equal(actual, gradient)
 
 
 def test_max_pool_shares_a_tie_and_differentiates_twice():
     def cubes(images):
-        return (ops.max_pool(images) ** 3).sum()
+        return (pools.max_pool(images) ** 3).sum()
 
     # Three of the four pixels tie: each has a third of 3 * 2**2, and with x = 2 everywhere the
     # second derivative along v is 6 * 2 * (mean of v over the three), shared again.
@@ -182,25 +182,25 @@ def test_group_norm_normalizes_each_group_of_each_image(groups):
         part = images[b, :, :, g * channels : (g + 1) * channels].astype(np.float64)
         normal = (part - part.mean()) / np.sqrt(part.var() + 1e-5)
         expected[b, :, :, g * channels : (g + 1) * channels] = normal
-    actual = ops.group_norm(images, scale, bias, groups)
+    actual = norms.group_norm(images, scale, bias, groups)
     np.testing.assert_allclose(actual, expected * scale + bias, rtol=1e-4, atol=1e-5)
 
 
 def test_group_norm_refuses_groups_that_do_not_divide_the_channels():
     with pytest.raises(ValueError, match="6 channels cannot be split into 4 groups"):
-        ops.group_norm(_random(1, 2, 2, 6), np.ones(6), np.zeros(6), 4)
+        norms.group_norm(_random(1, 2, 2, 6), np.ones(6), np.zeros(6), 4)
 
 
 def test_batch_norm_uses_the_batch_or_what_it_is_given():
     images, scale, bias = _random(4, 3, 2, 5) * 3 + 1, _random(5), _random(5, seed=1)
     mean, variance = images.mean((0, 1, 2)), images.var((0, 1, 2))
-    actual, used = ops.batch_norm(images, scale, bias)
+    actual, used = norms.batch_norm(images, scale, bias)
     expected = (images - mean) / np.sqrt(variance + 1e-5) * scale + bias
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(used[0], mean, rtol=1e-5)
     np.testing.assert_allclose(used[1], variance, rtol=1e-5)
     mean, variance = _random(5, seed=2), np.square(_random(5, seed=3))
-    actual, used = ops.batch_norm(images, scale, bias, (mean, variance))
+    actual, used = norms.batch_norm(images, scale, bias, (mean, variance))
     expected = (images - mean) / np.sqrt(variance + 1e-5) * scale + bias
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(used[0], mean)
@@ -214,7 +214,7 @@ def test_local_response_norm_is_pytorchs():
         window = images[..., max(0, c - 2) : c + 2]  # size // 2 back, (size - 1) // 2 ahead
         base = k + alpha / size * np.square(window).sum(-1)
         expected[..., c] = images[..., c] / base**beta
-    actual = ops.local_response_norm(images, size, alpha, beta, k)
+    actual = norms.local_response_norm(images, size, alpha, beta, k)
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
