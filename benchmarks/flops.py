@@ -1,4 +1,4 @@
-"""Floating-point operations counted: those of a network's products, not what a lowering adds."""
+"""Floating-point operations of a network's plain products, not what a lowering adds or saves."""
 
 from collections.abc import Callable
 from typing import Any

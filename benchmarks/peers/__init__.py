@@ -6,8 +6,9 @@ can, it is timed too), at the same inputs and weights, which must give the same 
 alternating in one process; CPU seconds of all threads, the least of several rounds. Memory: ours is
 what the compiled program needs besides its arguments (temporary arrays and results, as XLA allots
 them); PyTorch's by how much a first call raises the peak of resident memory (Linux), in a process
-of its own. At width 128 the rate of our products, without recomputed ones, is compared with that of
-a product of two 1024x1024 matrices beside it. Needs the extra `torch`.
+of its own. The rate of our products, without recomputed ones and counted as plain convolutions have
+them (Winograd's tiles need fewer than half), is compared with that of a product of two 1024x1024
+matrices beside it. Needs the extra `torch`.
 """
 
 import ctypes
