@@ -194,9 +194,15 @@ def _banded(padded: Array, kernel: Array, stride: int) -> Array:
     offset = np.arange(seen)[:, None] - stride * np.arange(tile)
     band = jnp.asarray(offset[..., None] == np.arange(size), kernel.dtype)
     matrix = jnp.einsum("xwj,ijcd->ixcwd", band, kernel).reshape(-1, tile * features)
-    flat = padded.reshape(batch, height, width * channels)
-    starts = [tile * stride * number * channels for number in range(columns // tile)]
-    tiles = jnp.stack([flat[..., start : start + seen * channels] for start in starts], axis=2)
+    # A tile's inputs are a few chunks of the row: its own, and the first of those that follow.
+    number, chunk = columns // tile, tile * stride
+    parts = -(-seen // chunk)
+    short = max(0, (number + parts - 1) * chunk - width)
+    wide = jnp.pad(padded, ((0, 0), (0, 0), (0, short), (0, 0))) if short else padded
+    wide = wide[:, :, : (number + parts - 1) * chunk]
+    chunks = wide.reshape(batch, height, number + parts - 1, chunk * channels)
+    pieces = [chunks[:, :, part : part + number] for part in range(parts)]
+    tiles = jnp.concatenate(pieces, axis=-1)[..., : seen * channels]
     last = (rows - 1) * stride + 1
     views = [tiles[:, i : i + last : stride] for i in range(size)]
     out = _product(jnp.concatenate(views, axis=-1), matrix)
