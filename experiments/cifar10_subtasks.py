@@ -24,11 +24,11 @@ table: cifar10_subtasks (python -m experiments.tables)
 end of table
 
 Decomposing does not pay here: two subtasks are within the spread of one, five lose 5 points,
-probably since each has a decoder of a third of the width, and students of five parts see images
-that were never matched side by side. What it saves is time, 7 and 16 % of the
-outer steps' CPU seconds, and the experts' memory. Nor do an expert's labels pay: with one latent a
-class there is one label for all its samples, what the expert says of a mean that was made to be
-learned under a hard label; how sure it is differs from seed to seed, and students with it.
+probably since each has a narrow decoder, and students of five parts see images that were never
+matched side by side. What it saves is time, 7 and 16 % of the outer steps' CPU seconds, and the
+experts' memory. Nor do an expert's labels pay: with one latent a class there is one label for all
+its samples, what the expert says of a mean that was made to be learned under a hard label; how sure
+it is differs from seed to seed, and students with it.
 """
 
 import dataclasses

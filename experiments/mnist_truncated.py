@@ -19,7 +19,7 @@ table: mnist_truncated (python -m experiments.tables)
 
 end of table
 
-Images that hardly move, at a rate of 0.01, end at 83.5 +- 2.1 and 95.4 +- 0.2 right after the steps.
+With an image rate of 0.01, where images hardly move, the first row ended far lower.
 """
 
 from d3jax.config import Architecture, Data, DistillDD
@@ -27,7 +27,7 @@ from d3jax.methods.dd import Options
 from experiments import runner
 
 
-def _truncated(steps: int, data_learning_rate: float) -> DistillDD:
+def _truncated(steps: int) -> DistillDD:
     return DistillDD(
         data=Data(dataset="mnist", validation=2000),
         architecture=Architecture(network="convnet", width=32, initialization="uniform_fan_in"),
@@ -40,7 +40,7 @@ def _truncated(steps: int, data_learning_rate: float) -> DistillDD:
             inner_optimizer="adam",
             inner_learning_rate=1e-3,
             shared_learning_rate=True,
-            data_learning_rate=data_learning_rate,
+            data_learning_rate=0.15,
             learning_rate_learning_rate=0.005,
         ),
         outer_steps=2000,
@@ -49,7 +49,7 @@ def _truncated(steps: int, data_learning_rate: float) -> DistillDD:
     )
 
 
-ROWS = {"1 image per class": _truncated(1, 0.15), "10 images per class": _truncated(10, 0.05)}
+ROWS = {"1 image per class": _truncated(1), "10 images per class": _truncated(10)}
 
 if __name__ == "__main__":
     chosen, seeds = runner.arguments(ROWS, (0,))

@@ -21,8 +21,9 @@ table: tiny_imagenet_subtasks (python -m experiments.tables)
 end of table
 
 With 20 classes decomposing costs nothing and may pay: four subtasks are 2 points above one, though
-within two standard deviations of one seed's three students, for three quarters of the CPU seconds.
-An expert's labels lose at every number of subtasks, as in `cifar10_subtasks.py`.
+within their standard deviation over one seed's three students. (Their CPU seconds are in part of a
+later, faster commit.) An expert's labels lose at every number of subtasks, as in
+`cifar10_subtasks.py`.
 """
 
 from d3jax.config import Architecture, Data, DistillD3, Parametrization
