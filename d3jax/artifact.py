@@ -124,7 +124,7 @@ def create(
       dtype: float16 or float32. Arrays whose values float16 cannot hold stay float32, as does
         `weights`, the stored initialization of a network.
       label_dtype: `float` (as the rest), or `int8` for labels that are given: a byte each.
-      replay: the steps that the data was learned for, if any (`replay.Recipe`).
+      replay: the steps that the data was learned for, if any (`recipe.Recipe`).
       sequence: the subsets that students train on in turn, if any (`sequence.Recipe`).
       subtask: {"classes": their numbers in the whole, "class_names": of the whole}, where these are
         some of a data set's classes (`joining.join`).

@@ -22,6 +22,7 @@ from d3jax import (
     resolve,
     sequence,
     subtasks,
+    unseen,
 )
 from d3jax.evaluate import Protocol
 from d3jax.progress import Reporter
@@ -87,11 +88,11 @@ def judge(
         protocol = _stored_protocol(header, options, path)
         reached = by_students(distilled, network, test, protocol, key, reporter)
     else:
-        weights = replay.unseen(
+        weights = unseen.weights(
             distilled,
             network,
             config.plain(architecture),
-            replay.NETWORKS if options.students is None else options.students,
+            unseen.NETWORKS if options.students is None else options.students,
             options.seed,
             options.data_dir,
             options.experts,

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from d3jax.cache import write_npz
-from d3jax.sources import Splits, checked, data_root, quiet_tfds
+from d3jax.records import quiet_tfds
+from d3jax.sources import data_root
+from d3jax.splits import Splits, checked
 from d3jax.types import InputError
 
 _IDX_IMAGES, _IDX_LABELS = 0x00000803, 0x00000801  # unsigned bytes, of 3 dimensions and of 1

@@ -1,10 +1,8 @@
 """Replay what Dataset Distillation learned: its very steps, on networks that it has not seen."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -13,88 +11,13 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from d3jax import artifact, evaluate, losses, objectives, pretrained
+from d3jax import artifact, evaluate, losses, objectives
 from d3jax.evaluate import Evaluation
 from d3jax.inner import unroll
 from d3jax.networks import unraveler
 from d3jax.progress import Reporter
-from d3jax.stages import Stage, stage_key
+from d3jax.recipe import Recipe, recipe_of
 from d3jax.types import InputError, Network, PyTree, Real, Synthetic
-
-NETWORKS = 200  # unseen ones that figures are means over, as in the paper
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """The S x P steps, and the networks that they are for."""
-
-    steps: int  # S
-    passes: int  # P
-    learning_rates: tuple[float, ...]  # of each of the S * P steps
-    initialization: objectives.Initialization
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    attack: tuple[int, int] | None = None  # class a is to be taken for class b
-
-    def at(self, rate: float) -> "Recipe":
-        """The same steps, all at one learning rate."""
-        return dataclasses.replace(self, learning_rates=(rate,) * len(self.learning_rates))
-
-    def dealt(self, num_items: int) -> "Recipe":
-        """As many steps on `num_items` items: on all at once, if they cannot be dealt out."""
-        if num_items % self.steps == 0:
-            return self
-        return dataclasses.replace(self, steps=1, passes=self.steps * self.passes)
-
-
-def recipe_of(header: dict[str, Any]) -> Recipe:
-    """The recipe in an artifact's header.
-
-    Raises:
-      InputError: it is not one.
-    """
-    stored = {f.name: header.get(f.name) for f in dataclasses.fields(Recipe)}
-    steps, passes, rates, attack = (
-        stored[name] for name in ("steps", "passes", "learning_rates", "attack")
-    )
-    good = (
-        all(type(n) is int and 0 < n < 1 << 20 for n in (steps, passes))
-        and isinstance(rates, list)
-        and len(rates) == header["steps"] * header["passes"]
-        and all(type(rate) is float and 0 < rate < 1e9 for rate in rates)
-        and stored["initialization"] in ("fixed", "random", "pretrained")
-        and stored["optimizer"] in ("sgd", "adam")
-        and (
-            attack is None
-            or (isinstance(attack, list) and [type(label) for label in attack] == [int, int])
-        )
-    )
-    weights, kind = header.get("weights"), stored["initialization"]
-    if kind == "fixed" and header.get("stored_weights") is not True:
-        good = good and isinstance(weights, dict) and type(weights.get("seed")) is int
-    if kind == "pretrained":
-        good = good and isinstance(header.get("source"), dict)
-        good = good and type(header.get("unseen")) is int and header["unseen"] > 0
-    if not good:
-        raise InputError("the artifact's recipe of steps cannot be replayed")
-    return Recipe(
-        header["steps"],
-        header["passes"],
-        tuple(header["learning_rates"]),
-        header["initialization"],
-        header["optimizer"],
-        None if attack is None else (attack[0], attack[1]),
-    )
-
-
-def initial_weights(network: Network, key: Array, number: int) -> Array:
-    """Fresh parameter vectors f[N, P]."""
-    draw = jax.jit(jax.vmap(lambda k: ravel_pytree(network.init(k))[0]))
-    return draw(jax.random.split(key, number))
-
-
-def fixed_weights(network: Network, key: Array) -> Array:
-    """The one parameter vector f[1, P] of a fixed initialization."""
-    return jax.jit(lambda k: ravel_pytree(network.init(k))[0])(key)[None]
 
 
 def train(
@@ -173,54 +96,6 @@ def replayed(
     diverged = int(np.sum(~np.isfinite(np.asarray(params)).all(1)))
     rate = float(np.mean(recipe.learning_rates))
     return Evaluation(right, rate, diverged, seconds), counts
-
-
-def unseen(
-    distilled: artifact.Artifact,
-    network: Network,
-    architecture: dict[str, Any],
-    number: int,
-    seed: int,
-    data_dir: Path | None,
-    store: Path,
-    reporter: Reporter,
-) -> Array:
-    """Networks f[N, P] that an artifact's steps have not been learned with, but are meant for.
-
-    The one fixed initialization, rebuilt from its seed (or taken from the artifact, if stored);
-    fresh weights, by `seed`; or those of the pretrained networks that were kept for this. Another
-    architecture than the artifact's starts from fresh weights.
-
-    Raises:
-      InputError: the fixed weights cannot be rebuilt here, or the source data is not at hand.
-    """
-    header = distilled.header
-    recipe = header["replay"]
-    kind = recipe_of(recipe).initialization
-    if architecture != header["architecture"] or kind == "random":
-        return initial_weights(network, stage_key(seed, Stage.STUDENTS), number)
-    if kind == "fixed":
-        if "weights" in distilled.theta:
-            return jnp.asarray(distilled.theta["weights"], jnp.float32)[None]
-        weights = fixed_weights(network, stage_key(recipe["weights"]["seed"], Stage.INITIAL))
-        for name, value in checksums(weights).items():
-            if not np.isclose(value, recipe["weights"].get(name, np.nan), rtol=1e-5, atol=1e-3):
-                raise InputError(
-                    "this version of JAX draws other initial weights than the artifact was made "
-                    "with; use the versions in its header, or distill with --store-weights"
-                )
-        return weights
-    specification = header["parametrization"]
-    shape = tuple(specification["image_shape"])
-    source = pretrained.load(recipe["source"], shape, specification["num_classes"], data_dir)
-    pool = pretrained.train(source, network, architecture, store, reporter)
-    return pool[len(pool) - recipe["unseen"] :][:number]
-
-
-def checksums(weights: Array) -> dict[str, float]:
-    """Two sums that tell one draw of weights from another, on any machine."""
-    values = np.asarray(weights, np.float64)
-    return {"sum": float(values.sum()), "squares": float(np.square(values).sum())}
 
 
 def judge(

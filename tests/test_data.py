@@ -1,4 +1,4 @@
-"""d3jax.data, with the readers in sources.py, cache.py and prepare.py behind it."""
+"""d3jax.data, and sources, records, decoding, splits, cache and prepare behind it."""
 
 import gzip
 import io
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from d3jax import data, mapped, sources, subtasks
+from d3jax import data, decoding, mapped, sources, subtasks
 from d3jax import prepare as prepare_module
 from d3jax.data import Dataset, Normalization, device_arrays, load
 from d3jax.prepare import prepare
@@ -420,8 +420,8 @@ def test_cache_is_used_replaced_when_damaged_and_keyed_by_the_files(tmp_path, mo
     monkeypatch.setenv("D3JAX_CACHE_DIR", str(tmp_path / "cache"))
     write_folder(tmp_path / "pets")
     decoded = []
-    decode = sources._decode
-    monkeypatch.setattr(sources, "_decode", lambda *a: decoded.append(1) or decode(*a))
+    decode = decoding.decode_all
+    monkeypatch.setattr(sources, "decode_all", lambda *a: decoded.append(1) or decode(*a))
     first = load("pets", tmp_path)
     (kept,) = (tmp_path / "cache").iterdir()
     whole = kept.read_bytes()

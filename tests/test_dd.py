@@ -9,8 +9,9 @@ import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, check_gradient, make_real, quick_jit, to_float64
 from jax.flatten_util import ravel_pytree
 
-from d3jax import distill, losses, networks, objectives, replay, synthetic
+from d3jax import distill, losses, networks, objectives, replay, synthetic, unseen
 from d3jax.methods.dd import Options, dd
+from d3jax.recipe import Recipe, recipe_of
 from d3jax.synthetic import labels, pixels
 from d3jax.types import InputError, Network, Outputs, Real
 
@@ -203,8 +204,8 @@ def test_replay_is_the_training_that_was_unrolled(tiny_network, tiny_real):
     """The objective's own loss, from the networks that replay leaves."""
     theta = theta_of(images(), tiny_real)
     rates = tuple(float(rate) for rate in jnp.exp(theta["learning_rates"]))
-    recipe = replay.Recipe(STEPS, PASSES, rates, "random")
-    weights = replay.initial_weights(tiny_network, KEY, 3)
+    recipe = Recipe(STEPS, PASSES, rates, "random")
+    weights = unseen.initial_weights(tiny_network, KEY, 3)
     trained, _ = replay.train(tiny_network, images(), theta, recipe, weights, KEY, at_once=2)
     assert trained.shape == weights.shape
     objective = unrolled(tiny_network, initialization="fixed", weights_key=KEY)
@@ -218,7 +219,7 @@ def test_replay_is_the_training_that_was_unrolled(tiny_network, tiny_real):
 
 
 def test_confusion_is_a_plain_count(tiny_network, tiny_real):
-    weights = replay.initial_weights(tiny_network, KEY, 3)
+    weights = unseen.initial_weights(tiny_network, KEY, 3)
     counts = replay.confusion(tiny_network, weights, tiny_real, at_once=2)
     everything = tiny_real.gather(jnp.arange(12))
     for vector, found in zip(weights, counts):
@@ -244,9 +245,9 @@ GOOD = {
     ids=repr,
 )  # fmt: skip
 def test_a_recipe_that_cannot_be_replayed(wrong):
-    assert replay.recipe_of(GOOD).learning_rates == (0.1, 0.2)
+    assert recipe_of(GOOD).learning_rates == (0.1, 0.2)
     with pytest.raises(InputError, match="cannot be replayed"):
-        replay.recipe_of({**GOOD, **wrong})
+        recipe_of({**GOOD, **wrong})
 
 
 def test_any_parametrization_goes(tiny_network, tiny_real):

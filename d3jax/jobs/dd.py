@@ -18,6 +18,7 @@ from d3jax import (
     replay,
     resolve,
     synthetic,
+    unseen,
 )
 from d3jax.augment import default_strategy
 from d3jax.evaluate import Evaluation, Protocol
@@ -31,6 +32,7 @@ from d3jax.jobs.frame import (
 )
 from d3jax.methods import dd
 from d3jax.progress import Reporter
+from d3jax.recipe import recipe_of
 from d3jax.snapshots import Snapshots
 from d3jax.stages import Stage, stage_key
 from d3jax.types import Method, Network, Real, Synthetic
@@ -89,7 +91,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
         theta = frozen(data_, state.theta, stage_key(options.seed, Stage.FREEZE))
         if initialization == "fixed":
             fixed = state.aux[0]["weights"]
-            recipe["weights"] = {"seed": options.seed, **replay.checksums(fixed)}
+            recipe["weights"] = {"seed": options.seed, **unseen.checksums(fixed)}
             if options.store_weights:
                 theta["weights"] = fixed
                 recipe["stored_weights"] = True
@@ -111,7 +113,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
         return made, seconds
 
     def weights(made: artifact.Artifact) -> Array:
-        return replay.unseen(
+        return unseen.weights(
             made, world.network, architecture, options.unseen, options.seed,
             options.data.data_dir, store, reporter,
         )  # fmt: skip
@@ -123,7 +125,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
 
     def compare(made: artifact.Artifact, test: Real) -> dict[str, Any]:
         networks_ = weights(made)
-        recipe = replay.recipe_of(made.header["replay"])
+        recipe = recipe_of(made.header["replay"])
 
         def judge_baseline(
             baseline: artifact.Artifact, choosing: Real, test: Real

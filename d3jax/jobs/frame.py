@@ -25,6 +25,7 @@ from d3jax import (
     report,
     resolve,
 )
+from d3jax.claims import claim
 from d3jax.evaluate import Evaluation
 from d3jax.events import EventWriter, check_installed
 from d3jax.progress import Reporter, locked
@@ -137,7 +138,7 @@ def in_folder(
     if options.tensorboard:
         check_installed()
     # After all that can be refused, before all that is written.
-    resolve.claim(out, name, options, dataset)
+    claim(out, name, options, dataset)
     with locked(out, "distilling"):
         if (out / "report.json").exists():
             reporter.say(f"{out} is finished; this is its report")
