@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from matplotlib.figure import Figure
 
-from experiments.runner import commit, hardware
+from experiments.provenance import COMMIT, hardware
 
 Row = dict[str, Any]
 Cases = dict[str, Callable[[], Row]]  # what each row's work is called, and how it is measured
@@ -21,7 +21,7 @@ def stamp() -> Row:
     return {
         "hardware": hardware(),
         "date": datetime.date.today().isoformat(),
-        "commit": commit(),
+        "commit": COMMIT,
         "versions": {"jax": jax.__version__},
     }
 

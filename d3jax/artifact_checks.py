@@ -83,6 +83,7 @@ def header_of(entry: Any, path: Path) -> dict[str, Any]:
         missing = {"epsilon", "images", "train_limit", "validation", "seed"} - set(recipe)
         if missing:
             raise InputError(f"the ZCA recipe in {path} lacks {sorted(missing)[0]}")
+        _check_zca(recipe, path)
     if not isinstance(header.get("replay"), dict | None):
         raise InputError(f"the header of {path} has a replay that is no recipe of steps")
     if not isinstance(header.get("sequence"), dict | None):
@@ -92,6 +93,19 @@ def header_of(entry: Any, path: Path) -> dict[str, Any]:
     if not 0 < header["student_learning_rate"] < math.inf:
         raise InputError(f"the student learning rate in {path} is not a positive number")
     return header
+
+
+def _check_zca(recipe: dict[str, Any], path: Path) -> None:
+    limit, epsilon = recipe["train_limit"], recipe["epsilon"]
+    good = (
+        (type(recipe["seed"]) is int and recipe["seed"] >= 0)
+        and (type(recipe["validation"]) is int and recipe["validation"] >= 0)
+        and (limit is None or (type(limit) is int and limit > 0))
+        and (type(epsilon) is float and 0 < epsilon < math.inf)
+        and isinstance(recipe["images"], str)
+    )
+    if not good:
+        raise InputError(f"the ZCA recipe in {path} cannot be followed")
 
 
 def _check_subtask(header: dict[str, Any], path: Path) -> None:

@@ -9,6 +9,7 @@ Here the parameters are drawn; `transformations` apply them to one image.
 
 import math
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -86,13 +87,14 @@ STRATEGIES: tuple[Transformation, ...] = get_args(Transformation)
 
 
 # Data sets whose classes a mirror would confuse.
-_NOT_MIRRORED = ("digits", "mnist", "usps", "svhn_cropped", "kmnist", "emnist", "qmnist")
+_NOT_MIRRORED = {"digits", "mnist", "usps", "svhn_cropped", "kmnist", "emnist", "qmnist"}
 
 
 def default_strategy(dataset: str) -> tuple[Transformation, ...]:
     """All kinds, but no flip for data sets of digits and letters, as is the field's habit."""
-    family = dataset.split("/")[0]
-    return tuple(n for n in STRATEGIES if n != "flip" or family not in _NOT_MIRRORED)
+    path = PurePath(dataset)  # such as emnist/letters, or data/mnist.npz
+    family = {*path.parts[:1], path.stem}
+    return tuple(n for n in STRATEGIES if n != "flip" or not family & _NOT_MIRRORED)
 
 
 def draw_choice(key: Array, strategy: tuple[str, ...] = STRATEGIES) -> Array:

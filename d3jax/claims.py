@@ -10,7 +10,7 @@ from d3jax.config import Run
 from d3jax.snapshots import fingerprint
 from d3jax.types import InputError
 
-# What may differ between the runs of one folder: it does not change a number.
+# What may differ between the runs of one folder: it changes no number (`together` the last bits).
 _FREE = (
     *("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data_dir", "together"),
     *("profile", "compilation_cache"),

@@ -47,7 +47,7 @@ def compare(
     score: Callable[[artifact.Artifact, Real], float] | None = None,
     neighbours: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Each baseline's accuracy and size, at no fewer floats than `distilled`.
+    """Each baseline's accuracy and size, at no fewer floats than the data in `distilled`.
 
     Args:
       names: of `baselines.NAMES`, or `best_random`: the best of 20 random draws on the images that
@@ -65,9 +65,9 @@ def compare(
       score: for `best_random`: (baseline, images that choose) -> accuracy, quickly.
       neighbours: classify by the nearest stored images too (1, 3 or 5, chosen likewise).
     """
-    per_class = baselines.images_per_class(
-        distilled.ledger["floats"], dataset.image_shape, dataset.num_classes
-    )
+    weights = distilled.theta.get("weights")  # an initialization is no data
+    floats = distilled.ledger["floats"] - (0 if weights is None else weights.size)
+    per_class = baselines.images_per_class(floats, dataset.image_shape, dataset.num_classes)
     choosing = _choosing(dataset, normalization, seed)
     rows = {}
     for name in names:

@@ -75,7 +75,8 @@ class Architecture:
     pooling: PoolingName | None = None
     """Pooling of a convnet; default average."""
     initialization: Literal["uniform_fan_in", "xavier_normal"] | None = None
-    """Initial weights; default uniform_fan_in (PyTorch's), for dd xavier_normal (the paper's)."""
+    """Initial weights; default uniform_fan_in (PyTorch's), for dd xavier_normal (the paper's);
+    another network that judges has the first."""
     compute: Literal["float32", "bfloat16"] | None = None
     """Precision of convolutions and linear layers; default float32. Weights, normalization and
     losses stay float32; bfloat16 is for accelerators that have it, a CPU gains nothing."""

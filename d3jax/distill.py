@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
 
-from d3jax import metrics, processes
+from d3jax import clocks, metrics, processes
 from d3jax.metrics import METRICS
 from d3jax.progress import Diverged, Interrupted, Reporter, interruption
 from d3jax.types import Method, PyTree, Real, State
@@ -179,14 +180,14 @@ def drive(
     with _manager(checkpoints) as manager, interruption() as asked:
         state = _restore(manager, state, reporter, program.strict)
         reached = program.rows(state.step)
-        spent = 0.0
+        spent = clocks.nothing()
         if processes.first():
-            spent = max(metrics.forget_after(f, int(s)) for f, s in zip(files, reached))
+            before = [metrics.forget_after(f, int(s)) for f, s in zip(files, reached)]
+            spent = {name: max(each[name] for each in before) for name in spent}
         if reached.min() >= steps:
             return state
         advance = program.function.lower(*program.arguments(state, 0)).compile()
-        saved = time.monotonic()
-        begun = saved - spent
+        saved, begun = time.monotonic(), clocks.now()
         begin = int(reached.min())
         # What a first chunk does once, such as reading pages of memory, is not of interest.
         profiled = begin + chunk if begin + chunk < steps else begin
@@ -196,7 +197,7 @@ def drive(
                 with _traced(profile if reached.min() == profiled else None):
                     state, values, done, finite = advance(*program.arguments(state, until))
                     seen = program.rows((values, done, finite, state.step))
-                rows = _rows(seen, reached, time.monotonic() - begun)
+                rows = _rows(seen, reached, clocks.since(begun, spent))
                 for number, own in enumerate(rows):
                     good = own if seen[2][number] else own[:-1]
                     if processes.first():
@@ -222,11 +223,11 @@ def _traced(folder: Path | None) -> AbstractContextManager[None]:
     return nullcontext() if folder is None else jax.profiler.trace(str(folder))
 
 
-def _rows(seen: Any, before: np.ndarray, seconds: float) -> list[Rows]:
+def _rows(seen: Any, before: np.ndarray, spent: clocks.Spent) -> list[Rows]:
     """The rows of each subtask in a chunk."""
     values, done, *_ = seen
     return [
-        metrics.rows({n: v[number] for n, v in values.items()}, int(done[number]), int(s), seconds)
+        metrics.rows({n: v[number] for n, v in values.items()}, int(done[number]), int(s), spent)
         for number, s in enumerate(before)
     ]
 
@@ -254,6 +255,15 @@ def _save(manager: ocp.CheckpointManager, step: int, state: State) -> None:
         manager.save(step, args=ocp.args.StandardSave(state))
 
 
+def _put_aside(folder: Path) -> Path:
+    """Renames a checkpoint: what keeps it from being read may pass, so it is not deleted."""
+    names = (folder.parent.with_name(f"unreadable-{folder.name}-{n}") for n in count(1))
+    aside = next(name for name in names if not name.exists())
+    with suppress(FileNotFoundError):  # another process was first
+        folder.rename(aside)
+    return aside
+
+
 def _restore(
     manager: ocp.CheckpointManager, state: State, reporter: Reporter, strict: bool
 ) -> State:
@@ -264,8 +274,9 @@ def _restore(
             args = ocp.args.StandardRestore(target, strict=strict)
             restored: Any = manager.restore(step, args=args)
         except Exception as error:  # orbax raises many kinds for a damaged checkpoint
-            reporter.say(f"the checkpoint of step {step} cannot be read and is discarded: {error}")
-            manager.delete(step)
+            aside = _put_aside(Path(manager.directory) / str(step))
+            reporter.say(f"the checkpoint of step {step} cannot be read, see {aside}: {error}")
+            manager.reload()
             continue
         reporter.say(f"resuming at outer step {step}")
         return restored

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from d3jax import processes
+from d3jax import clocks, processes
 from d3jax.augment import STRATEGIES, Transformation
 from d3jax.epochs import epoch_function
 from d3jax.files import write_json
@@ -58,9 +57,9 @@ class _Steps(NamedTuple):
 def data_defaults(options: Options, images: int) -> _Steps:
     """Batch size and learning rate for so many images: few make an epoch of only a few steps."""
     usual = _Steps(256, 0.01) if images >= 5000 else _Steps(32, 0.02)
-    rate = options.learning_rate
+    size, rate = options.batch_size, options.learning_rate
     return _Steps(
-        options.batch_size or usual.batch_size, usual.learning_rate if rate is None else rate
+        usual.batch_size if size is None else size, usual.learning_rate if rate is None else rate
     )
 
 
@@ -69,7 +68,8 @@ def configuration(
 ) -> dict[str, Any]:
     """All that the experts depend on, as a JSON object; its hash names their folder in the store.
 
-    `data` must identify the images themselves: see `fingerprint`.
+    `network` are the fields of its configuration, `data` must identify the images themselves: see
+    `fingerprint`.
     """
     training = dataclasses.asdict(options)
     del training["at_once"]
@@ -80,7 +80,8 @@ def configuration(
         "training": training,
         # The kind of augmentation is shared by the experts trained together.
         "shared_augmentation": min(options.at_once, options.count),
-        "network": network,
+        # Float32 says nothing, as before there was a choice.
+        "network": {n: v for n, v in network.items() if (n, v) != ("compute", None)},
         "data": data,
         "seed": seed,
     }
@@ -250,7 +251,7 @@ def train_side_by_side(
         array = snapshots.get(n) or create(paths[n], options.dtype, shape)
         return array[where, place].read().result()
 
-    begun = _clocks()
+    begun = clocks.now()
     with interruption() as asked, reporter.stage("expert epochs", total, done) as stage:
         for group, first in enumerate(groups):
             members = jnp.arange(first, min(first + options.at_once, options.count))
@@ -280,10 +281,8 @@ def train_side_by_side(
                     if options.keep == "all" or epoch == options.epochs:
                         place = epoch if options.keep == "all" else 0
                         snapshots[n][where, place].write(written).result()
-                    spent = {
-                        name: found[n][1][name] + (now - begun[name]) / training.subtasks
-                        for name, now in _clocks().items()
-                    }
+                    here = {n: s / training.subtasks for n, s in clocks.since(begun).items()}
+                    spent = clocks.total([found[n][1], here])
                     write_json(paths[n] / "progress.json", {"done": done, **spent})
                 stage.update(done, f"loss {loss:.3f}" if epoch else "")
                 if processes.any_of(asked.requested)[0]:
@@ -292,19 +291,15 @@ def train_side_by_side(
         write_json(paths[n] / "complete.json", _progress(paths[n])[1])
 
 
-def _clocks() -> dict[str, float]:
-    return {"seconds": time.monotonic(), "cpu_seconds": time.process_time()}
-
-
-def _progress(path: Path) -> tuple[int, dict[str, float]]:
+def _progress(path: Path) -> tuple[int, clocks.Spent]:
     """Snapshots written, and the time that took."""
     try:
         progress = json.loads((path / "progress.json").read_text())
-        return int(progress.pop("done")), {n: float(progress[n]) for n in _clocks()}
+        return int(progress["done"]), clocks.of(progress)
     except (OSError, ValueError, KeyError):
-        return 0, dict.fromkeys(_clocks(), 0.0)
+        return 0, clocks.nothing()
 
 
-def training_seconds(path: Path, clock: Literal["seconds", "cpu_seconds"] = "seconds") -> float:
-    """Wall or CPU seconds that training the experts in `path` took, in all its runs."""
-    return float(json.loads((path / "complete.json").read_text())[clock])
+def training_time(path: Path) -> clocks.Spent:
+    """What training the experts in `path` took, in all its runs."""
+    return clocks.of(json.loads((path / "complete.json").read_text()))

@@ -48,6 +48,7 @@ def judge(
       InputError: the artifact, the data set or the protocol cannot be used, or do not fit.
     """
     distilled = artifact.load(path)
+    ledger = distilled.ledger  # of the file, whatever is left out below
     if options.json is not None and not options.json.parent.is_dir():
         raise InputError(f"there is no folder {options.json.parent} to write {options.json} to")
     if options.batch_statistics:
@@ -84,10 +85,17 @@ def judge(
     test = held_out(dataset.test_images, dataset.test_labels, dataset, normalization)
     key = stage_key(options.seed, Stage.STUDENTS)
     more: dict[str, Any] = {}
+    if options.students is not None and options.students < 1:
+        raise InputError(f"students must be at least 1, not {options.students}")
     if header.get("replay") is None or options.ordinary:
         protocol = _stored_protocol(header, options, path)
         reached = by_students(distilled, network, test, protocol, key, reporter)
     else:
+        if options.epochs is not None or options.learning_rate is not None:
+            raise InputError(
+                f"{path} brings its own steps and learning rates; with --ordinary students train "
+                f"on it for --epochs at --learning-rate"
+            )
         weights = unseen.weights(
             distilled,
             network,
@@ -98,7 +106,8 @@ def judge(
             options.experts,
             reporter,
         )
-        reached, more = replay.judge(distilled, network, weights, test, key, reporter)
+        samples = stage_key(options.seed, Stage.REPLAY)
+        reached, more = replay.judge(distilled, network, weights, test, samples, reporter)
     finished = {
         "artifact": path.name,
         "method": header["method"],
@@ -106,7 +115,7 @@ def judge(
         "network": architecture.network,
         "accuracy": reached.summary(),
         **more,
-        **distilled.ledger,
+        **ledger,
         "seconds": {"student": reached.seconds},
         "seed": options.seed,
         "versions": artifact.versions(),

@@ -1,21 +1,27 @@
 """What each outer step measured: a file of one JSON row a step."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from d3jax import clocks
 from d3jax.files import write_text
 
 METRICS = "metrics.jsonl"  # the file's name in a run's folder
 
 
 def rows(
-    values: dict[str, np.ndarray], done: int, step: int, seconds: float
+    values: dict[str, np.ndarray], done: int, step: int, spent: clocks.Spent
 ) -> list[dict[str, float]]:
-    """A row for each of the `done` steps after `step`, from f[chunk] of each metric."""
+    """A row for each of the `done` steps after `step`, from f[chunk] of each metric.
+
+    Its clocks are what all steps so far took, their compilation not counted.
+    """
     return [
-        {"step": step + i + 1, "seconds": round(seconds, 3)}
+        {"step": step + i + 1}
+        | {name: round(seconds, 3) for name, seconds in spent.items()}
         | {name: float(values[name][i]) for name in sorted(values)}
         for i in range(done)
     ]
@@ -47,14 +53,19 @@ def read(path: Path) -> list[dict[str, float]]:
     return found
 
 
-def forget_after(path: Path, step: int) -> float:
-    """Drops rows that will be run, and written, again; returns the seconds spent on the others."""
+def forget_after(path: Path, step: int) -> clocks.Spent:
+    """Drops rows that will be run, and written, again; returns the time spent on the others."""
     kept = [row for row in read(path) if row["step"] <= step]
     write_text(path, lines(kept))
-    return kept[-1]["seconds"] if kept else 0.0
+    return clocks.of(kept[-1]) if kept else clocks.nothing()
+
+
+def measured(row: Mapping[str, float]) -> dict[str, float]:
+    """What the method measured in a step, without step and clocks."""
+    return {name: value for name, value in row.items() if name not in ("step", *clocks.NAMES)}
 
 
 def note(rows: list[dict[str, float]]) -> str:
     """The mean of several rows in a line."""
-    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    return "  ".join(f"{n} {v:.4g}" for n, v in means.items() if n not in ("step", "seconds"))
+    means = {name: float(np.mean([row[name] for row in rows])) for name in measured(rows[0])}
+    return "  ".join(f"{name} {value:.4g}" for name, value in means.items())

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from d3jax import data, experts
+from d3jax import clocks, data, experts
 from d3jax.progress import Reporter
 from d3jax.snapshots import Snapshots, fingerprint
 from d3jax.types import InputError, Network, Real
@@ -78,8 +78,10 @@ def train(
     architecture: dict[str, Any],
     store: Path,
     reporter: Reporter,
-) -> Array:
-    """The parameter vectors f[count, P] of the networks, from the store where it has them.
+) -> tuple[Array, clocks.Spent]:
+    """The parameter vectors f[count, P] of the networks, and the time that training them took.
+
+    From the store where it has them.
 
     Raises:
       Busy, Interrupted, Diverged: as `experts.train`.
@@ -89,7 +91,7 @@ def train(
     path = experts.train(network, source.options, source.real, store, configuration, reporter)
     snapshots = Snapshots(path)
     last = snapshots.read_all(epochs=slice(snapshots.shape[1] - 1, snapshots.shape[1]))
-    return jnp.asarray(np.asarray(last[:, 0]), jnp.float32)
+    return jnp.asarray(np.asarray(last[:, 0]), jnp.float32), experts.training_time(path)
 
 
 def as_trajectories(weights: Array) -> Array:

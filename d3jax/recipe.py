@@ -53,7 +53,12 @@ def recipe_of(header: dict[str, Any]) -> Recipe:
     )
     weights, kind = header.get("weights"), stored["initialization"]
     if kind == "fixed" and header.get("stored_weights") is not True:
-        good = good and isinstance(weights, dict) and type(weights.get("seed")) is int
+        good = (
+            good
+            and isinstance(weights, dict)
+            and type(weights.get("seed")) is int
+            and all(type(value) in (int, float) for value in weights.values())
+        )
     if kind == "pretrained":
         good = good and isinstance(header.get("source"), dict)
         good = good and type(header.get("unseen")) is int and header["unseen"] > 0

@@ -16,7 +16,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from d3jax import files
+from d3jax import files, metrics
 from d3jax.types import InputError
 
 LARGEST_ROWS, LARGEST_COLUMNS = 20, 40  # of a picture: beyond, nothing is legible any more
@@ -99,17 +99,17 @@ def picture(
     _save(figure, path)
 
 
-def curves(path: str | os.PathLike[str], metrics: Sequence[Mapping[str, Any]]) -> None:
+def curves(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a PNG with one panel per metric over the outer steps.
 
-    `metrics` are the rows of metrics.jsonl, each {"step": int, "seconds": float, name: number or
-    None, ...}; a row may lack a name. Measured points are light, their running median dark. The
-    axis is logarithmic for names that end in "loss" or "distance" and are positive throughout. What
-    is not finite is left out, and counted in the panel's title.
+    `rows` are those of metrics.jsonl, each {"step": int, name: number or None, ...}, clocks among
+    them; a row may lack a name. Measured points are light, their running median dark. The axis is
+    logarithmic for names that end in "loss" or "distance" and are positive throughout. What is not
+    finite is left out, and counted in the panel's title.
     """
     names: list[str] = []
-    for row in metrics:
-        names.extend(name for name in row if name not in ("step", "seconds", *names))
+    for row in rows:
+        names.extend(name for name in metrics.measured(row) if name not in names)
 
     columns = max(1, min(3, len(names)))
     panels = max(1, math.ceil(len(names) / columns))
@@ -118,7 +118,7 @@ def curves(path: str | os.PathLike[str], metrics: Sequence[Mapping[str, Any]]) -
     if not names:
         figure.text(0.5, 0.5, "no metrics yet", ha="center", va="center", color=_FAINT)
     for index, name in enumerate(names):
-        present = [row for row in metrics if name in row]
+        present = [row for row in rows if name in row]
         steps = np.array([row["step"] for row in present], float)
         values = np.array(
             [math.nan if row[name] is None else float(row[name]) for row in present], float

@@ -114,6 +114,8 @@ def matching(options: M, dataset: data.Dataset) -> M:
             f"{', mmd_epoch' if is_d3 else ''}) but experts are trained for "
             f"{options.expert.epochs}; raise --expert.epochs to {read}"
         )
+    if options.expert.keep != "all":
+        raise InputError("experts are read epoch by epoch: leave out --expert.keep last")
     _check_run(options, options.baseline_learning_rates)
     student = options.student
     if student.augmentation is None:
@@ -242,6 +244,11 @@ def dd(options: DistillDD, dataset: data.Dataset) -> DistillDD:
         )
     if options.distilled.images is not None and options.distilled.images < 1:
         raise InputError(f"images must be at least 1, not {options.distilled.images}")
+    if pretrained and options.data.zca:
+        raise InputError(
+            "--zca whitens images, which the networks of --adapt-from and --attack are not trained "
+            "on; leave it out"
+        )
     total = options.distilled.images
     if total is None:
         total = options.distilled.images_per_step * options.dd.steps * dataset.num_classes

@@ -15,6 +15,9 @@ class Stage(enum.IntEnum):
     STUDENTS = 3
     INITIAL = 4  # the fixed initialization of Dataset Distillation
     SOURCES = 5  # networks of another data set, which distillation adapts
+    REPLAY = 6  # samples that networks see in an artifact's own steps
+    PARTLY_TRAINED = 7  # networks trained through a sequence's earlier subsets
+    TURNS = 8  # a sequence's outer steps after the first subset
 
 
 def stage_key(seed: int, stage: Stage, subtask: int | Array | None = None) -> Array:

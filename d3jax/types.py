@@ -133,3 +133,28 @@ class Real(NamedTuple):
         classes = self.class_counts.shape[0]
         draws = jax.random.randint(key, (classes, number), 0, self.class_counts[:, None])
         return jnp.take_along_axis(self.class_index, draws, axis=1)
+
+    def sample_different(self, key: Array, number: int) -> Array:
+        """As `sample_classes`, but of a class no image twice until all of it are taken.
+
+        A draw that is taken moves on to the class's next free image.
+        """
+        counts = self.class_counts[:, None]
+        draws = jax.random.randint(key, (counts.shape[0], number), 0, counts)
+        place = jnp.arange(number)
+
+        def settle(turn: Array, chosen: Array) -> Array:
+            # Only draws since a class was last used up count.
+            before = (place < turn) & (place >= turn // counts * counts)
+
+            def taken(draw: Array) -> Array:
+                return ((chosen == draw) & before).any(1, keepdims=True)
+
+            def move(draw: Array) -> Array:
+                return jnp.where(taken(draw), (draw + 1) % counts, draw)
+
+            free = jax.lax.while_loop(lambda d: taken(d).any(), move, chosen[:, turn, None])
+            return chosen.at[:, turn].set(free[:, 0])
+
+        chosen = jax.lax.fori_loop(0, number, settle, draws)
+        return jnp.take_along_axis(self.class_index, chosen, axis=1)

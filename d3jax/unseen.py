@@ -40,7 +40,7 @@ def weights(
     header = distilled.header
     recipe = header["replay"]
     kind = recipe_of(recipe).initialization
-    if architecture != header["architecture"] or kind == "random":
+    if kind == "random" or _weights(architecture) != _weights(header["architecture"]):
         return initial_weights(network, stage_key(seed, Stage.STUDENTS), number)
     if kind == "fixed":
         if "weights" in distilled.theta:
@@ -56,8 +56,18 @@ def weights(
     specification = header["parametrization"]
     shape = tuple(specification["image_shape"])
     source = pretrained.load(recipe["source"], shape, specification["num_classes"], data_dir)
-    pool = pretrained.train(source, network, architecture, store, reporter)
+    pool, _ = pretrained.train(source, network, architecture, store, reporter)
+    if recipe["unseen"] >= len(pool):
+        raise InputError(
+            f"the artifact keeps {recipe['unseen']} of {len(pool)} pretrained networks to judge "
+            f"by: none is left that it was distilled with"
+        )
     return pool[len(pool) - recipe["unseen"] :][:number]
+
+
+def _weights(architecture: dict[str, Any]) -> dict[str, Any]:
+    """What an architecture's weights depend on: not on what it computes in."""
+    return {name: value for name, value in architecture.items() if name != "compute"}
 
 
 def initial_weights(network: Network, key: Array, number: int) -> Array:

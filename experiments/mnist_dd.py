@@ -33,18 +33,18 @@ images and labels (as `sources.read_npz` reads it) and run `d3jax distill dd --d
 
 table: mnist_dd (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | before the steps | flipped; other classes | random | best_random | kmeans | class_mean | seeds x students | CPU s, experts | CPU s |
+| run | floats | bytes | test accuracy % | before the steps | flipped; other classes | random | best_random | kmeans | class_mean | seeds x students | CPU s, experts | CPU s, outer steps |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| fixed, 10 images | 7,840 | 32,808 | 94.7 | 10.5 |  | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) | 1 x 1 | 0 | 1,092 |
-| random, 100 images | 78,400 | 158,736 | 84.8 ± 3.1 | 10.2 ± 2.5 |  | 57.5 ± 11.0 (kNN 73.0) | 59.9 ± 11.5 (kNN 74.0) | 60.9 ± 12.2 (kNN 92.3) | 26.0 ± 7.6 (kNN 82.0) | 1 x 200 | 0 | 2,218 |
-| fixed, 10 images, soft labels | 7,940 | 33,288 | 96.0 | 10.5 |  | 28.7 (kNN 46.1) | 34.9 (kNN 56.6) | 28.1 (kNN 86.1) | 22.6 (kNN 82.0) | 1 x 1 | 0 | 984 |
-| fixed, 5 images, soft labels | 3,970 | 17,408 | 91.1 | 10.5 |  | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) | 1 x 1 | 0 | 780 |
-| random, 100 images, soft labels | 79,400 | 160,808 | 85.8 ± 4.9 | 10.2 ± 2.5 |  | 58.5 ± 11.0 (kNN 72.1) | 57.0 ± 10.1 (kNN 71.6) | 61.0 ± 12.6 (kNN 92.6) | 26.0 ± 7.6 (kNN 82.0) | 1 x 200 | 0 | 651 |
-| usps to mnist, 100 images | 78,400 | 159,000 | 92.0 ± 1.2 | 49.0 ± 4.8 |  | 82.6 ± 3.1 (kNN 73.0) | 83.2 ± 2.7 (kNN 70.2) | 87.7 ± 2.5 (kNN 92.3) | 70.6 ± 5.8 (kNN 82.0) | 1 x 200 | 0 | 2,307 |
-| mnist to usps, 100 images | 25,600 | 53,392 | 95.1 ± 0.4 | 77.6 ± 2.8 |  | 89.7 ± 0.8 (kNN 79.0) | 90.9 ± 0.4 (kNN 78.8) | 90.5 ± 0.5 (kNN 91.2) | 84.5 ± 2.0 (kNN 81.3) | 1 x 60 | 0 | 2,476 |
-| attack 0 to 1, 100 images | 78,400 | 158,384 | 84.2 ± 3.9 | 97.1 ± 0.4 | 80.0 ± 21.7; 93.2 ± 4.1 |  |  |  |  | 1 x 100 | 0 | 1,638 |
+| fixed, 10 images | 7,840 | 32,808 | 94.7 | 10.5 |  | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) | 1 x 1 | 0 | ≤ 1,092 |
+| random, 100 images | 78,400 | 158,736 | 84.8 ± 3.1 | 10.2 ± 2.5 |  | 57.5 ± 11.0 (kNN 73.0) | 59.9 ± 11.5 (kNN 74.0) | 60.9 ± 12.2 (kNN 92.3) | 26.0 ± 7.6 (kNN 82.0) | 1 x 200 | 0 | ≤ 2,218 |
+| fixed, 10 images, soft labels | 7,940 | 33,288 | 96.0 | 10.5 |  | 28.7 (kNN 46.1) | 34.9 (kNN 56.6) | 28.1 (kNN 86.1) | 22.6 (kNN 82.0) | 1 x 1 | 0 | ≤ 984 |
+| fixed, 5 images, soft labels | 3,970 | 17,408 | 91.1 | 10.5 |  | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) | 1 x 1 | 0 | ≤ 780 |
+| random, 100 images, soft labels | 79,400 | 160,808 | 85.8 ± 4.9 | 10.2 ± 2.5 |  | 58.5 ± 11.0 (kNN 72.1) | 57.0 ± 10.1 (kNN 71.6) | 61.0 ± 12.6 (kNN 92.6) | 26.0 ± 7.6 (kNN 82.0) | 1 x 200 | 0 | ≤ 651 |
+| usps to mnist, 100 images | 78,400 | 159,000 | 92.0 ± 1.2 | 49.0 ± 4.8 |  | 82.6 ± 3.1 (kNN 73.0) | 83.2 ± 2.7 (kNN 70.2) | 87.7 ± 2.5 (kNN 92.3) | 70.6 ± 5.8 (kNN 82.0) | 1 x 200 | 0 | ≤ 2,307 |
+| mnist to usps, 100 images | 25,600 | 53,392 | 95.1 ± 0.4 | 77.6 ± 2.8 |  | 89.7 ± 0.8 (kNN 79.0) | 90.9 ± 0.4 (kNN 78.8) | 90.5 ± 0.5 (kNN 91.2) | 84.5 ± 2.0 (kNN 81.3) | 1 x 60 | 0 | ≤ 2,476 |
+| attack 0 to 1, 100 images | 78,400 | 158,384 | 84.2 ± 3.9 | 97.1 ± 0.4 | 80.0 ± 21.7; 93.2 ± 4.1 |  |  |  |  | 1 x 100 | 0 | ≤ 1,638 |
 
-1 core of AMD EPYC, 2 cores of AMD EPYC; 2026-11-21, 2026-11-22; commits 41699dc, 62c74c5, a7c6b1b. Baselines' students train at the best of several learning rates, here 0.01, 0.03, 0.1, 0.3; those of distilled data at the learned one.
+1 core of AMD EPYC, 2 cores of AMD EPYC; 2026-11-21, 2026-11-22; commits 41699dc, 62c74c5, a7c6b1b. ≤: the whole run's CPU seconds, compilation, students and baselines too. Baselines' students train at the best of several learning rates, here 0.01, 0.03, 0.1, 0.3; those of distilled data at the learned one.
 
 end of table
 
@@ -53,14 +53,14 @@ cosine schedule.
 
 table: mnist_dd_time (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | before the steps | random | best_random | kmeans | class_mean | seeds x students | CPU s, experts | CPU s |
+| run | floats | bytes | test accuracy % | before the steps | random | best_random | kmeans | class_mean | seeds x students | CPU s, experts | CPU s, outer steps |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| fixed, 10 images, 600 steps | 7,840 | 32,808 | 75.8 | 10.5 |  |  |  |  | 1 x 1 | 0 | 34 |
-| fixed, 10 images, 2000 steps | 7,840 | 32,808 | 88.7 | 10.5 |  |  |  |  | 1 x 1 | 0 | 58 |
-| fixed, 10 images, 6000 steps | 7,840 | 32,808 | 91.2 | 10.5 |  |  |  |  | 1 x 1 | 0 | 120 |
-| fixed, 10 images | 7,840 | 32,808 | 94.7 | 10.5 | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) | 1 x 1 | 0 | 1,092 |
+| fixed, 10 images, 600 steps | 7,840 | 32,808 | 75.8 | 10.5 |  |  |  |  | 1 x 1 | 0 | ≤ 34 |
+| fixed, 10 images, 2000 steps | 7,840 | 32,808 | 88.7 | 10.5 |  |  |  |  | 1 x 1 | 0 | ≤ 58 |
+| fixed, 10 images, 6000 steps | 7,840 | 32,808 | 91.2 | 10.5 |  |  |  |  | 1 x 1 | 0 | ≤ 120 |
+| fixed, 10 images | 7,840 | 32,808 | 94.7 | 10.5 | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) | 1 x 1 | 0 | ≤ 1,092 |
 
-1 core of AMD EPYC; 2026-11-21; commits 62c74c5, a7c6b1b. Baselines' students train at the best of several learning rates, here 0.1, 0.3; those of distilled data at the learned one.
+1 core of AMD EPYC; 2026-11-21; commits 62c74c5, a7c6b1b. ≤: the whole run's CPU seconds, compilation, students and baselines too. Baselines' students train at the best of several learning rates, here 0.1, 0.3; those of distilled data at the learned one.
 
 end of table
 
@@ -70,11 +70,11 @@ augmented), which free labels, large as they may grow, make diverge where nothin
 
 table: mnist_dd_transfer (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | before the steps | convnet | mlp | ordinary convnet | ordinary lenet | ordinary mlp | random | best_random | kmeans | class_mean | seeds x students | CPU s, experts | CPU s |
+| run | floats | bytes | test accuracy % | before the steps | convnet | mlp | ordinary convnet | ordinary lenet | ordinary mlp | random | best_random | kmeans | class_mean | seeds x students | CPU s, experts | CPU s, outer steps |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| random, 100 images, soft labels | 79,400 | 160,808 | 85.8 ± 4.9 | 10.2 ± 2.5 | 89.2 ± 1.1 | 77.4 ± 1.6 | 78.9 ± 3.4 | 8.9 ± 0.0 | 9.3 ± 0.5 | 58.5 ± 11.0 (kNN 72.1) | 57.0 ± 10.1 (kNN 71.6) | 61.0 ± 12.6 (kNN 92.6) | 26.0 ± 7.6 (kNN 82.0) | 1 x 200 | 0 | 651 |
+| random, 100 images, soft labels | 79,400 | 160,808 | 85.8 ± 4.9 | 10.2 ± 2.5 | 89.2 ± 1.1 | 77.4 ± 1.6 | 78.9 ± 3.4 | 8.9 ± 0.0 | 9.3 ± 0.5 | 58.5 ± 11.0 (kNN 72.1) | 57.0 ± 10.1 (kNN 71.6) | 61.0 ± 12.6 (kNN 92.6) | 26.0 ± 7.6 (kNN 82.0) | 1 x 200 | 0 | ≤ 651 |
 
-1 core of AMD EPYC; 2026-11-21; commits a7c6b1b. Baselines' students train at the best of several learning rates, here 0.03, 0.1; those of distilled data at the learned one.
+1 core of AMD EPYC; 2026-11-21; commits a7c6b1b. ≤: the whole run's CPU seconds, compilation, students and baselines too. Baselines' students train at the best of several learning rates, here 0.03, 0.1; those of distilled data at the learned one.
 
 end of table
 """

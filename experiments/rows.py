@@ -86,9 +86,12 @@ def _pooled_row(rows: Sequence[Row]) -> Row:
 
     joined = {
         "seeds": [seed for row in rows for seed in row["seeds"]],
-        "cpu_seconds": average(row["cpu_seconds"] for row in rows),
         "experts_cpu_seconds": average(row["experts_cpu_seconds"] for row in rows),
     }
+    # Older rows have but the whole run's, students and baselines too.
+    exact = all("distill_cpu_seconds" in row for row in rows)
+    found = [row.get("distill_cpu_seconds", row.get("cpu_seconds", 0.0)) for row in rows]
+    joined["distill_cpu_seconds" if exact else "cpu_seconds"] = average(found)
     for name in first:
         if name in ("accuracy", "before") or name.startswith("accuracy_"):
             joined[name] = pooled([row[name] for row in rows if name in row])
@@ -99,7 +102,8 @@ def _pooled_row(rows: Sequence[Row]) -> Row:
         name: _pooled_baseline([r["baselines"][name] for r in rows if name in r["baselines"]])
         for name in names
     }
-    return {**first, **joined}
+    plain = {name: value for name, value in first.items() if not name.endswith("cpu_seconds")}
+    return {**plain, **joined}
 
 
 def _pooled_baseline(rows: Sequence[Row]) -> Row:

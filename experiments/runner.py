@@ -1,63 +1,27 @@
 """Runs configurations of the main job over seeds, and keeps what they print in results/*.json.
 
-A run's folder is `runs/EXPERIMENT/LABEL-SEED`; a run that was interrupted goes on where it was, and
-one that is finished is read. `results/EXPERIMENT.json` gets a row for each run: configuration,
-seed, mean and standard deviation over its students, hardware, date and commit.
+A run's folder is `runs/EXPERIMENT/LABEL-SEED`; a run that was interrupted goes on where it was, one
+that is finished is read, and one of other options is refused. `results/EXPERIMENT.json` gets a row
+for each run: configuration, seed, mean and standard deviation over its students, hardware, date and
+commit.
 """
 
 import argparse
 import dataclasses
 import datetime
 import json
-import os
-import platform
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from d3jax import config, experts, jobs, judging
+from d3jax import config, jobs, judging
 from d3jax.files import write_json
 from d3jax.progress import UNFINISHED, Interrupted, Reporter
 from experiments import rows
-
-
-def hardware() -> str:
-    """The machine, in words."""
-    import jax
-
-    accelerators = {device.device_kind for device in jax.devices() if device.platform != "cpu"}
-    if accelerators:
-        return ", ".join(sorted(accelerators))
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    name = names[0] if names else platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} core{'s' if cores != 1 else ''} of {name}"
-
-
-def commit() -> str:
-    """The commit that is checked out, with a + where the working tree differs."""
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", "d3jax"], capture_output=True, text=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+" if changed else "")
-
-
-COMMIT = commit()  # of the code that this process has loaded
+from experiments.provenance import COMMIT, hardware
 
 
 def run(
@@ -90,8 +54,7 @@ def run(
             out = _folder(root, label, seed)
             options = dataclasses.replace(options, out=out, experts=Path("runs/experts"), seed=seed)
             reporter.say(f"== {experiment}: {label}, seed {seed}")
-            if not (out / "report.json").exists():
-                _run(options, reporter)
+            _run(options, reporter)
             for name, fields in (judgements or {}).items():
                 path = out / f"{name}.json"
                 if not path.exists():
@@ -128,45 +91,23 @@ def _folder(root: Path, label: str, seed: int) -> Path:
 
 
 def _run(options: config.Distillation, reporter: Reporter) -> None:
-    """One run; OUT/record.json says when, where, at which commits and in how many CPU seconds."""
+    """One run, unless it is finished; OUT/record.json says when, where and at which commits."""
     path = options.out / "record.json"
+    finished = (options.out / "report.json").exists()
     try:
-        # Beforehand, so that a row's CPU seconds are the same whoever needs the experts first.
-        spent = _experts(options, reporter) if isinstance(options, config.Matching) else 0.0
-        cpu = time.process_time()
-        try:
-            jobs.run(options, reporter)
-        finally:
-            before = {"cpu_seconds": 0.0, "commits": []}
-            if path.exists():
-                before = json.loads(path.read_text())
+        jobs.run(options, reporter)
+    except Interrupted:
+        print("interrupted: run the same command again", file=sys.stderr)
+        raise SystemExit(UNFINISHED) from None
+    finally:
+        if options.out.exists() and not finished:
+            before = json.loads(path.read_text()) if path.exists() else {"commits": []}
             record = {
                 "date": datetime.date.today().isoformat(),
                 "hardware": hardware(),
                 "commits": sorted({*before["commits"], COMMIT}),
-                "cpu_seconds": before["cpu_seconds"] + time.process_time() - cpu,
-                "experts_cpu_seconds": spent,
             }
-            if options.out.exists():
-                write_json(path, record)
-    except Interrupted:
-        print("interrupted: run the same command again", file=sys.stderr)
-        raise SystemExit(UNFINISHED) from None
-
-
-def _experts(options: config.Matching, reporter: Reporter) -> float:
-    """Trains the experts, if they are not there yet; the CPU seconds that they took."""
-    store = options.experts or options.out / "experts"
-    stage = config.Experts(
-        options.data,
-        options.architecture,
-        options.expert,
-        store,
-        options.subtasks if isinstance(options, config.Divided) else None,
-        options.seed,
-    )
-    paths = jobs.train_experts(stage, reporter)
-    return sum(experts.training_seconds(path, "cpu_seconds") for path in paths)
+            write_json(path, {**before, **record})
 
 
 def _row(label: str, seed: int, folder: Path, judgements: Iterable[str]) -> rows.Row:
@@ -184,8 +125,7 @@ def _row(label: str, seed: int, folder: Path, judgements: Iterable[str]) -> rows
         "floats": report["floats"],
         "bytes": report["bytes"]["total"],
         "seconds": report["seconds"],
-        "cpu_seconds": record["cpu_seconds"],
-        "experts_cpu_seconds": record["experts_cpu_seconds"],
+        **_cpu_seconds(report, record),
         "baselines": {name: _baseline(row) for name, row in report["baselines"].items()},
         "hardware": record["hardware"],
         "date": record["date"],
@@ -202,6 +142,14 @@ def _row(label: str, seed: int, folder: Path, judgements: Iterable[str]) -> rows
         judged = json.loads((folder / f"{name}.json").read_text())
         row[f"accuracy_{name}"] = _accuracy(judged["accuracy"])
     return row
+
+
+def _cpu_seconds(report: dict[str, Any], record: dict[str, Any]) -> dict[str, float]:
+    if "cpu_seconds" in report:
+        spent = report["cpu_seconds"]
+        return {"experts_cpu_seconds": spent["experts"], "distill_cpu_seconds": spent["distill"]}
+    # Of before reports had it: the whole run's, students and baselines too.
+    return {name: record[name] for name in ("experts_cpu_seconds", "cpu_seconds")}
 
 
 def _accuracy(accuracy: dict[str, Any]) -> dict[str, Any]:

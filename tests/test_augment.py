@@ -292,6 +292,19 @@ def test_what_is_no_strategy_is_refused_and_the_valid_names_are_said(strategy):
         augment.draw_choice(jax.random.key(0), strategy)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "flips"),
+    [
+        ("cifar10", True), ("imagenet_resized/64x64", True), ("data/pets.npz", True),
+        ("mnist", False), ("emnist/letters", False), ("data/usps.npz", False),
+    ],
+)  # fmt: skip
+def test_digits_and_letters_are_not_mirrored(dataset, flips):
+    strategy = augment.default_strategy(dataset)
+    assert ("flip" in strategy) == flips
+    assert set(augment.STRATEGIES) - set(strategy) <= {"flip"}
+
+
 @pytest.mark.parametrize("images", [jnp.zeros((2, 8, 8)), jnp.zeros((2, 8, 8, 1), jnp.uint8)])
 def test_what_are_no_images_are_refused(images):
     with pytest.raises(InputError, match="floating-point images of shape"):

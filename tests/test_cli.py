@@ -128,7 +128,7 @@ def test_the_report_is_as_promised(finished):
     report = json.loads((out / "report.json").read_text())
     assert set(report) == {
         "method", "dataset", "network", "accuracy", "baselines", "bytes", "floats",
-        "ipc_equivalent", "seconds", "seed", "versions",
+        "ipc_equivalent", "seconds", "cpu_seconds", "seed", "versions",
     }  # fmt: skip
     assert (report["method"], report["dataset"], report["network"]) == ("d3", "digits", "mlp")
     assert report["seed"] == 0
@@ -142,6 +142,7 @@ def test_the_report_is_as_promised(finished):
     assert report["floats"] * 2 == size - report["bytes"]["other"]
     assert report["ipc_equivalent"] == {"float32": size / 2560, "uint8": size / 640}
     assert set(report["seconds"]) == {"experts", "distill", "student"}
+    assert set(report["cpu_seconds"]) == {"experts", "distill"}
     assert all(type(value) is float and value > 0 for value in report["seconds"].values())
     assert {"d3jax", "jax"} <= set(report["versions"])
     assert all(type(value) is str for value in report["versions"].values())

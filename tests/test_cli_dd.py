@@ -66,6 +66,9 @@ def test_another_jax_that_draws_other_weights_is_noticed(fixed, capsys, tmp_path
     artifact.save(made, tmp_path / "other.safetensors")
     error = refused(capsys, "evaluate", tmp_path / "other.safetensors")
     assert "draws other initial weights" in error
+    made.header["replay"]["weights"]["sum"] = "1.0"
+    artifact.save(made, tmp_path / "lie.safetensors")
+    assert "cannot be replayed" in refused(capsys, "evaluate", tmp_path / "lie.safetensors")
 
 
 def test_other_judges(fixed, capsys, tmp_path):
@@ -82,6 +85,8 @@ def test_other_judges(fixed, capsys, tmp_path):
     )  # fmt: skip
     judged = json.loads(result.read_text())
     assert (judged["network"], judged["accuracy"]["students"]) == ("mlp", 2)
+    assert "at least 1" in refused(capsys, "evaluate", path, "--students=0")
+    assert "--ordinary" in refused(capsys, "evaluate", path, "--epochs=2")
     assert "before" not in judged
 
 
@@ -129,6 +134,18 @@ def test_adaptation_and_attack(capsys, tmp_path):
     )  # fmt: skip
     judged = json.loads((tmp_path / "judged.json").read_text())
     assert judged["accuracy"] == report["accuracy"]
+    made = artifact.load(tmp_path / "adapt" / "artifact.safetensors")
+    del made.header["architecture"]["compute"]  # an artifact of before there was a choice
+    artifact.save(made, tmp_path / "older.safetensors")
+    called(
+        capsys, "evaluate", tmp_path / "older.safetensors", *store,
+        "--json", tmp_path / "judged.json",
+    )  # fmt: skip
+    assert json.loads((tmp_path / "judged.json").read_text())["accuracy"] == report["accuracy"]
+    made.header["replay"]["unseen"] = 5
+    artifact.save(made, tmp_path / "lie.safetensors")
+    error = refused(capsys, "evaluate", tmp_path / "lie.safetensors", *store)
+    assert "keeps 5 of 5 pretrained networks" in error
     called(
         capsys, "distill", "dd", "--out", tmp_path / "attack", "--attack=0:1", *source, *store,
         *NONE,
@@ -151,6 +168,7 @@ def test_adaptation_and_attack(capsys, tmp_path):
         (["--attack=0:1", "--adapt-from=digits"], "choose one"),
         (["--adapt-from=digits", "--source.count=3"], "--source.count"),
         (["--adapt-from=nonesuch"], "nonesuch"),
+        (["--attack=0:1", "--zca"], "--zca"),
         (["--store-weights"], "--init fixed"),
         (["--window=5"], "window"),
         (["--real-batch=0"], "real_batch"),

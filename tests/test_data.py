@@ -636,6 +636,13 @@ def test_device_arrays_index_classes():
     np.testing.assert_allclose(gathered, normalization.apply(images), rtol=1e-6, atol=1e-6)
     drawn = np.asarray(real.sample_classes(jax.random.key(0), 50))
     assert (labels[drawn] == np.arange(3)[:, None]).all()
+    for seed in range(5):
+        key = jax.random.key(seed)
+        different = np.asarray(real.sample_different(key, 3))
+        assert sorted(different[2]) == [0, 2, 4]
+        assert sorted(different[0][:2]) == [1, 5]
+        first = np.asarray(real.sample_classes(key, 3))  # a draw that is free stays
+        np.testing.assert_array_equal(different[:, 0], first[:, 0])
 
     whitening = Normalization.of(images, zca=True)
     whitened = device_arrays(images, labels, 3, whitening)

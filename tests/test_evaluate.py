@@ -193,14 +193,28 @@ def test_accuracy_is_a_plain_count(digits):
 
 
 def test_means_are_visited_too(few):
-    """Pixels decode alike with and without a key: visiting both is visiting each twice."""
-    network, parametrization, theta, _ = few
+    """Samples that are brighter than the means: both together are twice as many pixels."""
+    network, pixels_, theta, _ = few
+
+    def sample(theta, key, indices=None):
+        batch = pixels_.sample(theta, None, indices)
+        return batch if key is None else batch._replace(images=batch.images + 1)
+
+    images, targets = pixels_.sample(theta, None)
+    labels = jnp.tile(targets.argmax(1), 2)
+    both, both_theta = stored(jnp.concatenate([images, images + 1]), labels, targets.shape[1])
     twice = Protocol(students=1, epochs=3, batch_size=12, augmentation=(), with_means=True)
     once = dataclasses.replace(twice, with_means=False)
     key = jax.random.key(0)
-    one, _ = train_students(network, parametrization, theta, twice, 0.1, key)
-    other, _ = train_students(network, parametrization, theta, once, 0.1, key)
-    np.testing.assert_allclose(one, other, atol=1e-6)
+
+    def trained(synthetic, theta, protocol):
+        return train_students(network, synthetic, theta, protocol, 0.1, key)[0]
+
+    blurred = pixels_._replace(sample=sample)
+    expected = trained(both, both_theta, once)
+    np.testing.assert_allclose(trained(blurred, theta, twice), expected, atol=1e-6)
+    for protocol, other in ((once, blurred), (twice, pixels_)):
+        assert np.abs(trained(other, theta, protocol) - expected).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ def test_an_interrupted_sequence_resumes_at_its_subset(sequence, tmp_path, capsy
         ({"later_expert_epochs": 1}, "raise --later-expert-epochs to 2"),
         ({"student": Protocol(epochs=1)}, "1 epochs of students are too few for 3 subsets"),
         ({"expert": ExpertOptions(epochs=1)}, "raise --expert.epochs to 2"),
+        ({"expert": ExpertOptions(epochs=2, keep="last")}, "leave out --expert.keep last"),
     ],
 )
 def test_a_sequence_that_cannot_be_is_refused_before_training(options, message, tmp_path):

@@ -10,6 +10,7 @@ from d3jax import artifact, cli, config, data, jobs, joining, judging, launch, n
 from d3jax.config import Parametrization
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
+from d3jax.methods.d3 import Options as D3Options
 from d3jax.methods.mtt import Options
 from d3jax.progress import Reporter
 from d3jax.synthetic import pixels
@@ -109,6 +110,29 @@ def test_a_part_is_judged_on_its_own_classes(apart, tmp_path):
     assert artifact.load(apart[0]).header["class_names"] == ["7", "8", "9"]
 
 
+def test_d3_in_parts_with_an_experts_labels(store, tmp_path):
+    """Each part has a decoder and statistics of its own; students visit the means too."""
+    plain = options(tmp_path / "d3", store, labels="expert")
+    run = config.DistillD3(
+        **{f.name: getattr(plain, f.name) for f in dataclasses.fields(config.Divided)},
+        d3=D3Options(trajectory=False, mmd_samples=2),
+    )
+    gaussians = Parametrization(
+        latents_per_class=1, latent_size=3, decoder_width=8, labels="expert"
+    )
+    run = dataclasses.replace(run, parametrization=gaussians, subtasks="2")
+    report = jobs.run(run, Reporter())
+    whole = artifact.load(run.out / "artifact.safetensors")
+    assert whole.header["protocol"]["with_means"]
+    assert set(whole.theta) == {"data", "decoder", "statistics", "labels"}
+    assert report["bytes"]["labels"] == 4 * 10 * 10
+    parts = [artifact.load(run.out / f"subtask-{n}" / "artifact.safetensors") for n in range(2)]
+    assert not any(part.header["protocol"]["with_means"] for part in parts)
+    decoded = np.asarray(whole.sample().images)
+    for part, classes in zip(parts, (slice(0, 5), slice(5, 10)), strict=True):
+        np.testing.assert_allclose(part.sample().images, decoded[classes], atol=1e-5)
+
+
 def by_hand(classes, names="abcd", **changes):
     """A part that nobody has distilled."""
     data_ = pixels.create(image_shape=(8, 8, 1), num_classes=len(classes), num_items=len(classes))
@@ -156,7 +180,18 @@ def test_wrong_joins_are_refused(tmp_path, capsys):
             joining.join([good, *others])
     with pytest.raises(InputError, match="name the artifacts"):
         joining.join([])
+    learned = {**good.header["parametrization"], "label_kind": "free"}
+    labelled = good._replace(
+        header={**good.header, "parametrization": learned},
+        theta={**good.theta, "labels": np.zeros((2, 2), np.float32)},
+    )
     path = tmp_path / "part.safetensors"
+    artifact.save(labelled, path)
+    other = tmp_path / "other.safetensors"
+    artifact.save(by_hand([1, 3], parametrization=learned)._replace(theta=labelled.theta), other)
+    wanted = config.Join((path, other), tmp_path / "joined.safetensors", "expert")
+    with pytest.raises(InputError, match="parts with hard labels"):
+        jobs.join(wanted, Reporter())
     artifact.save(good, path)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["join", str(path), "--out", str(tmp_path / "joined.safetensors")])

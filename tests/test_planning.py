@@ -81,7 +81,11 @@ def test_what_does_not_fit_is_not_timed(tmp_path, monkeypatch, what, message):
 
 
 def test_the_command_line(capsys):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["plan", "--classes", "20", "--images", "10", "d3"])
-    assert ended.value.code == 2
-    assert "10 images are not one for each of 20 classes" in capsys.readouterr().err
+    for wrong, message in (
+        (["--classes", "20", "--images", "10"], "10 images are not one for each of 20 classes"),
+        (["--devices", "0"], "devices must be at least 1, not 0"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["plan", *wrong, "d3"])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err

@@ -13,6 +13,7 @@ from d3jax import evaluate, sequence
 from d3jax.evaluate import Protocol
 from d3jax.methods.mtt import Options, mtt
 from d3jax.methods.seqmatch import seqmatch
+from d3jax.networks import unraveler
 from d3jax.synthetic import gaussian, pixels, spectral, subsets
 from d3jax.types import InputError
 
@@ -103,6 +104,15 @@ def test_a_turn_moves_its_own_rows_alone(tiny_network, tiny_real, data, optimize
             moved = any(leaf.any() for leaf in jax.tree.leaves(changed["decoder"]))
             assert moved == (subset == 0)
         assert changed["learning_rates"]
+
+
+def test_an_experts_labels_are_of_all_subsets(tiny_network, tiny_real):
+    data = _pixels(label_kind="probabilities")
+    method = seqmatch(tiny_network, data, OPTIONS, 10, subsets=3, expert_labels=True)
+    theta = quick_jit(method.init)(jax.random.key(0), tiny_real).theta
+    expert = unraveler(tiny_network)(tiny_real.trajectories[0, -1])
+    expected = jax.nn.softmax(tiny_network.apply(expert, theta["data"]["images"]))
+    np.testing.assert_allclose(theta["labels"], expected, rtol=1e-5)
 
 
 def test_turns_need_what_the_turns_before_have_made(tiny_network):

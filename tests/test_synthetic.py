@@ -367,7 +367,7 @@ def test_impossible_spectra_are_refused(options, message):
         spectral.create(image_shape=SHAPE, num_classes=3, **options)
 
 
-def test_labels_of_a_network_are_its_softmax():
+def test_labels_of_a_network_are_its_softmax(monkeypatch):
     network = types.Network(
         lambda key: None,
         lambda params, images, **_: types.Outputs(params * images.sum((1, 2)), 0, ()),
@@ -377,4 +377,7 @@ def test_labels_of_a_network_are_its_softmax():
     found = labels.by_network(network, jnp.asarray([1.0, 2.0, 3.0]), data, theta)
     logits = np.asarray(theta["data"]["images"]).sum((1, 2)) * [1, 2, 3]
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    monkeypatch.setattr(labels, "_AT_ONCE", 2)  # a block of two items, and one of one
+    found = labels.by_network(network, jnp.asarray([1.0, 2.0, 3.0]), data, theta)
     np.testing.assert_allclose(found, expected, rtol=1e-5)

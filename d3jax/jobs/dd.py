@@ -1,6 +1,5 @@
 """A run of `d3jax distill dd`."""
 
-import time
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,6 +7,7 @@ from jax import Array
 
 from d3jax import (
     artifact,
+    clocks,
     comparison,
     config,
     distill,
@@ -68,13 +68,11 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
     assert options.experts is not None
     store, architecture = options.experts, config.plain(options.architecture)
 
-    def distilled() -> tuple[artifact.Artifact, float]:
-        real, seconds = world.real, 0.0
+    def distilled() -> tuple[artifact.Artifact, clocks.Spent]:
+        real, spent = world.real, clocks.nothing()
         recipe = _steps(options, initialization, attack, recipe_of_source)
         if source is not None:
-            begun = time.monotonic()
-            pool = pretrained.train(source, world.network, architecture, store, reporter)
-            seconds = time.monotonic() - begun
+            pool, spent = pretrained.train(source, world.network, architecture, store, reporter)
             seen = pool[: len(pool) - options.unseen]
             real = real._replace(trajectories=pretrained.as_trajectories(seen))
         elif options.parametrization.labels == "expert":
@@ -84,7 +82,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
             )
             stored = Snapshots(snapshots).read_all()
             real = real._replace(trajectories=jnp.asarray(stored, jnp.float32))
-            seconds = experts.training_seconds(snapshots)
+            spent = experts.training_time(snapshots)
         start = distill.start(method, stage_key(options.seed, Stage.DISTILL), real)
         judging.start_picture(options.out / "start.png", method, start, dataset, normalization)
         state = outer_loop(options, options.out, method, real, reporter)
@@ -110,7 +108,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
             replay=recipe,
             **provenance(options, world),
         )
-        return made, seconds
+        return made, spent
 
     def weights(made: artifact.Artifact) -> Array:
         return unseen.weights(
@@ -118,7 +116,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
             options.data.data_dir, store, reporter,
         )  # fmt: skip
 
-    key = stage_key(options.seed, Stage.STUDENTS)
+    key = stage_key(options.seed, Stage.REPLAY)
 
     def judge(made: artifact.Artifact, test: Real) -> tuple[Evaluation, dict[str, Any]]:
         return replay.judge(made, world.network, weights(made), test, key, reporter)

@@ -13,6 +13,7 @@ import numpy as np
 
 from d3jax import (
     artifact,
+    clocks,
     config,
     data,
     evaluate,
@@ -76,6 +77,7 @@ def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
     OUT/subtask-N holds what a job of its own would have left of subtask N: artifact and metrics.
     The first process joins and judges them, and returns the report; the others wait for that.
     """
+    asked = options.expert
     options, dataset = processes.agreed(partial(_read, options))
     assert options.subtasks is not None
     parts = divided(options.subtasks, dataset)
@@ -88,17 +90,19 @@ def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
         return {}
     begun = False
 
-    def distilled() -> tuple[artifact.Artifact, float]:
+    def distilled() -> tuple[artifact.Artifact, clocks.Spent]:
         nonlocal begun
         begun = bool(processes.gathered(True).all())
-        seconds = _distill_parts(job, options.out, reporter)
+        spent = _distill_parts(job, options.out, reporter)
         folders = [options.out / f"subtask-{n}" for n in range(_number(job))]
         _mean_metrics(options.out, [[folders[p.number] for p in g.parts] for g in job.groups])
         whole = joining.join([artifact.load(f / "artifact.safetensors") for f in folders])
         if job.soft:
-            whole, spent = labelled(whole, world, options.architecture, options, reporter)
-            seconds += spent
-        return whole, seconds
+            # Its defaults are those of all images, as `d3jax join` has them.
+            own = dataclasses.replace(options, expert=resolve.expert(asked, dataset))
+            whole, more = labelled(whole, world, options.architecture, own, reporter)
+            spent = clocks.total([spent, more])
+        return whole, spent
 
     try:
         world = make_world(job.dataset, job.normalization, options.architecture, on_device=False)
@@ -124,7 +128,8 @@ def _prepared(
     """What every process finds out for itself, without a word of the others."""
     soft = options.parametrization.labels == "expert"
     hard = dataclasses.replace(options.parametrization, labels="hard")
-    each = dataclasses.replace(options, parametrization=hard) if soft else options
+    plain = dataclasses.replace(options.student, with_means=False)
+    each = dataclasses.replace(options, parametrization=hard, student=plain) if soft else options
     experts.check(options.expert)
     evaluate.check(options.student)
     sizes = sorted({len(part.classes) for part in parts}, reverse=True)
@@ -163,17 +168,20 @@ def _joined(job: Job) -> Synthetic:
     pairs = [pair for g in job.groups for pair in zip(g.parts, g.specifications, strict=True)]
     pairs.sort(key=lambda pair: pair[0].number)
     classes = [part.classes for part, _ in pairs]
-    return synthetic.create(joining.specification([made for _, made in pairs], classes))
+    whole = joining.specification([made for _, made in pairs], classes)
+    return synthetic.create({**whole, "label_kind": "probabilities"} if job.soft else whole)
 
 
-def _distill_parts(job: Job, out: Path, reporter: Reporter) -> float:
-    """Distills what is not there yet into OUT/subtask-N; the seconds that all experts took."""
-    seconds = 0.0
+def _distill_parts(job: Job, out: Path, reporter: Reporter) -> clocks.Spent:
+    """Distills what is not there yet into OUT/subtask-N; the time that all experts took."""
+    spent = clocks.nothing()
     for group in job.groups:
         number, size = len(group.parts), len(group.parts[0].classes)
         reporter.say(f"{number} subtasks of {size} classes over {len(jax.devices())} devices")
         paths = _train_experts(job, group, reporter)
-        seconds += _sum([experts.training_seconds(path) for path in paths.values()])
+        own = clocks.total(experts.training_time(path) for path in paths.values())
+        everyones = {name: _sum(seconds) for name, seconds in own.items()}
+        spent = clocks.total([spent, everyones])
         folders = [out / f"subtask-{part.number}" for part in group.parts]
         if processes.first():
             for folder in folders:
@@ -181,12 +189,12 @@ def _distill_parts(job: Job, out: Path, reporter: Reporter) -> float:
         there = all((folder / "artifact.safetensors").exists() for folder in folders)
         if processes.any_of(not there)[0]:
             _distill_group(job, group, folders, out / "checkpoints" / f"{size}-classes", reporter)
-    return seconds
+    return spent
 
 
-def _sum(values: Sequence[float]) -> float:
+def _sum(value: float) -> float:
     """Over all processes."""
-    return float(processes.gathered(np.float32(sum(values))).sum())
+    return float(processes.gathered(np.float32(value)).sum())
 
 
 def _slots(numbers: Sequence[int]) -> Slots:
@@ -331,6 +339,6 @@ def _mean_metrics(out: Path, groups: list[list[Path]]) -> None:
     for same in zip(*(zip(*own, strict=True) for own in read), strict=True):
         everyone = [row for own in same for row in own]
         means = {name: sum(row[name] for row in everyone) / len(everyone) for name in everyone[0]}
-        seconds = round(sum(own[0]["seconds"] for own in same), 3)
-        rows.append({**means, "step": everyone[0]["step"], "seconds": seconds})
+        spent = clocks.total(clocks.of(own[0]) for own in same)
+        rows.append({**means, "step": everyone[0]["step"], **spent})
     write_text(out / METRICS, metrics.lines(rows))

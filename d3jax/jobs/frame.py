@@ -13,6 +13,7 @@ from jax import Array
 
 from d3jax import (
     artifact,
+    clocks,
     comparison,
     config,
     data,
@@ -112,10 +113,7 @@ def expert_recipe(
         "images": fingerprint(dataset.train_images, dataset.train_labels),
         "zca": normalization.zca is not None,
     }
-    network = dataclasses.asdict(architecture)
-    if network["compute"] is None:  # as in recipes of before there was a choice
-        del network["compute"]
-    recipe = experts.configuration(options, network, images, seed)
+    recipe = experts.configuration(options, dataclasses.asdict(architecture), images, seed)
     return recipe if subtask is None else {**recipe, "subtask": subtask}
 
 
@@ -123,14 +121,14 @@ def in_folder(
     options: config.Distillation,
     world: World,
     data_: Synthetic,
-    distilled: Callable[[], tuple[artifact.Artifact, float]],
+    distilled: Callable[[], tuple[artifact.Artifact, clocks.Spent]],
     judge: Callable[[artifact.Artifact, Real], tuple[Evaluation, dict[str, Any]]],
     compare: Callable[[artifact.Artifact, Real], dict[str, Any]],
     reporter: Reporter,
 ) -> dict[str, Any]:
     """What all methods have in common: one folder, one artifact, one report.
 
-    `distilled` makes the artifact, and says how many seconds its experts took; `judge` gives its
+    `distilled` makes the artifact, and says what time its experts took; `judge` gives its
     accuracy, and what else belongs into the report; `compare` gives the baselines' rows.
     """
     out, dataset, name = options.out, world.dataset, resolve.name(options)
@@ -145,7 +143,7 @@ def in_folder(
             finished = json.loads((out / "report.json").read_text())
             reporter.console.print(judging.accuracy_table(finished))
             return finished
-        made, seconds = distilled()
+        made, trained = distilled()
         artifact.save(made, out / "artifact.safetensors")
         made = artifact.load(out / "artifact.safetensors")
         rows = metrics.read(out / metrics.METRICS)
@@ -165,9 +163,13 @@ def in_folder(
             "baselines": compare(made, test),
             **made.ledger,
             "seconds": {
-                "experts": seconds,
+                "experts": trained["seconds"],
                 "distill": rows[-1]["seconds"],
                 "student": reached.seconds,
+            },
+            "cpu_seconds": {
+                "experts": trained["cpu_seconds"],
+                "distill": clocks.of(rows[-1])["cpu_seconds"],
             },
             "seed": options.seed,
             "versions": artifact.versions(),
@@ -226,8 +228,7 @@ def observer(wanted: bool, out: Path) -> Iterator[Callable[[distill.Rows], None]
         if writer is None:  # first_step hides what an interrupted run wrote after its checkpoint
             writer = EventWriter(out / "events", first_step=int(rows[0]["step"]))
         for row in rows:
-            scalars = {n: v for n, v in row.items() if n not in ("step", "seconds")}
-            writer.write(int(row["step"]), scalars)
+            writer.write(int(row["step"]), metrics.measured(row))
 
     try:
         yield observe

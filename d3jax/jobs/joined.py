@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from d3jax import artifact, config, evaluate, experts, joining, judging, report, resolve
+from d3jax.clocks import Spent
 from d3jax.jobs.frame import World, make_world, stored_experts
 from d3jax.networks import unraveler
 from d3jax.progress import Reporter
@@ -24,6 +25,9 @@ def join(options: config.Join, reporter: Reporter) -> artifact.Artifact:
     parts = [artifact.load(path) for path in options.artifacts]
     whole = joining.join(parts, options.artifacts)
     if options.labels == "expert":
+        kinds = {part.header["parametrization"].get("label_kind", "hard") for part in parts}
+        if kinds != {"hard"}:
+            raise InputError("an expert labels parts with hard labels; these bring their own")
         dataset, normalization = options.data.load(options.seed)
         names = list(dataset.class_names)
         if judging.dataset_name(options.data.dataset) != whole.header["dataset"] or (
@@ -53,8 +57,8 @@ def labelled(
     architecture: config.Architecture,
     options: config.Federated | config.Join,
     reporter: Reporter,
-) -> tuple[artifact.Artifact, float]:
-    """With labels of one expert of all classes, and the seconds that its training took."""
+) -> tuple[artifact.Artifact, Spent]:
+    """With labels of one expert of all classes, and the time that its training took."""
     one = dataclasses.replace(options.expert, count=1)
     assert options.experts is not None
     on_device = world._replace(real=jax.tree.map(jnp.asarray, world.real))
@@ -67,11 +71,12 @@ def labelled(
         choosing = judging.held_out(
             dataset.validation_images, dataset.validation_labels, dataset, normalization
         )
-        found = evaluate.accuracy(world.network, jnp.asarray(stored.read_all()[0]), choosing)
+        epochs = jnp.asarray(stored.read_all()[0], jnp.float32)
+        found = evaluate.accuracy(world.network, epochs, choosing)
         epoch = int(jnp.argmax(found))
         reporter.say(f"labels: an expert's after epoch {epoch}, the best on validation images")
     else:
         reporter.say("labels: an expert's after its last epoch; no validation images to choose by")
     params = unraveler(world.network)(jnp.asarray(stored.read(0, epoch), jnp.float32))
     made = joining.labelled(whole, world.network, params, options.label_storage)
-    return made, experts.training_seconds(path)
+    return made, experts.training_time(path)

@@ -19,6 +19,7 @@ from d3jax import (
     subtasks,
     synthetic,
 )
+from d3jax.clocks import Spent
 from d3jax.evaluate import Evaluation
 from d3jax.jobs.frame import (
     Part,
@@ -31,12 +32,11 @@ from d3jax.jobs.frame import (
     stored_experts,
 )
 from d3jax.methods import d3, mtt
-from d3jax.networks import unraveler
 from d3jax.progress import Reporter
 from d3jax.snapshots import Snapshots
 from d3jax.stages import Stage, stage_key
 from d3jax.synthetic import labels
-from d3jax.types import Method, Network, PyTree, Real, Synthetic, Trajectories
+from d3jax.types import Method, Network, Real, Synthetic, Trajectories
 
 
 class Task(NamedTuple):
@@ -58,7 +58,7 @@ def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
         part = divided(options.subtasks, dataset)[options.subtask]
     task = prepared(options, dataset, normalization, part)
 
-    def distilled() -> tuple[artifact.Artifact, float]:
+    def distilled() -> tuple[artifact.Artifact, Spent]:
         return distill_task(task, options.out, reporter)
 
     judge, compare = by_students(options, task.world, reporter)
@@ -89,8 +89,8 @@ def prepared(
     return Task(options, world, specification, data_, method)
 
 
-def distill_task(task: Task, out: Path, reporter: Reporter) -> tuple[artifact.Artifact, float]:
-    """The artifact of a run or subtask, and the seconds that its experts took; resumes in `out`."""
+def distill_task(task: Task, out: Path, reporter: Reporter) -> tuple[artifact.Artifact, Spent]:
+    """The artifact of a run or subtask, and the time that its experts took; resumes in `out`."""
     options, world, specification, data_, method = task
     assert options.experts is not None
     snapshots = stored_experts(
@@ -101,7 +101,7 @@ def distill_task(task: Task, out: Path, reporter: Reporter) -> tuple[artifact.Ar
     state = outer_loop(options, out, method, real, reporter, key)
     theta = frozen(data_, state.theta, world.key(options.seed, Stage.FREEZE))
     if options.parametrization.labels == "expert" and not labels_at_start(options):
-        theta["labels"] = expert_labels(world.network, data_, theta, real)
+        theta["labels"] = labels.by_expert(world.network, data_, theta, real)
     made = artifact.create(
         theta,
         method=resolve.name(options),
@@ -112,7 +112,7 @@ def distill_task(task: Task, out: Path, reporter: Reporter) -> tuple[artifact.Ar
         label_dtype=options.label_storage,
         **provenance(options, world),
     )
-    return made, experts.training_seconds(snapshots)
+    return made, experts.training_time(snapshots)
 
 
 def method_of(network: Network, data_: Synthetic, options: config.Federated) -> Method:
@@ -130,15 +130,6 @@ def labels_at_start(options: config.Matching) -> bool:
     what was distilled)."""
     real = options.parametrization.start == "real" and not isinstance(options, config.DistillD3)
     return real and options.parametrization.labels == "expert"
-
-
-def expert_labels(
-    network: Network, data_: Synthetic, theta: dict[str, PyTree], real: Real
-) -> PyTree:
-    """The first expert's soft labels f[N, K] of what was distilled."""
-    assert real.trajectories is not None
-    params = unraveler(network)(real.trajectories[0, -1].astype(jnp.float32))
-    return labels.by_network(network, params, data_, theta)
 
 
 def trajectories(options: config.Matching, snapshots: Path) -> Trajectories:

@@ -53,6 +53,10 @@ def plan(options: config.Plan, reporter: Reporter) -> dict[str, Any]:
     """
     run = options.method
     dataset = _as_if(run.data.read(run.seed), options.classes, options.images)
+    for name in ("devices", "classes", "images"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
     devices = options.devices or len(jax.devices())
     run, pieces = _pieces(run, dataset)
     disk = sum(_disk(piece) for piece in pieces)

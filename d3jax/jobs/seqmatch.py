@@ -10,7 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from d3jax import artifact, config, evaluate, experts, metrics, resolve, sequence, synthetic
+from d3jax import (
+    artifact,
+    clocks,
+    config,
+    evaluate,
+    experts,
+    metrics,
+    resolve,
+    sequence,
+    synthetic,
+)
 from d3jax.files import write_text
 from d3jax.jobs.frame import (
     frozen,
@@ -20,11 +30,12 @@ from d3jax.jobs.frame import (
     provenance,
     stored_experts,
 )
-from d3jax.jobs.matching import by_students, expert_labels, labels_at_start, trajectories
+from d3jax.jobs.matching import by_students, labels_at_start, trajectories
 from d3jax.methods.seqmatch import seqmatch
 from d3jax.progress import Reporter
 from d3jax.snapshots import fingerprint
 from d3jax.stages import Stage, stage_key
+from d3jax.synthetic import labels
 from d3jax.types import Method, Network, PyTree, Synthetic
 
 
@@ -51,16 +62,16 @@ def distill_seqmatch(options: config.DistillSeqMatch, reporter: Reporter) -> dic
         """The experts' first weights f[E, P]: networks trained through the subsets so far."""
         recipe = sequence.Recipe(options.subsets, rates)
         students = dataclasses.replace(options.student, students=options.expert.count)
-        key = jax.random.fold_in(stage_key(options.seed, Stage.EXPERTS), len(rates))
+        key = stage_key(options.seed, Stage.PARTLY_TRAINED, len(rates))
         return sequence.train(
             world.network, data_, theta, recipe, students, len(rates), key, reporter
         )[0]
 
-    def distilled() -> tuple[artifact.Artifact, float]:
+    def distilled() -> tuple[artifact.Artifact, clocks.Spent]:
         assert options.experts is not None
         theta: dict[str, PyTree] | None = None
         rates: list[float] = []
-        seconds, real = 0.0, world.real
+        spent, real = clocks.nothing(), world.real
         for subset in range(options.subsets):
             reporter.say(f"subset {subset + 1} of {options.subsets}")
             told, begin = {}, None
@@ -71,13 +82,13 @@ def distill_seqmatch(options: config.DistillSeqMatch, reporter: Reporter) -> dic
                 world, options.architecture, _experts(options, subset), options.experts,
                 options.seed, reporter, told, begin,
             )  # fmt: skip
-            seconds += experts.training_seconds(snapshots)
+            spent = clocks.total([spent, experts.training_time(snapshots)])
             real = world.real._replace(trajectories=trajectories(options, snapshots))
             folder = _folder(options.out, subset, options.subsets)
             folder.mkdir(exist_ok=True)
             part = dataclasses.replace(options, outer_steps=steps[subset])
-            key = stage_key(options.seed, Stage.DISTILL)
-            key = key if subset == 0 else jax.random.fold_in(key, subset)
+            key = stage_key(options.seed, Stage.DISTILL)  # K = 1 is MTT
+            key = key if subset == 0 else stage_key(options.seed, Stage.TURNS, subset)
             state = outer_loop(part, folder, turn(subset, theta), real, reporter, key)
             rates.append(float(jnp.exp(jnp.mean(state.theta["learning_rates"]))))
             theta = {name: x for name, x in state.theta.items() if name != "learning_rates"}
@@ -85,7 +96,7 @@ def distill_seqmatch(options: config.DistillSeqMatch, reporter: Reporter) -> dic
         _join_metrics(options.out, options.subsets)
         theta = frozen(data_, theta, stage_key(options.seed, Stage.FREEZE))
         if options.parametrization.labels == "expert" and not labels_at_start(options):
-            theta["labels"] = expert_labels(world.network, data_, theta, real)
+            theta["labels"] = labels.by_expert(world.network, data_, theta, real)
         made = artifact.create(
             theta,
             method="seqmatch",
@@ -97,7 +108,7 @@ def distill_seqmatch(options: config.DistillSeqMatch, reporter: Reporter) -> dic
             sequence={"subsets": options.subsets, "learning_rates": rates},
             **provenance(options, world),
         )
-        return made, seconds
+        return made, spent
 
     judge, compare = by_students(options, world, reporter)
     return in_folder(options, world, data_, distilled, judge, compare, reporter)
@@ -141,12 +152,12 @@ def _join_metrics(out: Path, subsets: int) -> None:
         return
     rows: list[dict[str, float]] = []
     for subset in range(subsets):
-        before = rows[-1] if rows else {"step": 0, "seconds": 0.0}
+        before = rows[-1] if rows else {"step": 0, **clocks.nothing()}
         rows += [
             {
                 **row,
                 "step": int(row["step"] + before["step"]),
-                "seconds": round(row["seconds"] + before["seconds"], 3),
+                **clocks.total([clocks.of(row), before]),
             }
             for row in metrics.read(_folder(out, subset, subsets) / metrics.METRICS)
         ]

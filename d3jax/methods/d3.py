@@ -56,7 +56,7 @@ class Options:
     learning_rate_learning_rate: float = 0.01
     """Learning rate of SGD (momentum 0.5) on the logarithm of the student's learning rate."""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """Schedule of the latents' and the decoder's learning rates (the paper: constant)."""
+    """Schedule of the latents', decoder's and labels' learning rates (the paper: constant)."""
 
 
 PAPER = Options(

@@ -13,7 +13,6 @@ import optax
 from jax import Array
 
 from d3jax import objectives
-from d3jax.networks import unraveler
 from d3jax.outer import compose
 from d3jax.synthetic import labels
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
@@ -57,9 +56,10 @@ class Options:
     schedule: Literal["constant", "cosine"] = "cosine"
     """Schedule of the outer learning rates (the paper halves them every 40 epochs)."""
     clip: float | None = 0.03
-    """Largest norm of the meta-gradient of the images (and labels), None for no limit (the paper).
-    Each network's share is limited alone: that of a network at the edge of divergence is a thousand
-    times longer than the others', and Adam's second moment would remember it for as many steps."""
+    """Largest norm of the meta-gradient of each learned group (images, labels, a decoder), None for
+    no limit (the paper). Each network's share is limited alone: that of a network at the edge of
+    divergence is a thousand times longer than the others', and Adam's second moment would remember
+    it for as many steps."""
     learning_rate_clip: float | None = None
     """The same for the inner learning rates; default no limit, since networks that diverge are what
     keeps them low (limited, they rise until too many do)."""
@@ -121,9 +121,7 @@ def dd(
         rates = jnp.full(number, math.log(options.inner_learning_rate), jnp.float32)
         theta = synthetic.init(key, real)
         if expert_labels:
-            assert real.trajectories is not None
-            params = unraveler(network)(real.trajectories[0, -1].astype(jnp.float32))
-            theta = {**theta, "labels": labels.by_network(network, params, synthetic, theta)}
+            theta = {**theta, "labels": labels.by_expert(network, synthetic, theta, real)}
         return {**theta, "learning_rates": rates}
 
     return compose(synthetic, (objective,), _optimizers(synthetic, options, outer_steps), init)

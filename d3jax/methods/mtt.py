@@ -14,7 +14,6 @@ from jax import Array
 
 from d3jax import objectives
 from d3jax.augment import STRATEGIES, Transformation
-from d3jax.networks import unraveler
 from d3jax.outer import compose
 from d3jax.synthetic import labels
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
@@ -111,9 +110,7 @@ def begin(
     def init(key: Array, real: Real) -> dict[str, PyTree]:
         theta = synthetic.init(key, real)
         if expert_labels:
-            assert real.trajectories is not None
-            params = unraveler(network)(real.trajectories[0, -1].astype(jnp.float32))
-            theta = {**theta, "labels": labels.by_network(network, params, synthetic, theta)}
+            theta = {**theta, "labels": labels.by_expert(network, synthetic, theta, real)}
         start = jnp.asarray(options.student_learning_rate, jnp.float32)
         return {**theta, "learning_rates": jnp.log(start)}
 

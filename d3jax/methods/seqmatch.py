@@ -64,7 +64,8 @@ def seqmatch(
 
     def begin(key: Array, real: Real) -> dict[str, PyTree]:
         if theta is None:
-            return mtt.begin(network, seen, options, expert_labels)(key, real)
+            # Of all the data, not of what is seen: every subset gets its labels here.
+            return mtt.begin(network, synthetic, options, expert_labels)(key, real)
         start = jnp.asarray(options.student_learning_rate, jnp.float32)
         return {**theta, "learning_rates": jnp.log(start)}
 

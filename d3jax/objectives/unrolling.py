@@ -21,8 +21,9 @@ Initialization = Literal["fixed", "random", "pretrained"]
 def step_items(num_items: int, steps: int, passes: int) -> Array:
     """Which items i32[steps * passes, num_items / steps] each inner step trains on.
 
-    Items are sorted by class, so every `steps`-th of them makes a step of all classes alike; the
-    steps follow each other, `passes` times over.
+    Items are sorted by class, so every `steps`-th of them makes a step of all classes alike (where
+    each class has a multiple of `steps` items; else steps have different ones). The steps follow
+    each other, `passes` times over.
 
     Raises:
       InputError: items cannot be dealt out to steps evenly.

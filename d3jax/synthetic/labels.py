@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from d3jax.types import InputError, Network, PyTree, Synthetic
+from d3jax.networks import unraveler
+from d3jax.types import InputError, Network, PyTree, Real, Synthetic
 
 KINDS = ("hard", "probabilities", "logits", "free")
+_AT_ONCE = 256  # items that a network labels together
 
 
 def check_kind(kind: str) -> str:
@@ -33,8 +35,32 @@ def by_network(
 
     A Gaussian's label also serves its random samples (D3, arXiv 2403.00999, section 3.3). TESLA
     (Cui et al., ICML 2023) labels the real images that pixels start from.
+
+    Many items are decoded and looked at a block at a time, each of items of all classes (which
+    statistics of batch norm are then of), so that memory does not grow with them.
     """
-    return jax.nn.softmax(network.apply(params, synthetic.sample(theta, None).images))
+    number = synthetic.num_items
+    if number <= _AT_ONCE:
+        return jax.nn.softmax(network.apply(params, synthetic.sample(theta, None).images))
+    blocks = -(-number // _AT_ONCE)
+    size = -(-number // blocks)
+    items = jnp.arange(size * blocks, dtype=jnp.int32).reshape(size, blocks).T
+
+    def logits(indices: Array) -> Array:
+        images = synthetic.sample(theta, None, jnp.minimum(indices, number - 1)).images
+        return network.apply(params, images)
+
+    found = jax.jit(lambda items: jax.lax.map(logits, items))(items)
+    return jax.nn.softmax(found.swapaxes(0, 1).reshape(size * blocks, -1)[:number])
+
+
+def by_expert(
+    network: Network, synthetic: Synthetic, theta: dict[str, PyTree], real: Real
+) -> Array:
+    """`by_network` of the first of the real world's experts, after its last epoch."""
+    assert real.trajectories is not None
+    params = unraveler(network)(real.trajectories[0, -1].astype(jnp.float32))
+    return by_network(network, params, synthetic, theta)
 
 
 def item_classes(num_items: int, num_classes: int, index: Array | None = None) -> Array:

@@ -25,7 +25,7 @@ def create(
       num_classes: K.
       num_items: N; with hard labels a multiple of K, sorted by class.
       label_kind: hard, probabilities, logits or free (`labels.KINDS`).
-      start: `real` (random real images of the classes) or `noise` (standard normal).
+      start: `real` (random real images of the classes, all different) or `noise` (standard normal).
 
     Raises:
       InputError: N is not positive, or not a multiple of K where labels are hard.
@@ -45,7 +45,7 @@ def create(
             per_class = -(-num_items // num_classes)
             classes = labels.item_classes(num_items, num_classes)
             turns = jnp.arange(num_items, dtype=jnp.int32) % per_class
-            images = real.gather(real.sample_classes(key, per_class)[classes, turns])
+            images = real.gather(real.sample_different(key, per_class)[classes, turns])
         theta: dict[str, PyTree] = {"data": {"images": images}}
         if label_kind != "hard":
             theta["labels"] = labels.start(num_items, num_classes)

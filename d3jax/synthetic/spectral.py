@@ -67,12 +67,13 @@ def create(
     def init(key: Array, real: Real) -> dict[str, PyTree]:
         for_images, for_rows, for_columns, for_spectra = jax.random.split(key, 4)
         if start == "noise":
-            rows = _random_basis(for_rows, height, side)
-            columns = _random_basis(for_columns, width, side)
+            # Keys of their own: what moves transformations apart is drawn from the others.
+            rows = _random_basis(jax.random.fold_in(for_rows, 1), height, side)
+            columns = _random_basis(jax.random.fold_in(for_columns, 1), width, side)
             shape = (num_spectra, side, side, channels)
             spectra = jax.random.normal(for_spectra, shape, jnp.float32)
         else:
-            drawn = real.sample_classes(for_images, max(_SEEN, spectra_per_class))
+            drawn = real.sample_different(for_images, max(_SEEN, spectra_per_class))
             seen = real.gather(drawn[:, :_SEEN].reshape(-1))
             rows, columns = _principal(seen, 1, side), _principal(seen, 2, side)
             chosen = real.gather(drawn[:, :spectra_per_class].reshape(-1))
