@@ -2,9 +2,10 @@
 
     python -m benchmarks [NAME ...] [--quick] [--only TEXT] [--out FILE]
 
-Without names all of them. Rows are written as they come, to benchmarks/results/NAME.json or all to
-FILE, a plot NAME.png beside them; each row says what was measured, on what, when and with which
-versions. Rows of the file that are not measured again stay in it.
+Without names all of them. Rows are written as they come, to benchmarks/results/NAME.json (quick
+ones to runs/benchmarks, so that they take the place of no full one) or all to FILE, a plot NAME.png
+beside them; each row says what was measured, on what, when and with which versions. Rows of the
+file that are not measured again stay in it.
 """
 
 import argparse
@@ -28,6 +29,7 @@ NAMES = (
     "mtt_gradient",
 )
 RESULTS = Path(__file__).parent / "results"
+QUICK = Path("runs/benchmarks")
 
 
 def measure(name: str, benchmark: ModuleType, out: Path, quick: bool, only: str) -> list[Row]:
@@ -66,15 +68,20 @@ def main() -> None:
     unknown = [name for name in options.names if name not in NAMES]
     if unknown:
         parser.error(f"unknown benchmark {unknown[0]!r}; known: {', '.join(NAMES)}")
+    found = {}
     for name in options.names or NAMES:
-        out = options.out or RESULTS / f"{name}.json"
-        out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            benchmark = importlib.import_module(f"benchmarks.{name}")
+            found[name] = importlib.import_module(f"benchmarks.{name}")
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
             parser.error(f"{name} compares with PyTorch: pip install '.[torch]'")
+    works = [work for benchmark in found.values() for work in benchmark.cases(options.quick)]
+    if not any(options.only in work for work in works):
+        parser.error(f"no work's name holds {options.only!r}; known: {'; '.join(works)}")
+    for name, benchmark in found.items():
+        out = options.out or (QUICK if options.quick else RESULTS) / f"{name}.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
         rows = measure(name, benchmark, out, options.quick, options.only)
         print(markdown_table(*benchmark.table(rows)))
         if hasattr(benchmark, "remarks"):

@@ -69,17 +69,18 @@ def pair(steps: int, passes: int, number_of_networks: int, real_batch: int) -> P
     def peer() -> float:
         images = learned.clone().requires_grad_()
         rates = logarithms.clone().requires_grad_()
-        total = torch.zeros(())
+        total = 0.0
+        # A graph for each network: one of all of them would take as many times the memory.
         for start, batch, label in zip(weights, seen, labels, strict=True):
             params = [w.clone().requires_grad_() for w in start]
             for rate, chosen in zip(rates.exp(), order, strict=True):
                 loss = F.cross_entropy(lenet(params, images[chosen]), targets[chosen])
                 gradients = torch.autograd.grad(loss, params, create_graph=True)
                 params = [p - rate * g for p, g in zip(params, gradients, strict=True)]
-            total = total + F.cross_entropy(lenet(params, batch), label)
-        mean = total / number_of_networks
-        torch.autograd.grad(mean, (images, rates))
-        return float(mean.detach())
+            loss = F.cross_entropy(lenet(params, batch), label) / number_of_networks
+            loss.backward(inputs=[images, rates])
+            total += float(loss.detach())
+        return total
 
     return Pair(ours, peer, compiled)
 
