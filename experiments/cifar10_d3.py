@@ -19,12 +19,12 @@ table: cifar10_d3 (python -m experiments.tables)
 
 | run | floats | bytes | test accuracy % | on the first 2000 | random | kmeans | class_mean | seeds x students | CPU s, experts | CPU s, outer steps |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| paper | 62,491 | 128,910 | 35.1 ± 1.0 | 35.7 ± 0.9 | 22.3 ± 1.1 | 27.4 ± 0.9 | 22.1 ± 0.7 | 3 x 3 | 416 | ≤ 801 |
+| paper | 62,491 | 128,910 | 35.1 ± 1.0 | 35.7 ± 0.9 | 22.3 ± 1.1 | 27.4 ± 0.9 | 22.1 ± 0.7 | 3 x 3 | 416 | ≤ 984 |
 | faster | 62,491 | 128,950 | 36.4 ± 0.6 | 36.6 ± 1.1 |  |  |  | 3 x 3 | 292 | ≤ 889 |
 | faster, augmentation inside | 62,491 | 128,950 | 36.3 ± 0.6 | 36.8 ± 1.0 |  |  |  | 1 x 3 | 292 | ≤ 904 |
 | faster, 2000 steps | 62,491 | 128,950 | 36.9 ± 0.6 | 37.9 ± 0.5 |  |  |  | 2 x 3 | 291 | ≤ 1,681 |
 
-2 cores of AMD EPYC; 2026-11-21; commits 787c610, fbfc2ae. ≤: the whole run's CPU seconds, compilation, students and baselines too. Baselines' students train at the best of several learning rates, here 0.01, 0.03; those of distilled data at the learned one.
+2 cores of AMD EPYC; 2026-11-21; commits 787c610, fbfc2ae. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates, here 0.01, 0.03; those of distilled data at the learned one.
 
 end of table
 """

@@ -19,16 +19,16 @@ table: cifar10_subtasks (python -m experiments.tables)
 | 2 subtasks | 63,658 | 134,428 | 35.2 ± 1.3 | 24.4 ± 3.3 | 3 x 5 | 246 | ≤ 391 |
 | 5 subtasks | 64,460 | 144,920 | 30.7 ± 0.8 | 23.0 ± 1.2 | 3 x 5 | 286 | ≤ 351 |
 
-1 core of AMD EPYC; 2026-11-21, 2026-11-22; commits 62c74c5, 76131c4, 76131c4+. ≤: the whole run's CPU seconds, compilation, students and baselines too.
+1 core of AMD EPYC; 2026-11-21, 2026-11-22; commits 62c74c5, 76131c4, 76131c4+. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too.
 
 end of table
 
 Decomposing does not pay here: two subtasks are within the spread of one, five lose 5 points,
 probably since each has a narrow decoder, and students of five parts see images that were never
-matched side by side. What it saves is time, 7 and 16 % of the outer steps' CPU seconds, and the
-experts' memory. Nor do an expert's labels pay: with one latent a class there is one label for all
-its samples, what the expert says of a mean that was made to be learned under a hard label; how sure
-it is differs from seed to seed, and students with it.
+matched side by side. What it saves is the experts' memory and a little time: with the experts' CPU
+seconds 5 % in both. Nor do an expert's labels pay: with one latent a class there is one label for
+all its samples, what the expert says of a mean that was made to be learned under a hard label; how
+sure it is differs from seed to seed, and students with it.
 """
 
 import dataclasses

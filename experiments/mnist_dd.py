@@ -1,6 +1,6 @@
 """Dataset Distillation on MNIST: fixed and random initialization, soft labels, adaptation, attack.
 
-    D3JAX_DATA_DIR=... python -m experiments.mnist_dd [ROW ...] [time] [transfer]
+    D3JAX_DATA_DIR=... python -m experiments.mnist_dd [ROW ...] [time] [transfer] [--seeds 0]
 
 LeNet with Xavier-normal weights; 58 000 training images, 2000 of the training split set aside to
 choose the baselines' learning rates; test accuracy on all 10 000 test images right after the
@@ -44,7 +44,7 @@ table: mnist_dd (python -m experiments.tables)
 | mnist to usps, 100 images | 25,600 | 53,392 | 95.1 ± 0.4 | 77.6 ± 2.8 |  | 89.7 ± 0.8 (kNN 79.0) | 90.9 ± 0.4 (kNN 78.8) | 90.5 ± 0.5 (kNN 91.2) | 84.5 ± 2.0 (kNN 81.3) | 1 x 60 | 0 | ≤ 2,476 |
 | attack 0 to 1, 100 images | 78,400 | 158,384 | 84.2 ± 3.9 | 97.1 ± 0.4 | 80.0 ± 21.7; 93.2 ± 4.1 |  |  |  |  | 1 x 100 | 0 | ≤ 1,638 |
 
-1 core of AMD EPYC, 2 cores of AMD EPYC; 2026-11-21, 2026-11-22; commits 41699dc, 62c74c5, a7c6b1b. ≤: the whole run's CPU seconds, compilation, students and baselines too. Baselines' students train at the best of several learning rates, here 0.01, 0.03, 0.1, 0.3; those of distilled data at the learned one.
+1 core of AMD EPYC, 2 cores of AMD EPYC; 2026-11-21, 2026-11-22; commits 41699dc, 62c74c5, a7c6b1b. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates, here 0.01, 0.03, 0.1, 0.3; those of distilled data at the learned one.
 
 end of table
 
@@ -60,7 +60,7 @@ table: mnist_dd_time (python -m experiments.tables)
 | fixed, 10 images, 6000 steps | 7,840 | 32,808 | 91.2 | 10.5 |  |  |  |  | 1 x 1 | 0 | ≤ 120 |
 | fixed, 10 images | 7,840 | 32,808 | 94.7 | 10.5 | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) | 1 x 1 | 0 | ≤ 1,092 |
 
-1 core of AMD EPYC; 2026-11-21; commits 62c74c5, a7c6b1b. ≤: the whole run's CPU seconds, compilation, students and baselines too. Baselines' students train at the best of several learning rates, here 0.1, 0.3; those of distilled data at the learned one.
+1 core of AMD EPYC; 2026-11-21; commits 62c74c5, a7c6b1b. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates, here 0.1, 0.3; those of distilled data at the learned one.
 
 end of table
 
@@ -74,7 +74,7 @@ table: mnist_dd_transfer (python -m experiments.tables)
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | random, 100 images, soft labels | 79,400 | 160,808 | 85.8 ± 4.9 | 10.2 ± 2.5 | 89.2 ± 1.1 | 77.4 ± 1.6 | 78.9 ± 3.4 | 8.9 ± 0.0 | 9.3 ± 0.5 | 58.5 ± 11.0 (kNN 72.1) | 57.0 ± 10.1 (kNN 71.6) | 61.0 ± 12.6 (kNN 92.6) | 26.0 ± 7.6 (kNN 82.0) | 1 x 200 | 0 | ≤ 651 |
 
-1 core of AMD EPYC; 2026-11-21; commits a7c6b1b. ≤: the whole run's CPU seconds, compilation, students and baselines too. Baselines' students train at the best of several learning rates, here 0.03, 0.1; those of distilled data at the learned one.
+1 core of AMD EPYC; 2026-11-21; commits a7c6b1b. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates, here 0.03, 0.1; those of distilled data at the learned one.
 
 end of table
 """
@@ -162,17 +162,17 @@ TRANSFER = {
 }
 
 if __name__ == "__main__":
-    chosen, _ = runner.arguments((*ROWS, "time", "transfer"), (0,))
+    chosen, seeds = runner.arguments((*ROWS, "time", "transfer"), (0,))
     rows = {row: ROWS[row] for row in chosen if row in ROWS}
-    runner.run("mnist_dd", rows, seeds=(0,), labels=list(ROWS))
+    runner.run("mnist_dd", rows, seeds=seeds, labels=list(ROWS))
     if "time" in chosen:
-        runner.run("mnist_dd_time", TIME, seeds=(0,), runs="mnist_dd")
+        runner.run("mnist_dd_time", TIME, seeds=seeds, runs="mnist_dd")
     if "transfer" in chosen:
         label = "random, 100 images, soft labels"
         runner.run(
             "mnist_dd_transfer",
             {label: ROWS[label]},
-            seeds=(0,),
+            seeds=seeds,
             judgements=TRANSFER,
             runs="mnist_dd",
         )

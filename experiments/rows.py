@@ -81,8 +81,9 @@ def _pooled_row(rows: Sequence[Row]) -> Row:
     first = rows[0]
     runs = [len(row["seeds"]) for row in rows]
 
-    def average(values: Iterable[float]) -> float:
-        return sum(n * value for n, value in zip(runs, values, strict=True)) / sum(runs)
+    def average(values: Iterable[float | None]) -> float:
+        known = [(n, value) for n, value in zip(runs, values, strict=True) if value is not None]
+        return sum(n * value for n, value in known) / sum(n for n, _ in known)
 
     joined = {
         "seeds": [seed for row in rows for seed in row["seeds"]],
@@ -90,7 +91,7 @@ def _pooled_row(rows: Sequence[Row]) -> Row:
     }
     # Older rows have but the whole run's, students and baselines too.
     exact = all("distill_cpu_seconds" in row for row in rows)
-    found = [row.get("distill_cpu_seconds", row.get("cpu_seconds", 0.0)) for row in rows]
+    found = [row.get("distill_cpu_seconds", row.get("cpu_seconds")) for row in rows]
     joined["distill_cpu_seconds" if exact else "cpu_seconds"] = average(found)
     for name in first:
         if name in ("accuracy", "before") or name.startswith("accuracy_"):

@@ -66,7 +66,8 @@ def rendered(name: str) -> str:
     commits = sorted({commit for row in runs for commit in row["commits"]})
     note = f"{', '.join(machines)}; {', '.join(dates)}; commits {', '.join(commits)}."
     if not all("distill_cpu_seconds" in row for row in rows):
-        note += " ≤: the whole run's CPU seconds, compilation, students and baselines too."
+        note += " ≤: the whole run's CPU seconds: compilation, students, baselines and source"
+        note += " networks too."
     compared = [baseline for row in rows for baseline in row["baselines"].values()]
     rates = {rate for baseline in compared for rate in baseline["learning_rates"]}
     if rates:

@@ -16,7 +16,7 @@ table: tiny_imagenet_subtasks (python -m experiments.tables)
 | 2 subtasks | 220,278 | 449,236 | 18.8 ± 1.7 | 13.1 ± 1.3 | 1 x 3 | 350 | ≤ 1,655 |
 | 4 subtasks | 217,612 | 450,920 | 20.3 ± 3.0 | 11.4 ± 0.9 | 1 x 3 | 416 | ≤ 1,457 |
 
-1 core of AMD EPYC; 2026-11-21, 2026-11-22; commits 62c74c5, 76131c4. ≤: the whole run's CPU seconds, compilation, students and baselines too.
+1 core of AMD EPYC; 2026-11-21, 2026-11-22; commits 62c74c5, 76131c4. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too.
 
 end of table
 

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import json
 import os
 import pickle
 import subprocess
@@ -19,6 +18,7 @@ from d3jax import prepare as prepare_module
 from d3jax.data import Dataset, Normalization, device_arrays, load
 from d3jax.prepare import prepare
 from d3jax.types import InputError
+from experiments import generated
 
 SHARED = os.environ.get("D3JAX_DATA_DIR", "")
 needs_data = pytest.mark.skipif(not SHARED, reason="needs $D3JAX_DATA_DIR with the shared data")
@@ -53,52 +53,14 @@ def write_npz(path, number=20, **changes):
 
 def write_tfds(root, name="tiny", splits=(("train", 12), ("validation", 4)), features=("label",)):
     """A TFDS set as `download_and_prepare` leaves it, image i being of grey level i, shuffled."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-    from tensorflow_datasets.proto import tf_example_generated_pb2 as proto
+
+    def items(split, number):
+        for i in np.random.default_rng(0).permutation(number).tolist():
+            yield np.full((8, 8), i, np.uint8), i % 2, b"%s_%05d" % (split.encode(), i)
 
     folder = root / name / "1.0.0"
-    folder.mkdir(parents=True)
-    for split, number in splits:
-        file = folder / f"{name}-{split}.array_record-00000-of-00001"
-        writer = ArrayRecordWriter(str(file), "group_size:1")
-        for i in np.random.default_rng(0).permutation(number).tolist():
-            stream = io.BytesIO()
-            Image.fromarray(np.full((8, 8), i, np.uint8)).save(stream, "png")
-            example = proto.Example()
-            feature = example.features.feature
-            feature["image"].bytes_list.value.append(stream.getvalue())
-            feature["label"].int64_list.value.append(i % 2)
-            feature["id"].bytes_list.value.append(b"%s_%05d" % (split.encode(), i))
-            writer.write(example.SerializeToString())
-        writer.close()
-    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    info = {
-        **{"fileFormat": "array_record", "name": name, "version": "1.0.0", "description": ""},
-        "splits": [
-            {
-                **{"name": split, "filepathTemplate": template, "numBytes": "1"},
-                "shardLengths": [str(number)],
-            }
-            for split, number in splits
-        ],
-    }
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    classes = "tensorflow_datasets.core.features."
-    of_image = {"shape": {"dimensions": ["8", "8", "1"]}, "dtype": "uint8"}
-    known = {
-        "id": {"pythonClassName": f"{classes}text_feature.Text", "text": {}},
-        "image": {"pythonClassName": f"{classes}image_feature.Image", "image": of_image},
-        "label": {
-            "pythonClassName": f"{classes}class_label_feature.ClassLabel",
-            "classLabel": {"numClasses": "2"},
-        },
-    }
-    chosen = {key: known[key] for key in ("image", *features)}
-    of_all = {
-        "pythonClassName": f"{classes}features_dict.FeaturesDict",
-        "featuresDict": {"features": chosen},
-    }
-    (folder / "features.json").write_text(json.dumps(of_all))
+    held = {split: items(split, number) for split, number in splits}
+    generated.write_set(folder, name, held, (8, 8, 1), 2, ("image", *features))
     return folder
 
 

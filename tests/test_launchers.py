@@ -58,7 +58,7 @@ def test_shellcheck_finds_nothing(script):
 
 
 def test_the_array_job_submits_itself_and_the_join(cluster):
-    status, (first, second) = cluster("slurm_array.sh", "--outer-steps", "7")
+    status, (first, second) = cluster("slurm_array.sh", "--outer-steps", "7", LABELS="expert")
     assert status == 0
     assert re.match(r"sbatch --parsable --array=0-4 .*slurm_array.sh --outer-steps 7$", first)
     assert "--dependency=afterok:17" in second
@@ -82,7 +82,7 @@ def test_one_job_over_nodes(cluster):
     status, (srun, line) = cluster("slurm_job.sh", "--outer-steps", "7", SLURM_JOB_ID="17")
     run = parsed(line)
     assert (status, run.subtasks, run.subtask, run.outer_steps) == (0, "5", None, 7)
-    assert (run.processes, run.parametrization.labels) == (Processes(True), "expert")
+    assert (run.processes, run.parametrization.labels) == (Processes(True), "hard")
     assert srun == f"srun {line}"
     status, lines = cluster("slurm_job.sh", STATUS="75", SLURM_JOB_ID="17")
     assert (status, lines[2:]) == (75, ["scontrol requeue 17"])

@@ -242,7 +242,7 @@ def test_local_response_norm_is_pytorchs():
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 5, None])
+@pytest.mark.parametrize("block", [1, 2, 3, 4])
 def test_blocks_of_images_change_neither_values_nor_gradients(block):
     images, weights = _random(5, 4, 4, 2), _random(5, 4, 4, 2, seed=1)
 

@@ -3,8 +3,9 @@
 #
 #   DATASET=imagenet_resized/64x64 SUBTASKS=5 OUT=runs/imagenet64 experiments/launch/slurm_array.sh
 #
-# submits both. More options of `d3jax distill d3` may follow. A task that a signal or a lost node
-# has stopped resumes when it is requeued (d3jax exits with 75).
+# submits both. More options of `d3jax distill d3` may follow; with LABELS=expert the join gives the
+# whole an expert's labels. A task that a signal or a lost node has stopped resumes when it is
+# requeued (d3jax exits with 75).
 #SBATCH --gpus=1
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -17,7 +18,7 @@ if [ -z "${SLURM_ARRAY_TASK_ID:-}" ]; then # called by hand
   array=$(sbatch --parsable --array="0-$((SUBTASKS - 1))" --output="$OUT/%a.log" "$0" "$@")
   sbatch --dependency="afterok:$array" --output="$OUT/join.log" --wrap \
     "d3jax join $OUT/*/artifact.safetensors --out $OUT/artifact.safetensors \
-     --dataset $DATASET --labels expert --experts $OUT/experts"
+     --dataset $DATASET --labels ${LABELS:-hard} --experts $OUT/experts"
   exit
 fi
 

@@ -14,7 +14,7 @@ set -euo pipefail
 : "${DATASET:?the data set}" "${SUBTASKS:?how many subtasks}" "${OUT:?the folder of the run}"
 
 srun d3jax distill d3 --distributed --dataset "$DATASET" --subtasks "$SUBTASKS" --out "$OUT" \
-  --labels expert "$@" || code=$?
+  "$@" || code=$?
 if [ "${code:-0}" -eq 75 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

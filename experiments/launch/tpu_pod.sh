@@ -12,5 +12,5 @@ set -euo pipefail
 : "${OUT:?the folder of the run}"
 
 printf -v command '%q ' d3jax distill d3 --distributed --dataset "$DATASET" \
-  --subtasks "$SUBTASKS" --out "$OUT" --labels expert "$@"
+  --subtasks "$SUBTASKS" --out "$OUT" "$@"
 exec gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$command"
