@@ -87,6 +87,8 @@ def compare(
         reached, found = judge(stored, choosing, test)
         tried = ", ".join(f"{r:g}: {a:.3f}" for r, a in zip(learning_rates, found, strict=True))
         reporter.say(f"baseline {name}: learning rate {reached.learning_rate:g} of {tried}")
+        if len(found) > 1 and reached.learning_rate in (min(learning_rates), max(learning_rates)):
+            reporter.say("that is an end of what was tried; see --baseline-learning-rates")
         rows[name] = {
             "accuracy": reached.summary(),
             "floats": stored.ledger["floats"],

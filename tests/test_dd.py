@@ -128,6 +128,22 @@ def test_pretrained_networks_are_drawn_without_replacement(tiny_network):
         np.testing.assert_allclose(value, np.mean(each), rtol=0.25)  # other real batches
 
 
+def test_networks_side_by_side_are_those_in_turn(tiny_network, tiny_real, monkeypatch):
+    """On a CPU they are trained in turn, on accelerators under vmap; the arithmetic is the same."""
+    objective = unrolled(tiny_network, number_of_networks=3, clip={"data": 0.01})
+
+    def value(theta):
+        return objective.loss(theta, images().sample, (), KEY, tiny_real)[0]
+
+    theta = theta_of(images(), tiny_real)
+    in_turn = quick_jit(jax.value_and_grad(value))(theta)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    together = quick_jit(jax.value_and_grad(lambda theta: value(theta)))(theta)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), in_turn, together
+    )
+
+
 def linear() -> Network:
     """Logits (w x, 0) of images 1x1x2: logistic regression in two dimensions."""
 

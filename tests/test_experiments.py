@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from d3jax import jobs
+from d3jax import cli, jobs
 from d3jax.progress import Reporter
 from experiments import imagenet64_d3, rows, tables, tiny_imagenet_d3
 
@@ -74,6 +75,18 @@ def test_readme_promises_the_command_that_ci_runs():
     found = [line for line in lines if re.match(pattern[1], line)]
     assert len(found) == 1
     assert "pytest" in found[0]
+
+
+def test_readme_shows_what_there_is():
+    """Its command lines parse, and its first snippet runs."""
+    text = (ROOT / "README.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("d3jax ")]
+    assert len(lines) > 7
+    for line in lines:
+        cli.parse(shlex.split(line, comments=True)[1:])
+    snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert snippet is not None
+    exec(compile(snippet[1], "README.md", "exec"), {})
 
 
 def tiny(options, out, data):
