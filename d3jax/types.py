@@ -140,10 +140,11 @@ class Real(NamedTuple):
         A draw that is taken moves on to the class's next free image.
         """
         counts = self.class_counts[:, None]
-        draws = jax.random.randint(key, (counts.shape[0], number), 0, counts)
-        place = jnp.arange(number)
+        draws = jax.random.randint(key, (counts.shape[0], number), 0, counts).astype(counts.dtype)
+        place = jnp.arange(number, dtype=counts.dtype)
 
         def settle(turn: Array, chosen: Array) -> Array:
+            turn = turn.astype(counts.dtype)
             # Only draws since a class was last used up count.
             before = (place < turn) & (place >= turn // counts * counts)
 
