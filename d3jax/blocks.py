@@ -27,7 +27,7 @@ def forward_blocks(network: Network, params: PyTree, images: Array) -> Outputs:
     return ops.map_blocks(forward, images, _block(network, images))
 
 
-def fit(
+def batch_loss(
     network: Network, params: PyTree, images: Array, loss: Callable[[Array, PyTree], Array],
     targets: PyTree,
 ) -> tuple[Array, Array]:  # fmt: skip

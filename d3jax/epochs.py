@@ -8,7 +8,7 @@ from jax import Array
 
 from d3jax import losses
 from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
-from d3jax.blocks import fit
+from d3jax.blocks import batch_loss
 from d3jax.networks import unraveler
 from d3jax.types import Network, Real
 
@@ -60,7 +60,7 @@ def epoch_function(
             targets = jax.nn.one_hot(
                 real.labels[index], real.class_counts.shape[0], dtype=batch.dtype
             )
-            return fit(network, unravel(params), batch, losses.cross_entropy, targets)[0]
+            return batch_loss(network, unravel(params), batch, losses.cross_entropy, targets)[0]
 
         gradients = jax.vmap(jax.value_and_grad(loss), in_axes=(0, 0, None, 0))
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
 from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
-from d3jax.blocks import fit, forward_blocks
-from d3jax.networks import unraveler
+from d3jax.blocks import batch_loss, forward_blocks
+from d3jax.networks import initial_parameters, unraveler
 from d3jax.progress import Reporter
 from d3jax.types import InputError, Network, PyTree, Real, Synthetic
 
@@ -198,7 +197,7 @@ def train_students(
     train = jax.jit(epochs_function(network, synthetic, protocol), donate_argnums=0)
     if starts is None:
         fresh = jax.random.split(for_weights, protocol.students)
-        params = jax.jit(jax.vmap(lambda k: ravel_pytree(network.init(k))[0]))(fresh)
+        params = jax.jit(jax.vmap(partial(initial_parameters, network)))(fresh)
     else:
         params = starts
     rate = jnp.broadcast_to(jnp.asarray(learning_rate, params.dtype), (protocol.students,))
@@ -251,7 +250,7 @@ def epochs_function(
         # Rows past the epoch's end weigh nothing; the mean is over the others.
         scale = jnp.asarray(batch_size, weight.dtype) / jnp.sum(weight)
         weighted = targets * (weight * scale)[:, None]
-        return fit(network, unravel(params), images, losses.cross_entropy, weighted)[0]
+        return batch_loss(network, unravel(params), images, losses.cross_entropy, weighted)[0]
 
     gradients = jax.vmap(jax.grad(loss), in_axes=(0, None, 0, None, 0, None))
 

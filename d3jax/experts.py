@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from d3jax import clocks, processes
 from d3jax.augment import STRATEGIES, Transformation
 from d3jax.epochs import epoch_function
 from d3jax.files import write_json
-from d3jax.networks import parameter_count
+from d3jax.networks import initial_parameters, parameter_count
 from d3jax.progress import Diverged, Interrupted, Reporter, interruption, locked
 from d3jax.snapshots import create, store_path
 from d3jax.stages import Stage, stage_key
@@ -213,7 +212,7 @@ def keys_of(root: Array, members: Array, epoch: int | Array | None = None) -> Ar
 
 def fresh_parameters(network: Network) -> Callable[[Array], Array]:
     """(key of an expert) -> parameters f[P] before its first epoch."""
-    return lambda key: ravel_pytree(network.init(jax.random.fold_in(key, 0)))[0]
+    return lambda key: initial_parameters(network, jax.random.fold_in(key, 0))
 
 
 def train_side_by_side(

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from d3jax import norms, pools
 from d3jax.layers import Convolution, Linear, Normalization
@@ -275,6 +276,11 @@ def from_module(
 def parameter_count(params: PyTree) -> int:
     """The number of floats in a pytree of arrays (or of their shapes)."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def initial_parameters(network: Network, key: Array) -> Array:
+    """Fresh parameters as a vector f[P], which `unraveler` turns into their pytree."""
+    return ravel_pytree(network.init(key))[0]
 
 
 def unraveler(network: Network) -> Callable[[Array], PyTree]:

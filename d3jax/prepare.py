@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d3jax.cache import write_npz
+from d3jax.files import write_npz
 from d3jax.records import quiet_tfds
 from d3jax.sources import data_root
 from d3jax.splits import Splits, checked

@@ -1,5 +1,6 @@
 """Networks that an artifact's steps are meant for, but were not learned with."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from d3jax import artifact, pretrained
+from d3jax.networks import initial_parameters
 from d3jax.progress import Reporter
 from d3jax.recipe import recipe_of
 from d3jax.stages import Stage, stage_key
@@ -72,13 +73,13 @@ def _weights(architecture: dict[str, Any]) -> dict[str, Any]:
 
 def initial_weights(network: Network, key: Array, number: int) -> Array:
     """Fresh parameter vectors f[N, P]."""
-    draw = jax.jit(jax.vmap(lambda k: ravel_pytree(network.init(k))[0]))
+    draw = jax.jit(jax.vmap(partial(initial_parameters, network)))
     return draw(jax.random.split(key, number))
 
 
 def fixed_weights(network: Network, key: Array) -> Array:
     """The one parameter vector f[1, P] of a fixed initialization."""
-    return jax.jit(lambda k: ravel_pytree(network.init(k))[0])(key)[None]
+    return jax.jit(partial(initial_parameters, network))(key)[None]
 
 
 def checksums(weights: Array) -> dict[str, float]:

@@ -37,7 +37,9 @@ def test_fit_is_the_loss_and_its_gradient(tiny_network, monkeypatch, number):
         return 3.0 * losses.cross_entropy(tiny_network.apply(params, images), targets)
 
     def by_block(params):
-        value, logits = blocks.fit(tiny_network, params, images, losses.cross_entropy, targets)
+        value, logits = blocks.batch_loss(
+            tiny_network, params, images, losses.cross_entropy, targets
+        )
         return 3.0 * value, logits
 
     (value, logits), gradient = jax.jit(jax.value_and_grad(by_block, has_aux=True))(params)

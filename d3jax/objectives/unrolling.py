@@ -1,18 +1,18 @@
 """The unrolled objective: a network trained on synthetic data should suit real data."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from d3jax import losses
-from d3jax.blocks import fit
+from d3jax.blocks import batch_loss
 from d3jax.inner import limit_gradient, positive_learning_rates, truncated_unroll, unroll
-from d3jax.networks import unraveler
+from d3jax.networks import initial_parameters, unraveler
 from d3jax.types import InputError, Network, Objective, PyTree, Real
 
 Initialization = Literal["fixed", "random", "pretrained"]
@@ -98,8 +98,7 @@ def unrolled(
         raise InputError("a fixed initialization is one network, drawn from one key")
     unravel = unraveler(network)
 
-    def draw(key: Array) -> Array:
-        return ravel_pytree(network.init(key))[0]
+    draw = partial(initial_parameters, network)
 
     def init(key: Array, real: Real) -> PyTree:
         del key, real
@@ -167,7 +166,7 @@ def unrolled(
                 labels = jnp.where(labels == relabel[0], target, labels)
             targets = jax.nn.one_hot(labels, real.class_counts.shape[0], dtype=dtype)
             student = trained(start, shared)
-            value, logits = fit(network, student, images, losses.cross_entropy, targets)
+            value, logits = batch_loss(network, student, images, losses.cross_entropy, targets)
             right = jnp.mean((jnp.argmax(logits, -1).astype(labels.dtype) == labels).astype(dtype))
             return value, right
 
