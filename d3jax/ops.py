@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from d3jax import winograd
-from d3jax.rematerialize import keep, keep_cotangent
+from d3jax.rematerialize import keep
 from d3jax.types import PyTree
 
 Lowering = Literal["winograd", "patches", "rows", "banded", "lax"]
@@ -115,9 +115,8 @@ def convolution(
     if lowering != "lax" and images.shape[0] >= _MANY:
         seen = 4 * math.prod(images.shape[1:]) * size**2 // stride**2
         block = max(1, _SEEN_BYTES // seen)
-    if size**2 * kernel.shape[-2] < _LONG:  # not dear enough to keep
-        return map_blocks(convolve, images, block)
-    return keep(map_blocks(convolve, keep_cotangent(images), block))
+    out = map_blocks(convolve, images, block)
+    return out if size**2 * kernel.shape[-2] < _LONG else keep(out)  # others are not dear enough
 
 
 def _convolution(
