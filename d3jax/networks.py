@@ -54,19 +54,19 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, images: Array, statistics: PyTree = None) -> Outputs:
         """Normalized images f[B, H, W, C] -> Outputs."""
-        norms = _Statistics(statistics)
+        normalize = _Statistics(statistics)
         x = images
         for layer in range(self.depth):
             padding = 3 if layer == 0 and images.shape[1:] == (28, 28, 1) else 1
             x = Convolution(self.width, padding=padding, initialization=self.initialization)(x)
-            x = self.activation(norms(Normalization(self.norm), x))
+            x = self.activation(normalize(Normalization(self.norm), x))
             if self.pooling == "average":
                 x = pools.average_pool(x)
             elif self.pooling == "max":
                 x = pools.max_pool(x)
         features = x.reshape(x.shape[0], -1)
         logits = Linear(self.num_classes, self.initialization)(features)
-        return Outputs(logits, features, tuple(norms.used))
+        return Outputs(logits, features, tuple(normalize.used))
 
 
 class LeNet(nn.Module):
@@ -140,13 +140,13 @@ class ResNet18(nn.Module):
     @nn.compact
     def __call__(self, images: Array, statistics: PyTree = None) -> Outputs:
         """Normalized images f[B, H, W, C] -> Outputs."""
-        norms = _Statistics(statistics)
+        normalize = _Statistics(statistics)
 
         def convolve(x: Array, features: int, size: int = 3, stride: int = 1) -> Array:
             layer = Convolution(
                 features, size, stride, bias=False, initialization=self.initialization
             )
-            return norms(Normalization(self.norm), layer(x))
+            return normalize(Normalization(self.norm), layer(x))
 
         x = self.activation(convolve(images, self.width))
         for stage in range(4):
@@ -158,7 +158,7 @@ class ResNet18(nn.Module):
                 shortcut = x if x.shape == y.shape else convolve(x, features, 1, stride)
                 x = self.activation(y + shortcut)
         x = x.mean((1, 2))
-        return Outputs(Linear(self.num_classes, self.initialization)(x), x, tuple(norms.used))
+        return Outputs(Linear(self.num_classes, self.initialization)(x), x, tuple(normalize.used))
 
 
 _MODULES = {

@@ -54,11 +54,14 @@ def load(
             training["augmentation"] = tuple(training["augmentation"])
         options = experts.Options(**training)
         name, seed = recipe["dataset"], recipe["seed"]
-        limits = {"train_limit": recipe["train_limit"], "validation": recipe["validation"]}
+        limit, validation = recipe["train_limit"], recipe["validation"]
         experts.check(options)
+        whole = [type(number) is int for number in (seed, validation, limit or 0)]
+        if not isinstance(name, str) or not all(whole):
+            raise TypeError("a name and whole numbers are needed")
     except (KeyError, TypeError) as error:
         raise InputError(f"the recipe of the pretrained networks is not one: {error}") from None
-    source = data.load(name, data_dir, **limits, seed=seed)
+    source = data.load(name, data_dir, train_limit=limit, validation=validation, seed=seed)
     if source.num_classes != num_classes or source.image_shape[2] != image_shape[2]:
         raise InputError(
             f"{name} has {source.num_classes} classes and {source.image_shape[2]} channels, which "

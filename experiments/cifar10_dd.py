@@ -5,9 +5,9 @@
 10 steps of one image per class, 3 passes; 49 000 training images, 256 of them an outer step. The
 paper has 8.8 -> 54.0 (Wang et al., arXiv 1811.10959) after about 19 500 outer steps; here are 1000,
 80 minutes of one core. The curve is curves.png in the run's folder. Rates were chosen on training
-batches: with images at 0.05, d3jax's default, accuracy stops at 42 % after 100 outer steps and
-falls after 300, as steps of that size walk at random and the inner rates rise into divergence;
-images at 0.01, the paper's, are at 39 % after 120.
+batches: with images at 0.05, d3jax's default, accuracy stops rising after 100 outer steps and falls
+after 300, probably since steps of that size walk at random and the inner rates rise into
+divergence; images at 0.01, the paper's, are slower in the first 120.
 
 table: cifar10_dd (python -m experiments.tables)
 

@@ -8,8 +8,8 @@ to reach here: 90 and 96.5.
 
 Both rows miss that by far. The distance still falls when they end (0.79 to 0.55, and 0.72 to 0.42),
 so 500 outer steps are probably too few. Judged on the validation split, 1 image per class: images
-at a rate of 0.1 end at 79.6, that and inner steps that start at 0.05 at 77.5; faster experts (rates
-0.03 and 0.1, with inner steps to match) at 58.9 and 49.8, as ten steps cannot follow them.
+at a rate of 0.1 do little better, inner steps that start at 0.05 nothing; faster experts (rates 0.03
+and 0.1) far worse, as ten steps cannot follow them.
 
 table: mnist_mtt (python -m experiments.tables)
 

@@ -77,7 +77,7 @@ def test_readme_promises_the_command_that_ci_runs():
     assert "pytest" in found[0]
 
 
-def test_readme_shows_what_there_is():
+def test_readme_shows_what_there_is(capsys):
     """Its command lines parse, and its first snippet runs."""
     text = (ROOT / "README.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("d3jax ")]
@@ -87,6 +87,7 @@ def test_readme_shows_what_there_is():
     snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert snippet is not None
     exec(compile(snippet[1], "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("(5, 8, 3)\n"), "as its comment says"
 
 
 def tiny(options, out, data):
