@@ -13,7 +13,9 @@ Rows of a fixed initialization, where a step is cheap, take 60 000 of them on 64
 larger first inner and image learning rates (and, with soft labels, a larger rate of the inner
 rates); the others are d3jax's defaults, but for a lower rate of soft labels with random
 initialization, and adaptation and attack take 500 steps. All these were chosen on training batches.
-The paper takes about 23 600 steps of 1024 images. Networks to adapt are 400 of 5 epochs on USPS, 120 of 2 on
+The paper takes about 23 600 steps of 1024 images. Each run writes its images per step before and
+after and its curves; those of `fixed, 10 images, soft labels` are pictures/mnist_dd_soft_labels_*.png.
+Networks to adapt are 400 of 5 epochs on USPS, 120 of 2 on
 MNIST (half of them unseen); those to attack 200 of 5 epochs on 10 000 images of MNIST.
 
 The paper's figures (Wang et al., arXiv 1811.10959; soft labels: Sucholutsky and Schonlau, arXiv
