@@ -38,8 +38,16 @@ MTT = DistillMTT(
     baselines=(),  # those of mnist_d3's rows
 )
 ROWS = {
-    label: dataclasses.replace(MTT, parametrization=Parametrization(images_per_class=number))
-    for label, number in (("1 image per class", 1), ("10 images per class", 10))
+    "1 image per class": dataclasses.replace(
+        MTT,
+        parametrization=Parametrization(images_per_class=1),
+        mtt=mtt.Options(inner_steps=40, expert_epochs=5, max_start_epoch=6, data_learning_rate=0.5),
+        student=dataclasses.replace(MTT.student, learning_rate=0.01),
+        outer_steps=1000,
+    ),
+    "10 images per class": dataclasses.replace(
+        MTT, parametrization=Parametrization(images_per_class=10)
+    ),
 }
 
 if __name__ == "__main__":
