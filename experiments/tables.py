@@ -1,4 +1,4 @@
-"""Renders the tables of README.md and of the experiments' docstrings from their results.
+"""Renders the tables of both READMEs and of the experiments' docstrings from their results.
 
     python -m experiments.tables [--check]
 
@@ -20,7 +20,11 @@ from d3jax.report import markdown_table
 from experiments.rows import by_label
 
 ROOT = Path(__file__).parent.parent
-FILES = (ROOT / "README.md", *sorted((ROOT / "experiments").glob("*_*.py")))
+FILES = (
+    ROOT / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "experiments").glob("*_*.py")),
+)
 _TABLE = re.compile(r"(?m)^(.*\btable: (\w+).*\n)((?:.*\n)*?)(.*\bend of table\b.*\n)")
 
 

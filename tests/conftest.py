@@ -1,4 +1,9 @@
-from functools import partial
+import os
+
+# Tests compile more than they compute; processes that they start inherit this.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+).strip()
 
 import jax
 
@@ -12,9 +17,6 @@ from jax.flatten_util import ravel_pytree  # noqa: E402
 
 from d3jax import networks  # noqa: E402
 from d3jax.types import Real  # noqa: E402
-
-# Tests compile more than they compute.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 IMAGE_SHAPE = (8, 8, 1)
 NUM_CLASSES = 3
@@ -89,7 +91,7 @@ def check_gradient(function, tree, seed=0, step=1e-5, tolerance=1e-6, absent=())
 
     Along one random direction a group; every group has to matter, but those in `absent`.
     """
-    both = quick_jit(jax.value_and_grad(function))  # one compilation for all
+    both = jax.jit(jax.value_and_grad(function))  # one compilation for all
     gradient = both(tree)[1]
     generator = np.random.default_rng(seed)
     still = jax.tree.map(jnp.zeros_like, tree)

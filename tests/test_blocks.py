@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import quick_jit, random_params
+from conftest import random_params
 
 from d3jax import blocks, losses, networks
 
@@ -17,8 +17,8 @@ def test_forward_in_blocks_equals_the_whole(monkeypatch, norm):
     )
     params = random_params(network.init)
     images = jax.random.normal(jax.random.key(1), (5, 8, 8, 1))
-    by_block = quick_jit(lambda p, x: blocks.forward_blocks(network, p, x))(params, images)
-    whole = quick_jit(network.forward)(params, images)
+    by_block = jax.jit(lambda p, x: blocks.forward_blocks(network, p, x))(params, images)
+    whole = jax.jit(network.forward)(params, images)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), by_block, whole
     )

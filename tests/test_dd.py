@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import IMAGE_SHAPE, NUM_CLASSES, check_gradient, make_real, quick_jit, to_float64
+from conftest import IMAGE_SHAPE, NUM_CLASSES, check_gradient, make_real, to_float64
 from jax.flatten_util import ravel_pytree
 
 from d3jax import (
@@ -75,7 +75,7 @@ def test_the_loss_is_that_of_plain_training(tiny_network, tiny_real):
     theta = theta_of(images(), tiny_real)
     one = tiny_real._replace(images=tiny_real.images[4:5], labels=tiny_real.labels[4:5])
     aux = objective.init(KEY, one)
-    value, (after, metrics) = quick_jit(objective.loss, static_argnums=1)(
+    value, (after, metrics) = jax.jit(objective.loss, static_argnums=1)(
         theta, images().sample, aux, KEY, one
     )
     np.testing.assert_array_equal(after["weights"], aux["weights"])  # untouched
@@ -106,7 +106,7 @@ def test_an_attack_leaves_every_label_but_one_alone(tiny_network, tiny_real):
     plain, attacked = (unrolled(tiny_network, relabel=pair) for pair in (None, (2, 0)))
 
     def value(objective, real):
-        return float(quick_jit(objective.loss, static_argnums=1)(
+        return float(jax.jit(objective.loss, static_argnums=1)(
             theta, images().sample, (), KEY, real
         )[0])  # fmt: skip
 
@@ -124,7 +124,7 @@ def test_pretrained_networks_are_drawn_without_replacement(tiny_network):
     both = unrolled(tiny_network, number_of_networks=2, **options)
     alone = unrolled(tiny_network, number_of_networks=1, **options)
 
-    @quick_jit
+    @jax.jit
     def losses_of(key):
         each = [
             alone.loss(theta, images().sample, (), key, real._replace(trajectories=own))[0]
@@ -153,9 +153,9 @@ def test_networks_side_by_side_are_those_in_turn(tiny_network, tiny_real, monkey
         return objective.loss(theta, images().sample, (), KEY, tiny_real)[0]
 
     theta = theta_of(images(), tiny_real)
-    in_turn = quick_jit(jax.value_and_grad(value))(theta)
+    in_turn = jax.jit(jax.value_and_grad(value))(theta)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    together = quick_jit(jax.value_and_grad(lambda theta: value(theta)))(theta)
+    together = jax.jit(jax.value_and_grad(lambda theta: value(theta)))(theta)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), in_turn, together
     )
@@ -300,6 +300,6 @@ def test_any_parametrization_goes(tiny_network, tiny_real):
     assert data is synthetic.create(dict(specification))
     method = dd(tiny_network, data, Options(steps=2, networks=1, real_batch=4), 2)
     assert method.objectives[0].updates == ("data", "decoder", "learning_rates")
-    state = quick_jit(method.init)(KEY, tiny_real)
-    state, metrics = quick_jit(method.step)(KEY, state, tiny_real)
+    state = jax.jit(method.init)(KEY, tiny_real)
+    state, metrics = jax.jit(method.step)(KEY, state, tiny_real)
     assert np.isfinite(float(metrics["unrolled/loss"]))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import check_gradient, quick_jit
+from conftest import check_gradient
 
 from d3jax.inner import (
     direct_unroll,
@@ -40,7 +40,7 @@ def _problem(dtype):
     return params, batches, jnp.asarray([0.3, 0.1, 0.2, 0.4], dtype)
 
 
-@partial(quick_jit, static_argnums=3)
+@partial(jax.jit, static_argnums=3)
 def _loop(params, batches, learning_rates, optimizer):
     """The same, a step at a time, as anyone would write it."""
     state = None if optimizer is None else optimizer.init(params)
@@ -110,7 +110,7 @@ def test_rematerializing_changes_nothing_but_memory():
         return jnp.sum(jnp.square(trained["second"]))
 
     kept, again = (
-        quick_jit(jax.grad(outer), static_argnums=1)(params, flag) for flag in (False, True)
+        jax.jit(jax.grad(outer), static_argnums=1)(params, flag) for flag in (False, True)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), kept, again)
 
@@ -168,7 +168,7 @@ def test_direct_unroll_is_an_unroll_whose_gradients_forget_the_steps_before():
                 ends = jax.tree.leaves(unrolled(shift, rates))
                 return sum(jnp.sum(jnp.sin(x) ** 2) for x in ends)
 
-            return quick_jit(jax.value_and_grad(value, (0, 1)))(shift, rates)
+            return jax.jit(jax.value_and_grad(value, (0, 1)))(shift, rates)
 
         value, gradients = measured(direct)
         expected, expected_gradients = measured(stopped)
@@ -212,7 +212,7 @@ def test_a_limited_gradient_adds_up_network_by_network(together):
             return jax.vmap(of_network)(slopes, jnp.broadcast_to(shared, (2, 2))).sum()
         return jax.lax.map(lambda slope: of_network(slope, shared), slopes).sum()
 
-    value, gradient = quick_jit(jax.value_and_grad(total))(jnp.asarray([1.0, 10.0]))
+    value, gradient = jax.jit(jax.value_and_grad(total))(jnp.asarray([1.0, 10.0]))
     np.testing.assert_allclose(value, 3 + 40 + 0.3 + 4, rtol=1e-6)
     # The first network's slope, 5 long, is cut to (0.6, 0.8); the second's, 0.5 long, is not.
     np.testing.assert_allclose(gradient, [0.9, 1.2], rtol=1e-6)
@@ -240,8 +240,8 @@ def test_a_window_is_an_unroll_after_steps_without_derivatives():
             trained = part(middle, data, rates, slice(start, start + 2))
             return jnp.sum(jnp.square(trained["second"]))
 
-        actual = quick_jit(jax.value_and_grad(windowed, (0, 1)))
-        expected = quick_jit(jax.value_and_grad(by_hand, (0, 1)), static_argnums=2)
+        actual = jax.jit(jax.value_and_grad(windowed, (0, 1)))
+        expected = jax.jit(jax.value_and_grad(by_hand, (0, 1)), static_argnums=2)
         for start in (0, 1, 2):
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14),

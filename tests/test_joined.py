@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_real, quick_jit
+from conftest import make_real
 
 from d3jax import synthetic
 from d3jax.synthetic import joined, pixels
@@ -66,14 +66,14 @@ def test_a_part_decodes_as_it_does_alone():
     alone = []
     for number, part in enumerate(parts):
         mine = jax.random.fold_in(key, number)
-        alone.append(quick_jit(lambda k, part=part: part.freeze(part.init(k, None), k))(mine))
+        alone.append(jax.jit(lambda k, part=part: part.freeze(part.init(k, None), k))(mine))
     theta = joined.combine(alone)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-        quick_jit(lambda k: data.freeze(data.init(k, make_small()), k))(key),
+        jax.jit(lambda k: data.freeze(data.init(k, make_small()), k))(key),
         theta,
     )
-    sample = quick_jit(data.sample)
+    sample = jax.jit(data.sample)
     whole = np.asarray(sample(theta, None).images)
     np.testing.assert_allclose(
         whole[[4, 5, 0, 1]], parts[0].sample(alone[0], None).images, atol=1e-6

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import IMAGE_SHAPE, NUM_CLASSES, make_real, quick_jit, to_float64
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_real, to_float64
 from jax.sharding import AxisType, PartitionSpec
 
 from d3jax.methods.d3 import Options, d3
@@ -125,11 +125,11 @@ class Case:
             for seed, counts in enumerate([(3, 4, 5), (5, 5, 2), (4, 5, 3), (2, 5, 5)])
         ]
         self.keys = jax.random.split(KEY, SUBTASKS)
-        self.init = quick_jit(self.method.init)
+        self.init = jax.jit(self.method.init)
         # One compilation for all tests, and all values: a second trace fails. (chex counts by
         # where a function is defined, which is the same place for all methods.)
         chex.clear_trace_counter()
-        self.step = quick_jit(chex.assert_max_traces(self.method.step, n=1))
+        self.step = jax.jit(chex.assert_max_traces(self.method.step, n=1))
         self.starts = [self.init(key, real) for key, real in zip(self.keys, self.reals)]
 
     def run(self, subtask, steps):
@@ -220,8 +220,8 @@ def test_subtasks_sharded_and_under_vmap_equal_separate_runs(case):
     with jax.enable_x64(True):
         keys, states, reals = case.stacked()
         states, reals = to_float64((states, reals))
-        spread, step = PartitionSpec("subtask"), quick_jit(case.method.step)
-        together = quick_jit(
+        spread, step = PartitionSpec("subtask"), jax.jit(case.method.step)
+        together = jax.jit(
             jax.shard_map(
                 jax.vmap(case.method.step), mesh=_mesh(), in_specs=spread, out_specs=spread
             )

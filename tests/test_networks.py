@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import quick_jit, random_params
+from conftest import random_params
 from jax.flatten_util import ravel_pytree
 
 from d3jax import networks
@@ -79,10 +79,10 @@ def test_logits_are_the_classifier_of_the_features(name, layer, options):
     network = networks.create(name, image_shape=(8, 8, 1), num_classes=3, **options)
     params = random_params(network.init)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
-    outputs = quick_jit(network.forward)(params, images)
+    outputs = jax.jit(network.forward)(params, images)
     expected = outputs.features @ params[layer]["kernel"] + params[layer]["bias"]
     np.testing.assert_allclose(outputs.logits, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(quick_jit(network.apply)(params, images), outputs.logits, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(network.apply)(params, images), outputs.logits, rtol=1e-5)
 
 
 def test_convnet_of_depth_one_in_numpy(tiny_network):
@@ -99,7 +99,7 @@ def test_convnet_of_depth_one_in_numpy(tiny_network):
     x = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
     x = np.tanh(x * norm["scale"] + norm["bias"])
     x = x.reshape(2, 4, 2, 4, 2, 3).mean((2, 4)).reshape(2, -1)
-    outputs = quick_jit(tiny_network.forward)(params, images)
+    outputs = jax.jit(tiny_network.forward)(params, images)
     np.testing.assert_allclose(outputs.features, x, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
         outputs.logits, x @ linear["kernel"] + linear["bias"], rtol=1e-4, atol=1e-5
@@ -112,7 +112,7 @@ def test_frozen_batch_statistics_make_images_independent_of_their_neighbours():
     )
     params = random_params(network.init)
     images = jax.random.normal(jax.random.key(1), (6, 8, 8, 1))
-    forward = quick_jit(network.forward)
+    forward = jax.jit(network.forward)
     together = forward(params, images)
     assert len(together.statistics) == 2
     frozen = forward(params, images, statistics=together.statistics)
@@ -130,7 +130,7 @@ def test_initializations(initialization, kernel_sd, zero_bias):
     network = networks.create(
         "mlp", image_shape=(8, 8, 1), num_classes=3, width=100, initialization=initialization
     )
-    layer = quick_jit(network.init)(jax.random.key(0))["Linear_0"]
+    layer = jax.jit(network.init)(jax.random.key(0))["Linear_0"]
     np.testing.assert_allclose(np.std(layer["kernel"]), kernel_sd, rtol=0.05)
     if initialization == "uniform_fan_in":
         assert np.abs(layer["kernel"]).max() <= 1 / np.sqrt(64)
@@ -200,7 +200,7 @@ def test_bfloat16_computes_coarsely_and_keeps_float32(norm):
             out = network.forward(params, images)
             return jnp.sum(jax.nn.log_softmax(out.logits)[:, 0]), out
 
-        return quick_jit(jax.grad(loss, has_aux=True))(params)
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
 
     (fine_gradient, fine), (coarse_gradient, coarse) = map(outputs, both)
     assert {x.dtype for x in jax.tree.leaves((coarse, coarse_gradient))} == {jnp.dtype(jnp.float32)}

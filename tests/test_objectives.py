@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import IMAGE_SHAPE, NUM_CLASSES, check_gradient, quick_jit, random_params, to_float64
+from conftest import IMAGE_SHAPE, NUM_CLASSES, check_gradient, random_params, to_float64
 
 from d3jax import losses, networks, objectives
 from d3jax.objectives import feature_mmd, trajectory
@@ -81,7 +81,7 @@ def test_trajectory_matching_is_plain_descent_towards_the_later_epoch(tiny_netwo
         theta, real = to_float64((theta, real))
         images, targets = data.sample(theta, None)
 
-        @quick_jit
+        @jax.jit
         def descend(params, rate):
             def loss(params):
                 log_probabilities = jax.nn.log_softmax(tiny_network.apply(params, images))
@@ -99,7 +99,7 @@ def test_trajectory_matching_is_plain_descent_towards_the_later_epoch(tiny_netwo
             pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b))
             return sum(np.sum((np.asarray(x) - np.asarray(y)) ** 2) for x, y in pairs)
 
-        loss, (aux, metrics) = quick_jit(objective.loss, static_argnums=1)(
+        loss, (aux, metrics) = jax.jit(objective.loss, static_argnums=1)(
             theta, data.sample, (), jax.random.key(0), real
         )
         expected = distance(student, target) / distance(start, target)
@@ -129,7 +129,7 @@ def test_teslas_gradient_is_the_papers_sum_over_steps(tiny_network, tiny_real):
 
         visited = [start]
         for rate in rates:
-            step = quick_jit(gradient)(visited[-1], theta)
+            step = jax.jit(gradient)(visited[-1], theta)
             visited.append(jax.tree.map(lambda p, g, rate=rate: p - rate * g, visited[-1], step))
         residual = jax.tree.map(jnp.subtract, visited[-1], target)
 
@@ -144,7 +144,7 @@ def test_teslas_gradient_is_the_papers_sum_over_steps(tiny_network, tiny_real):
         def ours(theta):
             return objective.loss(theta, data.sample, (), jax.random.key(0), real)[0]
 
-        expected, actual = (quick_jit(jax.grad(f))(theta) for f in (published, ours))
+        expected, actual = (jax.jit(jax.grad(f))(theta) for f in (published, ours))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), actual, expected
         )
@@ -160,7 +160,7 @@ def test_the_window_of_start_epochs_grows(tiny_network, tiny_real):
     real, theta = tiny_real._replace(trajectories=marked), _theta(1e-30)
     sample, aux = _gaussians().sample, objective.init(jax.random.key(0), tiny_real)
 
-    @quick_jit
+    @jax.jit
     def starts_at_one(aux, keys):
         def one(key):
             loss, _ = objective.loss(theta, sample, aux, key, real)
@@ -171,7 +171,7 @@ def test_the_window_of_start_epochs_grows(tiny_network, tiny_real):
     keys = jax.random.split(jax.random.key(1), 6)
     assert not starts_at_one({"step": jnp.asarray(4, jnp.int32)}, keys).any()
     assert 0 < starts_at_one({"step": jnp.asarray(5, jnp.int32)}, keys).sum() < 6
-    _, (aux, _) = quick_jit(objective.loss, static_argnums=1)(theta, sample, aux, keys[0], real)
+    _, (aux, _) = jax.jit(objective.loss, static_argnums=1)(theta, sample, aux, keys[0], real)
     assert int(aux["step"]) == 1
 
 
@@ -196,7 +196,7 @@ def test_feature_mmd_is_the_sum_of_each_classs_double_loop(tiny_network, tiny_re
         theta, real = to_float64((theta, real))
         params = networks.unraveler(tiny_network)(real.trajectories[0, epoch])
         raw = np.asarray(real.images)[np.asarray(real.class_index)[:, 0]]
-        forward = quick_jit(tiny_network.forward)
+        forward = jax.jit(tiny_network.forward)
         decoded = forward(params, data.sample(theta, None).images).features
         shown = forward(params, jnp.asarray((raw / 255 - 0.4) / 0.3)).features
         decoded, shown = np.asarray(decoded).reshape(NUM_CLASSES, LPC, -1), np.asarray(shown)
@@ -210,7 +210,7 @@ def test_feature_mmd_is_the_sum_of_each_classs_double_loop(tiny_network, tiny_re
             pairs = [kernel(own[i], own[j]) for i in range(4) for j in range(4) if i != j]
             between = np.mean([kernel(x, other) for x in own])
             expected += np.mean(pairs) + 5 - 2 * between  # five kernels of equal images
-        loss, (_, metrics) = quick_jit(_mmd(tiny_network, epoch=epoch).loss, static_argnums=1)(
+        loss, (_, metrics) = jax.jit(_mmd(tiny_network, epoch=epoch).loss, static_argnums=1)(
             theta, data.sample, (), jax.random.key(0), real
         )
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -223,7 +223,7 @@ def test_feature_mmd_by_groups_of_classes(tiny_network, tiny_real):
     data = pixels.create(
         image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, num_items=2 * NUM_CLASSES
     )
-    theta = quick_jit(data.init)(jax.random.key(0), real)
+    theta = jax.jit(data.init)(jax.random.key(0), real)
 
     def gradient(classes):
         objective = feature_mmd(
@@ -234,7 +234,7 @@ def test_feature_mmd_by_groups_of_classes(tiny_network, tiny_real):
         def loss(theta):
             return objective.loss(theta, data.sample, (), jax.random.key(1), real)[0]
 
-        return quick_jit(jax.value_and_grad(loss))(theta)
+        return jax.jit(jax.value_and_grad(loss))(theta)
 
     value, gradient_ = gradient(1)
     expected, expected_gradient = gradient(None)

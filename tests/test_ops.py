@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import quick_jit
 from jax import lax
 
 from d3jax import norms, ops, pools
@@ -21,7 +20,7 @@ def _values_and_derivatives(convolve):
     def slope(arguments, direction):
         return jax.jvp(jax.grad(function, (0, 1)), arguments, direction)[1]
 
-    @quick_jit
+    @jax.jit
     def evaluate(arguments, direction):
         gradient = jax.grad(function, (0, 1))(*arguments)
         return convolve(*arguments), gradient, slope(arguments, direction)
@@ -255,7 +254,7 @@ def test_blocks_of_images_change_neither_values_nor_gradients(block):
         return jnp.sum(out["maps"] * weights) + jnp.sum(jnp.square(out["sums"])), out
 
     def evaluate(block):
-        return quick_jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(images, block)
+        return jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(images, block)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),

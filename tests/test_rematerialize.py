@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conftest import quick_jit
 
 from d3jax import inner, networks, ops
 from d3jax.rematerialize import keep
@@ -50,8 +49,8 @@ def test_the_mark_is_the_identity_in_every_derivative():
 
     x = jnp.linspace(-1.0, 2.0, 5)
     for of in (jax.grad, lambda f: jax.grad(lambda x: jnp.sum(jax.grad(f)(x) ** 2))):
-        plain = quick_jit(of(partial(function, mark=lambda x: x)))(x)
-        np.testing.assert_allclose(quick_jit(of(partial(function, mark=keep)))(x), plain, 1e-6)
+        plain = jax.jit(of(partial(function, mark=lambda x: x)))(x)
+        np.testing.assert_allclose(jax.jit(of(partial(function, mark=keep)))(x), plain, 1e-6)
 
 
 def test_many_images_are_convolved_a_few_at_a_time():
@@ -63,7 +62,7 @@ def test_many_images_are_convolved_a_few_at_a_time():
         return jnp.sum(weights * jnp.tanh(ops.convolution(images, kernel, lowering=lowering)))
 
     *found, expected = (
-        quick_jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)(images, kernel, lowering)
+        jax.jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)(images, kernel, lowering)
         for lowering in ("winograd", "patches", "lax")
     )
     for one in found:

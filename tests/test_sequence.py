@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import IMAGE_SHAPE, NUM_CLASSES, quick_jit
+from conftest import IMAGE_SHAPE, NUM_CLASSES
 
 from d3jax import evaluate, sequence
 from d3jax.evaluate import Protocol
@@ -43,7 +43,7 @@ def test_items_that_share_a_spectrum_stay_together():
 
 def test_restricted_data_is_the_same_data(tiny_real):
     data = _pixels()
-    theta = quick_jit(data.init)(jax.random.key(0), tiny_real)
+    theta = jax.jit(data.init)(jax.random.key(0), tiny_real)
     stages = subsets.nested(data, 3)
     assert [stage.num_items for stage in stages] == [3, 6, 9]
     assert stages[2] is data
@@ -61,8 +61,8 @@ def test_one_subset_is_mtt_step_for_step(tiny_network, tiny_real):
     turn = seqmatch(tiny_network, _pixels(), OPTIONS, 10, subsets=1)
     key, states = jax.random.key(2), []
     for method in (alone, turn):
-        state = quick_jit(method.init)(key, tiny_real)
-        step = quick_jit(method.step)
+        state = jax.jit(method.init)(key, tiny_real)
+        step = jax.jit(method.step)
         for _ in range(2):
             state, _ = step(key, state, tiny_real)
         states.append(state)
@@ -85,12 +85,12 @@ def test_one_subset_is_mtt_step_for_step(tiny_network, tiny_real):
 )
 def test_a_turn_moves_its_own_rows_alone(tiny_network, tiny_real, data, optimizer):
     options = dataclasses.replace(OPTIONS, optimizer=optimizer)
-    begin = quick_jit(data.init)(jax.random.key(0), tiny_real)
+    begin = jax.jit(data.init)(jax.random.key(0), tiny_real)
     for subset in (0, 1):
         theta = begin if subset else None
         method = seqmatch(tiny_network, data, options, 10, subsets=2, subset=subset, theta=theta)
-        start = quick_jit(method.init)(jax.random.key(0), tiny_real)
-        state, _ = quick_jit(method.step)(jax.random.key(1), start, tiny_real)
+        start = jax.jit(method.init)(jax.random.key(0), tiny_real)
+        state, _ = jax.jit(method.step)(jax.random.key(1), start, tiny_real)
         changed = jax.tree.map(lambda a, b: np.asarray(a != b), start.theta, state.theta)
         for leaf in jax.tree.leaves(changed["data"]):
             own = np.arange(len(leaf)) % 2 == subset  # two rows a class
@@ -109,7 +109,7 @@ def test_a_turn_moves_its_own_rows_alone(tiny_network, tiny_real, data, optimize
 def test_an_experts_labels_are_of_all_subsets(tiny_network, tiny_real):
     data = _pixels(label_kind="probabilities")
     method = seqmatch(tiny_network, data, OPTIONS, 10, subsets=3, expert_labels=True)
-    theta = quick_jit(method.init)(jax.random.key(0), tiny_real).theta
+    theta = jax.jit(method.init)(jax.random.key(0), tiny_real).theta
     expert = unraveler(tiny_network)(tiny_real.trajectories[0, -1])
     expected = jax.nn.softmax(tiny_network.apply(expert, theta["data"]["images"]))
     np.testing.assert_allclose(theta["labels"], expected, rtol=1e-5)
@@ -123,7 +123,7 @@ def test_turns_need_what_the_turns_before_have_made(tiny_network):
 
 def test_students_go_through_the_stages_in_turn(tiny_network, tiny_real):
     data = _pixels(2)
-    theta = quick_jit(data.init)(jax.random.key(0), tiny_real)
+    theta = jax.jit(data.init)(jax.random.key(0), tiny_real)
     protocol = Protocol(students=2, epochs=5, batch_size=4, augmentation=(), decay=0.5)
     recipe = sequence.Recipe(2, (0.05, 0.02))
     key = jax.random.key(4)

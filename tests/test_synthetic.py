@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import quick_jit, random_params
+from conftest import random_params
 
 from d3jax import networks, synthetic, types
 from d3jax.synthetic import decoders, gaussian, labels, pixels, spectral
@@ -27,12 +27,12 @@ def theta(gaussians):
 
 @pytest.fixture(scope="module")
 def frozen(gaussians, theta):
-    return quick_jit(gaussians.freeze)(theta, jax.random.key(1))
+    return jax.jit(gaussians.freeze)(theta, jax.random.key(1))
 
 
 @pytest.fixture(scope="module")
 def sample(gaussians):
-    return quick_jit(gaussians.sample)
+    return jax.jit(gaussians.sample)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_other_sizes_are_cropped_about_the_centre():
         for size in (32, 28)
     )
     params = random_params(large.init)
-    images, _ = quick_jit(large.forward)(params, latents)
-    cropped, _ = quick_jit(small.forward)(params, latents)
+    images, _ = jax.jit(large.forward)(params, latents)
+    cropped, _ = jax.jit(small.forward)(params, latents)
     assert cropped.shape == (4, 28, 28, 3)
     np.testing.assert_allclose(cropped, images[:, 2:30, 2:30], rtol=1e-5, atol=1e-6)
     assert np.abs(images).max() < 1
@@ -107,7 +107,7 @@ def test_latents_start_as_standard_normals():
     large = gaussian.create(
         image_shape=SHAPE, num_classes=10, latents_per_class=10, latent_size=64, width=8
     )
-    for values in quick_jit(large.init)(jax.random.key(0), None)["data"].values():
+    for values in jax.jit(large.init)(jax.random.key(0), None)["data"].values():
         assert values.shape == (100, 64)
         assert abs(values.mean()) < 4 / np.sqrt(6400)
         assert abs(values.var() - 1) < 4 * np.sqrt(2 / 6400)
@@ -125,7 +125,7 @@ def test_draws_have_the_mean_and_variance_of_their_gaussian(monkeypatch):
     shown = gaussian.create(**options)
     theta = shown.init(jax.random.key(0), None)
     keys = jax.random.split(jax.random.key(1), 20_000)
-    draws = quick_jit(jax.vmap(lambda key: shown.sample(theta, key).images))(keys)
+    draws = jax.jit(jax.vmap(lambda key: shown.sample(theta, key).images))(keys)
     draws = np.asarray(draws).reshape(20_000, 3, 2)
     mean, variance = theta["data"]["mean"], np.exp(theta["data"]["log_variance"])
     assert np.all(np.abs(draws.mean(0) - mean) < 5 * np.sqrt(variance / 20_000))
@@ -147,7 +147,7 @@ def test_a_frozen_decode_does_not_depend_on_its_neighbours(theta, frozen, sample
 
 def test_freeze_takes_the_statistics_of_the_population(theta, frozen):
     decoder = decoders.create("small", image_shape=SHAPE, latent_size=4, width=8)
-    forward = quick_jit(decoder.forward)
+    forward = jax.jit(decoder.forward)
     mean, spread = theta["data"]["mean"], np.exp(theta["data"]["log_variance"] / 2)
     keys = jax.random.split(jax.random.key(1), gaussian.FREEZE_BATCHES)
     batches = [mean + spread * jax.random.normal(key, mean.shape) for key in keys]
@@ -170,7 +170,7 @@ def test_shift_and_scale_map_the_decoders_range_by_channel():
     shift, scale = [1.0, 2.0, 3.0], [0.5, 0.25, 2.0]
     plain, mapped = gaussian.create(**options), gaussian.create(**options, shift=shift, scale=scale)
     theta = random_params(partial(plain.init, real=None))
-    decoded, changed = (quick_jit(x.sample)(theta, None).images for x in (plain, mapped))
+    decoded, changed = (jax.jit(x.sample)(theta, None).images for x in (plain, mapped))
     np.testing.assert_allclose(changed, np.asarray(decoded) * scale + shift, rtol=1e-5)
 
 
@@ -194,7 +194,7 @@ def test_fit_takes_mean_and_variance_of_each_class():
     generator = np.random.default_rng(0)
     classes = np.array([0, 2, 2, 0, 2, 0, 3, 2], np.int32)
     vectors = (generator.normal(size=(8, 5)) + 100).astype(np.float32)  # far from the origin
-    mean, variance = quick_jit(gaussian.fit, static_argnums=2)(vectors, classes, 4)
+    mean, variance = jax.jit(gaussian.fit, static_argnums=2)(vectors, classes, 4)
     for k in (0, 2, 3):
         mine = vectors[classes == k].astype(np.float64)
         np.testing.assert_allclose(mean[k], mine.mean(0), rtol=1e-6)
@@ -339,7 +339,7 @@ def test_spectra_start_from_real_images(tiny_real):
         image_shape=tiny_real.images.shape[1:], num_classes=3, spectra_per_class=2,
         transformations=1, rank=size,
     )  # fmt: skip
-    theta = quick_jit(data.init)(jax.random.key(0), tiny_real)
+    theta = jax.jit(data.init)(jax.random.key(0), tiny_real)
     basis = np.asarray(theta["decoder"]["rows"][0])
     # Orthonormal but for the spread that tells transformations apart: 0.1 of each unit column.
     assert np.abs(basis.T @ basis - np.eye(size)).max() < 0.5
