@@ -6,7 +6,7 @@ The world of `mnist_d3.py`: 10 000 training images, 4 experts of 10 epochs, 5 st
 matching reaches 91.7 and 97.4 at width 128 on all 60 000 images; to reach here: 90 and 96.5, which
 both rows miss.
 
-1 image per class, 1000 outer steps, was chosen on the validation split. What helped, in this order:
+The settings of 1 image per class follow trials on the validation split. What helped, in this order:
 students at a rate of 0.01 instead of the learned one, under which, with momentum, they overfit;
 matches of 30 and more inner steps over four and more of the experts' epochs; image rates of 0.5 and
 more, as at 0.1 digits hardly change. Starting before the fourth epoch alone, or no augmentation in
