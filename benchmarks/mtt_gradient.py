@@ -1,6 +1,7 @@
 """Trajectory matching by exact backpropagation and by TESLA's form: memory, seconds, accuracy.
 
-MNIST, 10 000 images, ConvNet width 32, 1 image per class, 2 experts of 5 epochs, T inner steps.
+MNIST, 10 000 images, ConvNet width 32, 1 image per class, 2 experts of 5 epochs, T inner steps that
+match two epochs of theirs; images' and students' rates as in `experiments/mnist_mtt.py`.
 Temporary bytes are those of a compiled chunk of outer steps; CPU seconds an outer step, over one
 such chunk; accuracy after so many outer steps: mean and standard deviation of 3 students. Runs are
 kept in runs/mtt_gradient and resumed. Needs MNIST, as experiments do.
@@ -56,7 +57,7 @@ def reached(options: Options, outer_steps: int) -> dict[str, Any]:
         architecture=Architecture(width=32),
         mtt=options,
         expert=ExpertOptions(count=2, epochs=5),
-        student=Protocol(students=3),
+        student=Protocol(students=3, learning_rate=0.01),
         outer_steps=outer_steps,
         baselines=(),
         experts=ROOT / "experts",
@@ -77,7 +78,9 @@ def cases(quick: bool) -> Cases:
     return {
         f"{gradient}, T = {steps}": partial(
             row,
-            Options(inner_steps=steps, max_start_epoch=2, gradient=gradient),
+            Options(
+                inner_steps=steps, max_start_epoch=2, gradient=gradient, data_learning_rate=0.5
+            ),
             10 if quick else 100,
         )
         for steps in (10, 30, 50, 100)
