@@ -20,6 +20,7 @@ from d3jax.report import markdown_table
 
 NAMES = (
     "compile_vs_throughput",
+    "libraries",
     "memory",
     "vmap_experts",
     "sharding",

@@ -7,10 +7,6 @@ off is what each form costs beside plain vmap, not what more hardware gains. `su
 what a whole run does over devices and processes.
 """
 
-import json
-import os
-import subprocess
-import sys
 import time
 from functools import partial
 from typing import Any
@@ -22,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 
 from benchmarks.outer_steps import trajectory
-from benchmarks.suite import Cases, Row, Table, bars
+from benchmarks.suite import Cases, Row, Table, bars, elsewhere
 
 SUBTASKS, STEPS = 4, 5
 FORMS = ("vmap", "shard_map", "shard_map, one after another", "pmap")
@@ -73,25 +69,19 @@ def measure(form: str, devices: int, rounds: int) -> Row:
     }
 
 
-def elsewhere(form: str, devices: int, rounds: int) -> Row:
+def row(form: str, devices: int, rounds: int) -> Row:
     """As `measure`, in a new process with so many devices."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    code = (
-        "import json; from benchmarks import sharding\n"
-        f"print(json.dumps(sharding.measure({form!r}, {devices}, {rounds})))"
-    )
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, check=True)
-    return json.loads(run.stdout.splitlines()[-1])
+    arguments = f"{form!r}, {devices}, {rounds}"
+    return elsewhere(f"sharding.measure({arguments})", JAX_NUM_CPU_DEVICES=str(devices))
 
 
 def cases(quick: bool) -> Cases:
     """vmap on one device, the others on 1, 2 and 4; quick: 1 and 2."""
-    found: Cases = {"vmap, 1 device": partial(elsewhere, "vmap", 1, 1 if quick else 3)}
+    found: Cases = {"vmap, 1 device": partial(row, "vmap", 1, 1 if quick else 3)}
     for form in FORMS[1:]:
         for devices in (1, 2) if quick else (1, 2, 4):
             name = f"{form}, {devices} device{'s' if devices > 1 else ''}"
-            found[name] = partial(elsewhere, form, devices, 1 if quick else 3)
+            found[name] = partial(row, form, devices, 1 if quick else 3)
     return found
 
 

@@ -1,6 +1,10 @@
 """What the benchmarks share: cases and their rows, clocks, plots."""
 
 import datetime
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -40,6 +44,21 @@ def product_rate() -> float:
     product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
     product(matrix, matrix)
     return 2 * 1024**3 / min(cpu_seconds(lambda: product(matrix, matrix)) for _ in range(5))
+
+
+def elsewhere(call: str, **environment: str) -> Row:
+    """What `call`, of a function of a benchmark (`sharding.measure(...)`), returns in a new process
+    with these variables set, on its CPU."""
+    module = call.split(".")[0]
+    code = f"import json; from benchmarks import {module}; print(json.dumps({call}))"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 def temporary_bytes(compiled: Any) -> int:
