@@ -7,6 +7,7 @@ nothing: the column of calls counts what went to YNNPACK and oneDNN in the compi
 seconds an outer step, the least of some chunks.
 """
 
+import subprocess
 from functools import partial
 from typing import Any
 
@@ -48,13 +49,17 @@ def measure(lowering: ops.Lowering, width: int, quick: bool) -> Row:
     text = compiled.as_text() or ""
     seconds = min(cpu_seconds(call) for _ in range(1 if quick else 6)) / int(steps)
     calls = text.count("__ynn_fusion") + text.count("__onednn")
-    return {"width": width, "lowering": lowering, "cpu_seconds": seconds, "library_calls": calls}
+    return {"cpu_seconds": seconds, "library_calls": calls}
 
 
 def row(lowering: ops.Lowering, width: int, quick: bool, flags: str) -> Row:
     """As `measure`, under these flags."""
+    case: Row = {"lowering": lowering, "width": width, "xla_flags": flags}
     arguments = f"{lowering!r}, {width}, {quick}"
-    return elsewhere(f"libraries.measure({arguments})", XLA_FLAGS=flags) | {"xla_flags": flags}
+    try:
+        return case | elsewhere(f"libraries.measure({arguments})", XLA_FLAGS=flags)
+    except subprocess.CalledProcessError as error:  # XLA itself may end a process
+        return case | {"failed": f"exit status {error.returncode}"}
 
 
 def cases(quick: bool) -> Cases:
@@ -72,17 +77,20 @@ def table(rows: list[Row]) -> Table:
     default = {
         (row["lowering"], row["width"]): row["cpu_seconds"] for row in rows if not row["xla_flags"]
     }
-    return ["outer step", "CPU s", "to the default", "library calls"], [
-        [
-            row["work"],
-            f"{row['cpu_seconds']:.3f}",
-            f"{row['cpu_seconds'] / default[row['lowering'], row['width']]:.2f}",
-            row["library_calls"],
-        ]
-        for row in rows
-    ]
+
+    def numbers(row: Row) -> list[Any]:
+        if "failed" in row:
+            return ["failed", "", ""]
+        share = row["cpu_seconds"] / default[row["lowering"], row["width"]]
+        return [f"{row['cpu_seconds']:.3f}", f"{share:.2f}", row["library_calls"]]
+
+    header = ["outer step", "CPU s", "to the default", "library calls"]
+    return header, [[row["work"], *numbers(row)] for row in rows]
 
 
 def plot(rows: list[Row]) -> Figure:
     """CPU seconds."""
-    return bars([row["work"] for row in rows], [row["cpu_seconds"] for row in rows], "CPU seconds")
+    found = [row for row in rows if "failed" not in row]
+    return bars(
+        [row["work"] for row in found], [row["cpu_seconds"] for row in found], "CPU seconds"
+    )
