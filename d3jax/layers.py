@@ -44,6 +44,9 @@ class Convolution(nn.Module):
     stride: int = 1
     padding: int | None = None
     bias: bool = True
+    cancelled: bool = False
+    """What follows subtracts each image's mean of each feature, and the bias with it: it is there,
+    its gradient is zero, and nothing is added."""
     initialization: str = "uniform_fan_in"
 
     @nn.compact
@@ -57,7 +60,7 @@ class Convolution(nn.Module):
         out = ops.convolution(images, kernel, stride=self.stride, padding=self.padding)
         if self.bias:
             bias = self.param("bias", bias_init, (self.features,), jnp.float32)
-            out = out + _like(bias, images)
+            out = out if self.cancelled else out + _like(bias, images)
         return out
 
 

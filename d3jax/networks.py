@@ -58,7 +58,12 @@ class ConvNet(nn.Module):
         x = images
         for layer in range(self.depth):
             padding = 3 if layer == 0 and images.shape[1:] == (28, 28, 1) else 1
-            x = Convolution(self.width, padding=padding, initialization=self.initialization)(x)
+            x = Convolution(
+                self.width,
+                padding=padding,
+                cancelled=self.norm == "instance",
+                initialization=self.initialization,
+            )(x)
             x = self.activation(normalize(Normalization(self.norm), x))
             if self.pooling == "average":
                 x = pools.average_pool(x)

@@ -23,9 +23,9 @@ table: mnist_mtt (python -m experiments.tables)
 | run | floats | bytes | test accuracy % | seeds x students | CPU s, experts | CPU s, outer steps |
 | --- | --- | --- | --- | --- | --- | --- |
 | 1 image per class | 7,840 | 16,840 | 89.6 ± 0.7 | 1 x 5 | 198 | 660 |
-| 10 images per class | 78,400 | 157,960 | 90.1 ± 0.8 | 1 x 5 | 198 | ≤ 263 |
+| 10 images per class | 78,400 | 157,968 | 94.1 ± 1.1 | 1 x 5 | 494 | 1,915 |
 
-1 core of AMD EPYC; 2026-11-22; commits 54e4afd, 932f596. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too.
+1 core of AMD EPYC; 2026-11-22; commits 4d8249c, 932f596.
 
 end of table
 """

@@ -158,6 +158,23 @@ def test_average_pool_is_the_mean_of_blocks_without_odd_edges():
     for i, j in np.ndindex(2, 3):
         expected[:, i, j] = images[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2))
     np.testing.assert_allclose(pools.average_pool(images), expected, rtol=1e-5, atol=1e-6)
+    halves = pools.average_pool(images.astype(jnp.bfloat16))
+    assert halves.dtype == jnp.bfloat16
+    np.testing.assert_allclose(halves.astype(jnp.float32), expected, rtol=0.02, atol=0.02)
+
+    # Of sum(mean ** 3) / 3: each pixel has a quarter of its block's mean squared, and a second
+    # derivative along v of half the mean times v's mean; none at an odd edge.
+    def gradient(images):
+        return jax.grad(lambda x: (pools.average_pool(x) ** 3).sum() / 3)(images)
+
+    def spread(means):
+        return np.pad(means.repeat(2, 1).repeat(2, 2), ((0, 0), (0, 1), (0, 0), (0, 0)))
+
+    along, means = jnp.ones_like(images).at[:, :2].set(3.0), np.ones((2, 2, 3, 3))
+    means[:, 0] = 3
+    actual, second = jax.jvp(gradient, (images,), (along,))
+    np.testing.assert_allclose(actual, spread(expected**2 / 4), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(second, spread(expected * means / 2), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
