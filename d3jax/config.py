@@ -144,7 +144,7 @@ class Matching(Run):
     """Where experts' snapshots are while distilling: all in device memory, or on disk, each read
     when a step needs it."""
     baselines: tuple[Literal["random", "kmeans", "class_mean"], ...] = BASELINES
-    """What to compare with, at the same number of stored floats (class_mean: one image a class)."""
+    """What to compare with: whole images, at no fewer stored floats (class_mean: one a class)."""
     baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     """Learning rates for baselines' students; the best is taken, on the validation images or, where
     none are set aside, on 2000 training images (distilled data learns its own on those too)."""
@@ -244,8 +244,8 @@ class DistillDD(Run):
         "kmeans",
         "class_mean",
     )
-    """What to compare with under the same steps, at the same number of floats; best_random is the
-    best of 20 draws."""
+    """What to compare with under the same steps: whole images, at no fewer stored floats
+    (class_mean: one a class); best_random is the best of 20 draws."""
     baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
     """Learning rates of baselines' steps; the best is taken, on the validation images or, where
     none are set aside, on 2000 training images."""

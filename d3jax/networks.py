@@ -177,7 +177,7 @@ NAMES = tuple(_MODULES)
 
 
 def default_depth(image_size: int) -> int:
-    """The field's usual ConvNet depth: 3 at 28 to 32 pixels, 4 at 64, 5 at 128; 2 below 28."""
+    """The field's usual ConvNet depth, from 2 on: 3 at 28 to 32 pixels, 4 at 64, 5 at 128."""
     return max(2, round(math.log2(image_size)) - 2)
 
 

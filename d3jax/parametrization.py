@@ -37,9 +37,11 @@ class Parametrization:
     """Gaussians in a latent space with a decoder, plain pixels, or products of spectrum tensors and
     transformations; default gaussian for d3, else pixels."""
     images_per_class: int | None = None
-    """Pixels: images per class; default 1 (dd has --images-per-step instead)."""
+    """Pixels: images per class; default 1, for seqmatch one a subset (dd has --images-per-step
+    instead)."""
     latents_per_class: int | None = None
-    """Gaussian: Gaussians per class; default 5 up to 16 pixels, 1 above."""
+    """Gaussian: Gaussians per class; default 5 up to 16 pixels, 1 above, for seqmatch at least one
+    a subset."""
     latent_size: int | None = None
     """Gaussian: length of a latent vector; default 8 up to 16 pixels, 64 above (large: 4 x its
     width)."""
@@ -53,7 +55,7 @@ class Parametrization:
     sampling: bool | None = None
     """Gaussian: draw from the Gaussians (default), or decode the means only (an ablation)."""
     spectra_per_class: int | None = None
-    """Spectral: spectrum tensors per class; default 2."""
+    """Spectral: spectrum tensors per class; default 2, for seqmatch at least one a subset."""
     transformations: int | None = None
     """Spectral: transformations that all classes share; each makes an image of each spectrum;
     default 4."""
@@ -67,7 +69,12 @@ class Parametrization:
     distilled."""
 
     def resolved(
-        self, dataset: data.Dataset, *, kind: str = "pixels", items: int | None = None
+        self,
+        dataset: data.Dataset,
+        *,
+        kind: str = "pixels",
+        items: int | None = None,
+        least: int = 1,
     ) -> "Parametrization":
         """Every option of the kind filled in; those of other kinds stay None.
 
@@ -75,6 +82,7 @@ class Parametrization:
           dataset: whose images.
           kind: the one to take where none is named.
           items: images in all, where the method counts them itself.
+          least: the fewest images, Gaussians or spectra of a class that a default may give.
 
         Raises:
           InputError: an option of another kind, or items that cannot be divided as the kind needs.
@@ -98,7 +106,9 @@ class Parametrization:
                     + (f" and {each} transformations" if each > 1 else "")
                 )
             said[_COUNT[kind]] = None if rest else number
-        filled = {**_defaults(kind, self, dataset), **_known(said)}
+        defaults = _defaults(kind, self, dataset)
+        defaults[_COUNT[kind]] = max(defaults[_COUNT[kind]], least)
+        filled = {**defaults, **_known(said)}
         if items is not None and kind == "pixels" and said["images_per_class"] is None:
             filled["images_per_class"] = None
         return Parametrization(kind=kind, labels=self.labels, **filled)  # type: ignore[arg-type]

@@ -105,7 +105,9 @@ def matching(options: M, dataset: data.Dataset) -> M:
     replace = dataclasses.replace
     is_d3 = isinstance(options, DistillD3)
     parametrization = options.parametrization.resolved(
-        dataset, kind="gaussian" if is_d3 else "pixels"
+        dataset,
+        kind="gaussian" if is_d3 else "pixels",
+        least=options.subsets if isinstance(options, DistillSeqMatch) else 1,
     )
     read = _last_epoch(options)
     if options.expert.epochs < read:

@@ -24,7 +24,7 @@ table: cifar10_d3 (python -m experiments.tables)
 | faster, augmentation inside | 62,491 | 128,950 | 36.3 ± 0.6 | 36.8 ± 1.0 |  |  |  | 1 x 3 | 292 | ≤ 904 |
 | faster, 2000 steps | 62,491 | 128,950 | 36.9 ± 0.6 | 37.9 ± 0.5 |  |  |  | 2 x 3 | 291 | ≤ 1,681 |
 
-2 cores of AMD EPYC; 2026-11-21; commits 787c610, fbfc2ae. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates, here 0.01, 0.03; those of distilled data at the learned one.
+2 cores of AMD EPYC; 2026-11-21; commits 787c610, fbfc2ae. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03), those of distilled data at the learned one.
 
 end of table
 """

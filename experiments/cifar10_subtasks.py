@@ -19,7 +19,7 @@ table: cifar10_subtasks (python -m experiments.tables)
 | 2 subtasks | 63,658 | 134,428 | 35.2 ± 1.3 | 24.4 ± 3.3 | 3 x 5 | 246 | ≤ 391 |
 | 5 subtasks | 64,460 | 144,920 | 30.7 ± 0.8 | 23.0 ± 1.2 | 3 x 5 | 286 | ≤ 351 |
 
-1 core of AMD EPYC; 2026-11-21, 2026-11-22; commits 62c74c5, 76131c4, 76131c4+. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too.
+1 core of AMD EPYC; 2026-11-21, 2026-11-22; commits 62c74c5, 76131c4, 76131c4+. +: with changes that were committed later. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too.
 
 end of table
 

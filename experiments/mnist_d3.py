@@ -19,7 +19,7 @@ table: mnist_d3 (python -m experiments.tables)
 | 3 images per class | 23,109 | 49,898 | 94.7 ± 0.3 | 80.8 ± 3.0 | 89.5 ± 1.2 | 80.1 ± 1.7 | 3 x 5 | 338 | ≤ 1,060 |
 | 10 images per class | 77,705 | 159,170 | 95.3 ± 0.3 | 92.5 ± 0.5 | 92.0 ± 0.7 | 80.9 ± 1.9 | 1 x 5 | 447 | ≤ 2,198 |
 
-2 cores of AMD EPYC; 2026-11-21; commits 7f664ab, 8e05cf0, fbfc2ae. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates, here 0.01, 0.03, 0.1; those of distilled data at the learned one.
+2 cores of AMD EPYC; 2026-11-21; commits 7f664ab, 8e05cf0, fbfc2ae. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1), those of distilled data at the learned one.
 
 end of table
 
@@ -35,7 +35,7 @@ table: mnist_d3_ablations (python -m experiments.tables)
 | no trajectory matching | 23,109 | 49,938 | 94.0 ± 0.4 |  |  |  | 3 x 5 | 338 | ≤ 410 |
 | MMD features of epoch 2 | 23,109 | 49,938 | 94.0 ± 0.4 |  |  |  | 3 x 5 | 338 | ≤ 608 |
 
-2 cores of AMD EPYC; 2026-11-21; commits 7f664ab, c229a62, fbfc2ae. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates, here 0.01, 0.03, 0.1; those of distilled data at the learned one.
+2 cores of AMD EPYC; 2026-11-21; commits 7f664ab, c229a62, fbfc2ae. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1), those of distilled data at the learned one.
 
 end of table
 """

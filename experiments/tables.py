@@ -61,7 +61,10 @@ def rendered(name: str) -> str:
         cells += [percent(row[key]) if key in row else "" for key in subsets]
         cells += [_baseline(row["baselines"].get(name)) for name in baselines]
         each = row["accuracy"]["students"] // len(row["seeds"])
-        cells += [f"{len(row['seeds'])} x {each}", f"{row['experts_cpu_seconds']:,.0f}"]
+        # Older rows of pretrained networks count their seconds with the whole run's.
+        trained = row["experts_cpu_seconds"] or not row["seconds"].get("experts")
+        cells += [f"{len(row['seeds'])} x {each}"]
+        cells += [f"{row['experts_cpu_seconds']:,.0f}" if trained else ""]
         exact = "distill_cpu_seconds" in row
         cells += [f"{row['distill_cpu_seconds']:,.0f}" if exact else f"≤ {row['cpu_seconds']:,.0f}"]
         table.append(cells)
@@ -69,15 +72,17 @@ def rendered(name: str) -> str:
     dates = sorted({row["date"] for row in runs})
     commits = sorted({commit for row in runs for commit in row["commits"]})
     note = f"{', '.join(machines)}; {', '.join(dates)}; commits {', '.join(commits)}."
+    if any(commit.endswith("+") for commit in commits):
+        note += " +: with changes that were committed later."
     if not all("distill_cpu_seconds" in row for row in rows):
         note += " ≤: the whole run's CPU seconds: compilation, students, baselines and source"
         note += " networks too."
     compared = [baseline for row in rows for baseline in row["baselines"].values()]
     rates = {rate for baseline in compared for rate in baseline["learning_rates"]}
     if rates:
-        note += " Baselines' students train at the best of several learning rates, here "
+        note += " Baselines' students train at the best of several learning rates (chosen: "
         note += ", ".join(sorted({f"{rate:g}" for rate in rates}, key=float))
-        note += "; those of distilled data at the learned one."
+        note += "), those of distilled data at the learned one."
     return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from d3jax import synthetic
+from d3jax import config, resolve, synthetic
 from d3jax.data import Dataset, Normalization
 from d3jax.parametrization import Parametrization
+from d3jax.synthetic import subsets
 from d3jax.types import InputError
 
 
@@ -40,6 +41,15 @@ def test_the_kind_is_the_methods_unless_named():
     assert Parametrization().resolved(_dataset()).kind == "pixels"
     assert Parametrization().resolved(_dataset(), kind="gaussian").kind == "gaussian"
     assert Parametrization(kind="pixels").resolved(_dataset(), kind="gaussian").kind == "pixels"
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "pixels", "spectral"])
+def test_a_sequences_defaults_fill_its_subsets(kind):
+    options = config.DistillSeqMatch(parametrization=Parametrization(kind=kind), subsets=3)
+    resolved = resolve.seqmatch(options, _dataset()).parametrization
+    made = synthetic.create(resolved.specification(_dataset(), NORMALIZATION))
+    each = {"gaussian": 1, "pixels": 1, "spectral": 4}[kind]
+    assert [len(items) for items in subsets.split(made, 3)] == [10 * each] * 3
 
 
 @pytest.mark.parametrize(
