@@ -1,5 +1,7 @@
 """A run's folder: claimed by one configuration, refused to any other."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import yaml
 
 from d3jax import config, data, files
 from d3jax.config import Run
+from d3jax.metrics import METRICS
 from d3jax.snapshots import fingerprint
 from d3jax.types import InputError
 
@@ -17,8 +20,26 @@ _FREE = (
 )
 
 
-def claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> None:
-    """Writes config.yaml, or refuses a folder that holds another configuration's run."""
+@contextmanager
+def claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> Iterator[None]:
+    """Writes config.yaml, or refuses a folder that holds another configuration's run.
+
+    Where what follows is refused itself (too little disk, say), a new claim is taken back.
+    """
+    new = _claim(out, method, options, dataset)
+    try:
+        yield
+    except InputError:
+        if new and not (out / METRICS).exists():
+            for name in ("config.yaml", ".lock"):
+                (out / name).unlink(missing_ok=True)
+            with suppress(OSError):  # others' files are in it
+                out.rmdir()
+        raise
+
+
+def _claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> bool:
+    """Whether the folder was claimed by nobody before."""
     values = {
         "method": method,
         **{name: value for name, value in config.plain(options).items() if name != "processes"},
@@ -39,9 +60,10 @@ def claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> None:
                     f"{out} holds a run with {name} = {theirs.get(name)}, this one has "
                     f"{ours.get(name)}; choose another --out or the same options"
                 )
-        return
+        return False
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(path, yaml.safe_dump(values, sort_keys=False))
+    return True
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

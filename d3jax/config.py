@@ -320,6 +320,9 @@ class Judgement:
     """Train ordinary students on an artifact that has steps of its own to be replayed."""
     experts: Path = Path("runs/experts")
     """Store of the networks that an artifact adapts or attacks; trained again if not there."""
+    adapt_from: str | None = None
+    """The data set that those were trained on, where it is a file; default as the artifact names
+    it."""
     epochs: int | None = None
     """Epochs of each student."""
     learning_rate: float | None = None

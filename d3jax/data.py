@@ -14,6 +14,7 @@ from PIL import Image
 
 from d3jax import sources
 from d3jax.mapped import pick
+from d3jax.stages import check_seed
 from d3jax.types import InputError, Real
 
 _BLOCK = 2048  # images converted to float at a time
@@ -75,8 +76,9 @@ def load(
     for what, limit in (("train_limit", train_limit), ("test_limit", test_limit)):
         if limit is not None and limit < 1:
             raise InputError(f"{what} must be at least 1, not {limit}")
-    if validation < 0 or seed < 0:
-        raise InputError(f"validation and seed must not be negative: {validation}, {seed}")
+    if validation < 0:
+        raise InputError(f"validation must not be negative, it is {validation}")
+    check_seed(seed)
     splits = sources.read(name, data_dir)
     available, tests = len(splits.train_labels), len(splits.test_labels)
     for what, limit, most in (
@@ -230,17 +232,7 @@ def host_arrays(
     Images stay uint8 and are normalized where they are gathered; whitened ones are float32.
     Raises InputError for a label out of range, and for a class without images, by its name.
     """
-    if len(images) != len(labels):
-        raise InputError(f"there are {len(images)} images and {len(labels)} labels")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise InputError(
-            f"labels go from {labels.min()} to {labels.max()}, outside 0 to {num_classes - 1}"
-        )
-    counts = np.bincount(labels, minlength=num_classes)
-    if not counts.all():
-        empty = int(np.argmin(counts))
-        name = f" ({class_names[empty]})" if class_names else ""
-        raise InputError(f"class {empty}{name} has no training image: raise train_limit")
+    counts = _class_counts(images, labels, num_classes, class_names)
     by_class = np.argsort(labels, kind="stable")
     starts = np.cumsum(counts) - counts
     column = np.arange(counts.max())
@@ -255,6 +247,48 @@ def host_arrays(
         sd=normalization.sd.astype(np.float32),
     )
     return Real(**arrays)
+
+
+def abstract_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    normalization: Normalization,
+    class_names: tuple[str, ...] | None = None,
+) -> Real:
+    """Their shapes and types alone, for `jax.eval_shape`; raises as `host_arrays` does."""
+    counts = _class_counts(images, labels, num_classes, class_names)
+    pixel = np.uint8 if normalization.zca is None else np.float32
+    arrays: Any = dict(
+        images=jax.ShapeDtypeStruct(images.shape, pixel),
+        labels=jax.ShapeDtypeStruct(labels.shape, np.int32),
+        class_index=jax.ShapeDtypeStruct((num_classes, int(counts.max())), np.int32),
+        class_counts=jax.ShapeDtypeStruct((num_classes,), np.int32),
+        mean=jax.ShapeDtypeStruct(normalization.mean.shape, np.float32),
+        sd=jax.ShapeDtypeStruct(normalization.sd.shape, np.float32),
+    )
+    return Real(**arrays)
+
+
+def _class_counts(
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    class_names: tuple[str, ...] | None,
+) -> np.ndarray:
+    """How many images each class has: at least one."""
+    if len(images) != len(labels):
+        raise InputError(f"there are {len(images)} images and {len(labels)} labels")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise InputError(
+            f"labels go from {labels.min()} to {labels.max()}, outside 0 to {num_classes - 1}"
+        )
+    counts = np.bincount(labels, minlength=num_classes)
+    if not counts.all():
+        empty = int(np.argmin(counts))
+        name = f" ({class_names[empty]})" if class_names else ""
+        raise InputError(f"class {empty}{name} has no training image: raise train_limit")
+    return counts
 
 
 def padded(real: Real, images: int, longest: int) -> Real:

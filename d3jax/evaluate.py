@@ -20,6 +20,8 @@ from d3jax.networks import initial_parameters, unraveler
 from d3jax.progress import Reporter
 from d3jax.types import InputError, Network, PyTree, Real, Synthetic
 
+_TOGETHER = 5  # networks whose layers are in memory at once, while they are tested
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -297,7 +299,9 @@ def accuracy(network: Network, params: Array, real: Real, *, batch_size: int = 5
       real: the images; all of them are used.
       batch_size: images per dispatch.
     """
-    right = answers(network, batch_size)(params, real) == real.labels
+    classify = answers(network, batch_size)
+    groups = [params[first : first + _TOGETHER] for first in range(0, len(params), _TOGETHER)]
+    right = jnp.concatenate([classify(group, real) == real.labels for group in groups])
     return jnp.mean(right.astype(jnp.float32), axis=1)
 
 
@@ -311,8 +315,8 @@ def answers(network: Network, batch_size: int = 500) -> Callable[[Array, Real], 
 
     def classify(params: Array, real: Real) -> Array:
         images = real.images.shape[0]
-        size = min(batch_size, images)
-        batches = -(-images // size)
+        batches = -(-images // batch_size)
+        size = -(-images // batches)  # the last repeats as few images as can be
         index = jnp.minimum(jnp.arange(batches * size, dtype=jnp.int32), images - 1)
 
         def one(index: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -93,6 +94,12 @@ def stored_bytes(network: Network, options: Options) -> int:
     return options.count * kept * number_of_parameters(network) * each
 
 
+def written_bytes(path: Path) -> int:
+    """What an interrupted training has left of them: it writes over that, or goes on after it."""
+    files = (path / "snapshots").rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def number_of_parameters(network: Network) -> int:
     """P, the length of a snapshot."""
     return parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
@@ -126,9 +133,9 @@ def train(
     if complete(path):
         reporter.say(f"experts: found in {path}")
         return path
-    make_room(store, stored_bytes(network, options))
-    needed = stored_bytes(network, options) / 1e6
-    reporter.say(f"experts: {options.count} x {options.epochs} epochs, {needed:.1f} MB")
+    needed = stored_bytes(network, options)
+    make_room(store, needed - written_bytes(path))
+    reporter.say(f"experts: {options.count} x {options.epochs} epochs, {needed / 1e6:.1f} MB")
     path.mkdir(exist_ok=True)
     write_json(path / "config.json", config)
     with locked(path, "training these experts"):
@@ -145,25 +152,32 @@ def complete(path: Path) -> bool:
 
 def make_room(store: Path, needed: int) -> None:
     """Makes the folder of a store; raises InputError where it has not so many bytes to spare."""
-    store.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(store).free
+    free = free_bytes(store)
     if needed > free:
         raise InputError(
             f"the experts need {needed / 1e9:.1f} GB in {store} but only {free / 1e9:.1f} GB are "
             f"free; choose another --experts folder, fewer experts or epochs, or bfloat16"
         )
+    store.mkdir(parents=True, exist_ok=True)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes to spare where a folder is, or would be."""
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.is_dir())
+    return shutil.disk_usage(there).free
 
 
 def check(options: Options) -> None:
     """Raises InputError where an option is out of range."""
     for name in ("count", "epochs", "batch_size", "at_once"):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"experts' {name} must be at least 1, not {getattr(options, name)}")
+        if value is not None and (type(value) is not int or value < 1):
+            raise InputError(f"experts' {name} must be a number from 1 on, not {value!r}")
     if options.dtype not in ("float32", "bfloat16"):
         raise InputError(f"experts' dtype must be float32 or bfloat16, not {options.dtype!r}")
-    if options.learning_rate is not None and not options.learning_rate > 0:
-        raise InputError(f"experts' learning_rate must be positive, not {options.learning_rate}")
+    rate = options.learning_rate
+    if rate is not None and not (type(rate) in (int, float) and 0 < rate < math.inf):
+        raise InputError(f"experts' learning_rate must be positive, not {rate!r}")
 
 
 class Training(NamedTuple):

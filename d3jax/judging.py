@@ -27,7 +27,7 @@ from d3jax import (
 from d3jax.evaluate import Protocol
 from d3jax.progress import Reporter
 from d3jax.snapshots import fingerprint
-from d3jax.stages import Stage, stage_key
+from d3jax.stages import Stage, check_seed, stage_key
 from d3jax.types import InputError, Method, Network, Real, State
 
 
@@ -67,7 +67,7 @@ def judge(
         validation=recipe["validation"],
         seed=recipe["seed"],
     )
-    normalization = _stored_normalization(header, dataset)
+    normalization = stored_normalization(header, dataset)
     if header.get("subtask") is not None:
         dataset = _own_classes(header["subtask"], dataset)
     if list(dataset.image_shape) != specification["image_shape"]:
@@ -105,6 +105,7 @@ def judge(
             options.data_dir,
             options.experts,
             reporter,
+            source=_source(header["replay"], options),
         )
         samples = stage_key(options.seed, Stage.REPLAY)
         reached, more = replay.judge(distilled, network, weights, test, samples, reporter)
@@ -126,6 +127,14 @@ def judge(
     return finished
 
 
+def _source(recipe: dict[str, Any], options: config.Judgement) -> str | None:
+    """Where the data set lies that networks were pretrained on, if the command line says it."""
+    if options.adapt_from is not None or options.dataset is None:
+        return options.adapt_from
+    stored = recipe["source"]["dataset"] if recipe.get("source") else None
+    return options.dataset if dataset_name(options.dataset) == stored else None
+
+
 def _own_classes(subtask: dict[str, Any], dataset: data.Dataset) -> data.Dataset:
     """The images of the classes that an artifact has."""
     if list(dataset.class_names) != subtask["class_names"]:
@@ -136,8 +145,12 @@ def _own_classes(subtask: dict[str, Any], dataset: data.Dataset) -> data.Dataset
     return subtasks.of(dataset, subtask["classes"])
 
 
-def _stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data.Normalization:
-    """The normalization that the artifact was made with, a ZCA matrix recomputed."""
+def stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data.Normalization:
+    """The normalization that the artifact was made with, a ZCA matrix recomputed.
+
+    Raises:
+      InputError: it was whitened with other images than these.
+    """
     recipe = header["normalization"]["zca"]
     if recipe is not None:
         images = fingerprint(dataset.train_images, dataset.train_labels)
@@ -252,6 +265,7 @@ def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> Non
     target = path.with_suffix(".png") if picture is None else picture
     if not target.parent.is_dir():
         raise InputError(f"there is no folder {target.parent} to write {target} to")
+    check_seed(seed)
     decoded_picture(target, distilled, data.Normalization(mean, sd), jax.random.key(seed))
     reporter.say(f"picture: {target}")
 

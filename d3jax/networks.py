@@ -239,6 +239,12 @@ def create(
                 f"depth {options['depth']} halves a {image_shape[0]} pixel image away; "
                 f"use at most depth {int(math.log2(image_shape[0]))}"
             )
+    instance = options.get("norm", "instance") == "instance"
+    if name == "resnet18" and instance and max(image_shape[:2]) <= 8:  # halved three times
+        raise InputError(
+            f"resnet18 leaves one pixel of a {image_shape[0]} pixel image, which instance norm "
+            f"makes zero; use another norm (--norm group), convnet or mlp"
+        )
     module = module(num_classes, activation=activation, initialization=initialization, **options)
     network = from_module(module, image_shape, compute)
     try:

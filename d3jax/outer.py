@@ -1,13 +1,32 @@
 """The outer step: several objectives, one after the other, on one optimizer state."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from d3jax.types import Method, Objective, PyTree, Real, State, Synthetic
+from d3jax.types import InputError, Method, Objective, PyTree, Real, State, Synthetic
+
+
+def check_rates(options: Any) -> None:
+    """Raises InputError where a method's learning rate or weight decay is out of range.
+
+    A learning rate's first value, which is learned as its logarithm, must be positive.
+    """
+    for field in dataclasses.fields(options):
+        name, value = field.name, getattr(options, field.name)
+        if not name.endswith(("learning_rate", "weight_decay")) or type(value) is bool:
+            continue
+        first = name in ("student_learning_rate", "inner_learning_rate")
+        if first and not 0 < value < math.inf:
+            raise InputError(f"{name} must be positive, not {value}")
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name} must not be negative, it is {value}")
 
 
 def compose(

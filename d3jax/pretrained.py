@@ -42,8 +42,11 @@ def load(
     image_shape: tuple[int, int, int],
     num_classes: int,
     data_dir: Path | None,
+    path: str | None = None,
 ) -> Source:
     """The source data of a recipe: images resized to `image_shape`, normalized by their own sd.
+
+    path: where the data set lies, if its name in the recipe does not say it.
 
     Raises:
       InputError: the source cannot be loaded or does not fit, or the recipe is not one.
@@ -61,6 +64,7 @@ def load(
             raise TypeError("a name and whole numbers are needed")
     except (KeyError, TypeError) as error:
         raise InputError(f"the recipe of the pretrained networks is not one: {error}") from None
+    name = name if path is None else path
     source = data.load(name, data_dir, train_limit=limit, validation=validation, seed=seed)
     if source.num_classes != num_classes or source.image_shape[2] != image_shape[2]:
         raise InputError(

@@ -5,6 +5,8 @@ import enum
 import jax
 from jax import Array
 
+from d3jax.types import InputError
+
 
 class Stage(enum.IntEnum):
     """The stages that draw; a new one takes the next number, so that the others' draws stay."""
@@ -14,13 +16,24 @@ class Stage(enum.IntEnum):
     FREEZE = 2
     STUDENTS = 3
     INITIAL = 4  # the fixed initialization of Dataset Distillation
-    SOURCES = 5  # networks of another data set, which distillation adapts
+    SOURCES = 5  # no longer drawn from: networks of another data set are experts
     REPLAY = 6  # samples that networks see in an artifact's own steps
     PARTLY_TRAINED = 7  # networks trained through a sequence's earlier subsets
     TURNS = 8  # a sequence's outer steps after the first subset
 
 
+def check_seed(seed: int) -> None:
+    """Raises InputError for a seed of which JAX would use only a part, or that is none."""
+    if not 0 <= seed < 1 << 31:
+        raise InputError(f"a seed is a number from 0 to {(1 << 31) - 1}, not {seed}")
+
+
 def stage_key(seed: int, stage: Stage, subtask: int | Array | None = None) -> Array:
-    """The key of one stage of a run, or of one of its subtasks there."""
+    """The key of one stage of a run, or of one of its subtasks there.
+
+    Raises:
+      InputError: the seed is out of range.
+    """
+    check_seed(seed)
     key = jax.random.fold_in(jax.random.key(seed), stage)
     return key if subtask is None else jax.random.fold_in(key, subtask)

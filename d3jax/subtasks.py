@@ -35,10 +35,8 @@ def split(text: str, num_classes: int) -> tuple[tuple[int, ...], ...]:
         return tuple(
             tuple(int(k) for k in part) for part in np.array_split(np.arange(num_classes), number)
         )
-    parts = tuple(tuple(_classes(part, text)) for part in text.split(":"))
+    parts = tuple(tuple(_classes(part, text, num_classes)) for part in text.split(":"))
     counts = np.bincount([k for part in parts for k in part], minlength=num_classes)
-    if len(counts) > num_classes:
-        raise InputError(f"subtasks name class {len(counts) - 1}; the last is {num_classes - 1}")
     if (counts != 1).any():
         wrong = int(np.argmax(counts != 1))
         raise InputError(
@@ -47,7 +45,7 @@ def split(text: str, num_classes: int) -> tuple[tuple[int, ...], ...]:
     return parts
 
 
-def _classes(part: str, text: str) -> list[int]:
+def _classes(part: str, text: str, num_classes: int) -> list[int]:
     found: list[int] = []
     for piece in part.split(","):
         ends = re.fullmatch(r"(\d+)(?:-(\d+))?", piece)
@@ -56,7 +54,12 @@ def _classes(part: str, text: str) -> list[int]:
                 f"subtasks are a number, or lists of classes such as 0-4,9:5-8, not {text!r}"
             )
         first = int(ends[1])
-        found += range(first, int(ends[2] or first) + 1)
+        last = int(ends[2] or first)
+        if max(first, last) >= num_classes:
+            raise InputError(
+                f"subtasks name class {max(first, last)}; the last is {num_classes - 1}"
+            )
+        found += range(first, last + 1)
     return found
 
 

@@ -28,12 +28,15 @@ def weights(
     data_dir: Path | None,
     store: Path,
     reporter: Reporter,
+    source: str | None = None,
 ) -> Array:
     """Networks f[N, P] that an artifact's steps have not been learned with, but are meant for.
 
     The one fixed initialization, rebuilt from its seed (or taken from the artifact, if stored);
     fresh weights, by `seed`; or those of the pretrained networks that were kept for this. Another
     architecture than the artifact's starts from fresh weights.
+
+    source: the data set that they were pretrained on; default as the artifact names it.
 
     Raises:
       InputError: the fixed weights cannot be rebuilt here, or the source data is not at hand.
@@ -56,8 +59,10 @@ def weights(
         return fixed
     specification = header["parametrization"]
     shape = tuple(specification["image_shape"])
-    source = pretrained.load(recipe["source"], shape, specification["num_classes"], data_dir)
-    pool, _ = pretrained.train(source, network, architecture, store, reporter)
+    trained_on = pretrained.load(
+        recipe["source"], shape, specification["num_classes"], data_dir, source
+    )
+    pool, _ = pretrained.train(trained_on, network, architecture, store, reporter)
     if recipe["unseen"] >= len(pool):
         raise InputError(
             f"the artifact keeps {recipe['unseen']} of {len(pool)} pretrained networks to judge "

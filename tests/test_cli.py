@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import namedtuple
 
 import jax
 import numpy as np
@@ -344,6 +345,10 @@ def test_experts_alone(capsys, tmp_path):
         (["--train-limit=0"], "train_limit"),
         (["--train-limit=3"], "raise train_limit"),
         (["--seed=-1"], "seed"),
+        (["--seed=2147483648"], "seed"),
+        (["--latent-learning-rate=-1"], "latent_learning_rate"),
+        (["--labels=learned", "--no-trajectory"], "only trajectory matching learns labels"),
+        (["--network=resnet18"], "instance norm"),
         (["--latents-per-class=0"], "latents per class"),
         (["--latent-size=0"], "latent size"),
         (["--decoder-width=9"], "width"),
@@ -369,6 +374,14 @@ def test_distill_with_bad_input(options, named, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(experts, "train", None)  # it is said before anything is trained
     out = tmp_path / "d3"
     assert named in refused(capsys, "distill", "d3", "--out", out, *OPTIONS, *options)
+    assert not out.exists()
+
+
+def test_a_refusal_for_want_of_disk_leaves_no_claim(capsys, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 0, 1000))
+    out = tmp_path / "d3"
+    assert "are free" in refused(capsys, "distill", "d3", "--out", out, *OPTIONS)
     assert not out.exists()
 
 

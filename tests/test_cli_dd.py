@@ -7,7 +7,7 @@ import pytest
 import yaml
 from test_cli import called, environment, no_folder_of_the_users, refused, start  # noqa: F401
 
-from d3jax import artifact
+from d3jax import artifact, sources
 
 SMALL = [
     "--network=mlp", "--width=8", "--steps=2", "--passes=2", "--real-batch=32", "--outer-steps=6",
@@ -121,17 +121,21 @@ def test_random_networks_and_fewer_images_than_classes(capsys, tmp_path):
 def test_adaptation_and_attack(capsys, tmp_path):
     source = ["--source.count=5", "--source.epochs=2", "--source.batch-size=64", "--networks=2"]
     store = ["--experts", tmp_path / "experts"]
+    here, there = tmp_path / "source.npz", tmp_path / "elsewhere" / "source.npz"
+    np.savez(here, **sources.read("digits").arrays())
     called(
-        capsys, "distill", "dd", "--out", tmp_path / "adapt", "--adapt-from=digits", *source,
+        capsys, "distill", "dd", "--out", tmp_path / "adapt", "--adapt-from", here, *source,
         *store, *NONE,
     )  # fmt: skip
+    there.parent.mkdir()
+    here.rename(there)
     report = json.loads((tmp_path / "adapt" / "report.json").read_text())
     assert report["accuracy"]["students"] == 3
     assert report["before"]["mean"] > 0.2  # they are trained
-    called(
-        capsys, "evaluate", tmp_path / "adapt" / "artifact.safetensors", *store,
-        "--json", tmp_path / "judged.json",
-    )  # fmt: skip
+    made = tmp_path / "adapt" / "artifact.safetensors"
+    assert "source.npz" in refused(capsys, "evaluate", made, *store)
+    store += ["--adapt-from", there]
+    called(capsys, "evaluate", made, *store, "--json", tmp_path / "judged.json")
     judged = json.loads((tmp_path / "judged.json").read_text())
     assert judged["accuracy"] == report["accuracy"]
     made = artifact.load(tmp_path / "adapt" / "artifact.safetensors")
@@ -147,7 +151,7 @@ def test_adaptation_and_attack(capsys, tmp_path):
     error = refused(capsys, "evaluate", tmp_path / "lie.safetensors", *store)
     assert "keeps 5 of 5 pretrained networks" in error
     called(
-        capsys, "distill", "dd", "--out", tmp_path / "attack", "--attack=0:1", *source, *store,
+        capsys, "distill", "dd", "--out", tmp_path / "attack", "--attack=0:1", *source, *store[:2],
         *NONE,
     )  # fmt: skip
     found = json.loads((tmp_path / "attack" / "report.json").read_text())["attack"]

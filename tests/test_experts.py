@@ -239,6 +239,14 @@ def test_too_little_disk_is_said_before(real, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_written_needs_no_more_room(store, snapshots):
+    assert (
+        0.5 * snapshots.nbytes
+        < experts.written_bytes(store_path(store, recipe()))
+        < 1.1 * snapshots.nbytes
+    )
+
+
 def test_a_store_at_work_is_left_alone(real, tmp_path, monkeypatch):
     path = store_path(tmp_path, recipe())
     path.mkdir(parents=True)
@@ -259,7 +267,8 @@ def test_experts_that_diverge(real, tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [{"count": 0}, {"epochs": 0}, {"batch_size": -1}, {"at_once": 0}, {"dtype": "float16"},
-     {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"augmentation": ("fold",)}],
+     {"epochs": 2.5}, {"learning_rate": 0.0}, {"learning_rate": float("nan")},
+     {"augmentation": ("fold",)}],
     ids=repr,
 )  # fmt: skip
 def test_options_out_of_range(real, tmp_path, wrong):

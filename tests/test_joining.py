@@ -78,6 +78,10 @@ def test_jobs_of_their_own_joined_are_the_joint_run(together, apart, store, tmp_
     assert report["floats"] == 20 * 64 + 20 * 10
     assert report["bytes"]["images"] == 4 * 20 * 64
     assert report["bytes"]["labels"] == 4 * 20 * 10
+    for wrong in ({"train_limit": 150}, {"train_limit": 150, "zca": True}):
+        other = dataclasses.replace(arguments, data=config.Data(validation=40, **wrong))
+        with pytest.raises(InputError, match="normalized by other images than these"):
+            jobs.join(other, Reporter())
     plain = joining.join([artifact.load(path) for path in apart])
     assert "labels" not in plain.theta
     rates = [artifact.load(path).header["student_learning_rate"] for path in apart]

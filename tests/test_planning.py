@@ -66,10 +66,31 @@ def test_other_methods(tmp_path):
     assert jobs.plan(config.Plan(images, devices=1, timed=False), Reporter())["experts_bytes"] == 0
 
 
+def test_experts_of_later_subsets(tmp_path):
+    sequence = matching(tmp_path, config.DistillSeqMatch, subsets=2, later_expert_epochs=5)
+    found = jobs.plan(config.Plan(sequence, devices=1, timed=False), Reporter())
+    assert found["experts_bytes"] == 4 * 3 * (3 + 6) * PARAMETERS[10]
+
+
+@pytest.mark.parametrize(
+    ("changes", "networks"),
+    [
+        ({"adapt_from": "digits", "source": ExpertOptions(count=5, keep="last"), "unseen": 3}, 5),
+        ({"parametrization": Parametrization(labels="expert")}, 1),
+    ],
+)
+def test_networks_of_dataset_distillation(tmp_path, changes, networks):
+    options = DDOptions(steps=1, passes=1, networks=2, real_batch=8)
+    images = config.DistillDD(**SMALL, dd=options, out=tmp_path / "nowhere", **changes)
+    found = jobs.plan(config.Plan(images, devices=1), Reporter())
+    assert found["experts_bytes"] == 4 * networks * PARAMETERS[10]
+    assert found["hours"]["experts"] > 0
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("_free", r"does not fit: its experts need .* 1.0 kB are free"),
+        ("experts.free_bytes", r"does not fit: its experts need .* 1.0 kB are free"),
         ("_device_memory", r"does not fit: it needs .* on a device that has 1.0 kB"),
     ],
 )

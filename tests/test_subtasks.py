@@ -30,6 +30,7 @@ def test_split(text, expected):
         ("0-5:", "a number, or lists"),
         ("0-5", "class 6 is in 0"),
         ("0-7", "class 7; the last is 6"),
+        ("0-99999999999:1", "class 99999999999; the last is 6"),
         ("-1", "a number, or lists"),
         ("a:b", "a number, or lists"),
     ],

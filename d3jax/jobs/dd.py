@@ -37,7 +37,7 @@ from d3jax.snapshots import Snapshots
 from d3jax.stages import Stage, stage_key
 from d3jax.types import Method, Network, Real, Synthetic
 
-_TEACHER = experts.Options(count=1, keep="last")  # gives the labels of --labels expert
+TEACHER = experts.Options(count=1, keep="last")  # gives the labels of --labels expert
 
 
 def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
@@ -54,16 +54,21 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
     method = dd_method(options, world.network, data_, dataset.num_classes)
     experts.check(options.source)
     source = recipe_of_source = None
+    trained_on = options.adapt_from or options.data.dataset
     if initialization == "pretrained":
         recipe_of_source = pretrained.recipe(
-            options.adapt_from or options.data.dataset,
+            judging.dataset_name(trained_on),
             None if options.adapt_from else options.data.train_limit,
             0 if options.adapt_from else options.data.validation,
             options.source,
             options.seed,
         )
         source = pretrained.load(
-            recipe_of_source, dataset.image_shape, dataset.num_classes, options.data.data_dir
+            recipe_of_source,
+            dataset.image_shape,
+            dataset.num_classes,
+            options.data.data_dir,
+            trained_on,
         )
     assert options.experts is not None
     store, architecture = options.experts, config.plain(options.architecture)
@@ -76,7 +81,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
             seen = pool[: len(pool) - options.unseen]
             real = real._replace(trajectories=pretrained.as_trajectories(seen))
         elif options.parametrization.labels == "expert":
-            teacher = resolve.expert(_TEACHER, dataset)
+            teacher = resolve.expert(TEACHER, dataset)
             snapshots = stored_experts(
                 world, options.architecture, teacher, store, options.seed, reporter
             )
@@ -113,7 +118,7 @@ def distill_dd(options: config.DistillDD, reporter: Reporter) -> dict[str, Any]:
     def weights(made: artifact.Artifact) -> Array:
         return unseen.weights(
             made, world.network, architecture, options.unseen, options.seed,
-            options.data.data_dir, store, reporter,
+            options.data.data_dir, store, reporter, trained_on,
         )  # fmt: skip
 
     key = stage_key(options.seed, Stage.REPLAY)

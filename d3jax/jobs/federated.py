@@ -236,7 +236,8 @@ def _train_experts(job: Job, group: Group, reporter: Reporter) -> dict[int, Path
     reporter.say(
         f"experts: {count} x {epochs} epochs for {len(todo)} subtasks, {needed / 1e6:.1f} MB"
     )
-    processes.agreed(lambda: experts.make_room(store, needed))
+    there = _sum(sum(experts.written_bytes(path(n)) for n in todo if n in everyone.owned()))
+    processes.agreed(lambda: experts.make_room(store, needed - int(there)))
     slots = _slots(todo)
     with ExitStack() as locks:
         for number in slots.owned():

@@ -65,9 +65,9 @@ def make_world(
     *,
     on_device: bool = True,
 ) -> World:
-    """The images on the device, or with the host, and the network for them."""
+    """The images on the device, or only their shapes, and the network for them."""
     network = architecture.create(dataset.image_shape, dataset.num_classes)
-    make = data.device_arrays if on_device else data.host_arrays
+    make = data.device_arrays if on_device else data.abstract_arrays
     real = make(
         dataset.train_images,
         dataset.train_labels,
@@ -109,10 +109,12 @@ def expert_recipe(
     subtask: int | None,
 ) -> dict[str, Any]:
     """All that a run's, or a subtask's, experts depend on; see `experts.configuration`."""
-    images = {
+    images: dict[str, Any] = {
         "images": fingerprint(dataset.train_images, dataset.train_labels),
         "zca": normalization.zca is not None,
     }
+    if subtask is not None:  # normalized by the images of other classes too
+        images["normalization"] = fingerprint(normalization.mean, normalization.sd)
     recipe = experts.configuration(options, dataclasses.asdict(architecture), images, seed)
     return recipe if subtask is None else {**recipe, "subtask": subtask}
 
@@ -135,9 +137,8 @@ def in_folder(
     _check_baselines(options.baselines, data_, world)
     if options.tensorboard:
         check_installed()
-    # After all that can be refused, before all that is written.
-    claim(out, name, options, dataset)
-    with locked(out, "distilling"):
+    # After nearly all that can be refused, before all that is written.
+    with claim(out, name, options, dataset), locked(out, "distilling"):
         if (out / "report.json").exists():
             reporter.say(f"{out} is finished; this is its report")
             finished = json.loads((out / "report.json").read_text())

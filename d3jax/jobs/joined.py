@@ -1,11 +1,12 @@
 """The artifacts of all subtasks as one, labelled by an expert of all classes: `d3jax join`."""
 
 import dataclasses
+from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
-from d3jax import artifact, config, evaluate, experts, joining, judging, report, resolve
+from d3jax import artifact, config, data, evaluate, experts, joining, judging, report, resolve
 from d3jax.clocks import Spent
 from d3jax.jobs.frame import World, make_world, stored_experts
 from d3jax.networks import unraveler
@@ -28,7 +29,7 @@ def join(options: config.Join, reporter: Reporter) -> artifact.Artifact:
         kinds = {part.header["parametrization"].get("label_kind", "hard") for part in parts}
         if kinds != {"hard"}:
             raise InputError("an expert labels parts with hard labels; these bring their own")
-        dataset, normalization = options.data.load(options.seed)
+        dataset = options.data.read(options.seed)
         names = list(dataset.class_names)
         if judging.dataset_name(options.data.dataset) != whole.header["dataset"] or (
             names != whole.header["class_names"]
@@ -40,6 +41,7 @@ def join(options: config.Join, reporter: Reporter) -> artifact.Artifact:
         architecture = judging.stored_architecture(
             whole.header, config.Architecture(), dataset, options.artifacts[0]
         )
+        normalization = _normalization(whole.header, dataset)
         world = make_world(dataset, normalization, architecture, on_device=False)
         filled = dataclasses.replace(options, expert=resolve.expert(options.expert, dataset))
         whole, _ = labelled(whole, world, architecture, filled, reporter)
@@ -49,6 +51,18 @@ def join(options: config.Join, reporter: Reporter) -> artifact.Artifact:
     reporter.console.print(report.ledger_table(whole.ledger["bytes"]))
     reporter.say(f"{len(parts)} subtasks joined: {options.out}")
     return whole
+
+
+def _normalization(header: dict[str, Any], dataset: data.Dataset) -> data.Normalization:
+    """That of the parts; refused where it is not of these images, which the expert shall see."""
+    stored = judging.stored_normalization(header, dataset)
+    found = data.Normalization.of(dataset.train_images)
+    if not np.allclose([*stored.mean, *stored.sd], [*found.mean, *found.sd], rtol=1e-5):
+        raise InputError(
+            "the artifacts were normalized by other images than these; give the --train-limit, "
+            "--validation and --seed that they were distilled with"
+        )
+    return stored
 
 
 def labelled(
@@ -61,11 +75,11 @@ def labelled(
     """With labels of one expert of all classes, and the time that its training took."""
     one = dataclasses.replace(options.expert, count=1)
     assert options.experts is not None
-    on_device = world._replace(real=jax.tree.map(jnp.asarray, world.real))
+    dataset, normalization = world.dataset, world.normalization
+    on_device = make_world(dataset, normalization, architecture)
     path = stored_experts(on_device, architecture, one, options.experts, options.seed, reporter)
     del on_device
     stored = Snapshots(path)
-    dataset, normalization = world.dataset, world.normalization
     epoch = stored.shape[1] - 1
     if len(dataset.validation_labels):
         choosing = judging.held_out(

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,8 @@ from rich.table import Table
 from d3jax import config, data, distill, experts, resolve, subtasks, synthetic
 from d3jax.epochs import epoch_function
 from d3jax.jobs import matching
-from d3jax.jobs.dd import dd_method
-from d3jax.jobs.seqmatch import first_turn
+from d3jax.jobs.dd import TEACHER, dd_method
+from d3jax.jobs.seqmatch import experts_of, first_turn
 from d3jax.progress import Reporter
 from d3jax.types import InputError, Method, Network, PyTree, Real
 
@@ -36,8 +35,8 @@ class Piece(NamedTuple):
     images: int  # of the largest
     network: Network
     method: Method
-    expert: experts.Options | None
-    snapshots: tuple[int, int]  # experts and epochs that distillation reads
+    experts: tuple[experts.Options, ...]  # of each subset of a sequence, one after another
+    snapshots: tuple[int, int]  # experts and epochs that distillation reads at once
 
 
 def plan(options: config.Plan, reporter: Reporter) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def plan(options: config.Plan, reporter: Reporter) -> dict[str, Any]:
         "devices": devices,
         "subtasks_per_device": max(-(-piece.number // devices) for piece in pieces),
         "experts_bytes": disk,
-        "disk_bytes_free": _free(store),
+        "disk_bytes_free": experts.free_bytes(store),
     }
     prepared = [_Prepared(piece, run, dataset.image_shape) for piece in pieces]
     rows["device_bytes"] = max(one.device_bytes(devices) for one in prepared)
@@ -138,14 +137,14 @@ def _matching_piece(
     network = run.architecture.create(dataset.image_shape, classes)
     data_ = synthetic.create(specification)
     if isinstance(run, config.DistillSeqMatch):
-        method, trained = first_turn(network, data_, run), run.subsets
+        method = first_turn(network, data_, run)
+        trained = tuple(experts_of(run, subset) for subset in range(run.subsets))
     else:
         assert isinstance(run, config.DistillD3 | config.DistillMTT)
-        method, trained = matching.method_of(network, data_, run), 1
-    read = (run.expert.count, run.expert.epochs + 1)
-    expert = dataclasses.replace(run.expert, count=run.expert.count * trained)
+        method, trained = matching.method_of(network, data_, run), (run.expert,)
+    read = (run.expert.count, 1 + max(options.epochs for options in trained))
     images = max(int(counts[list(part)].sum()) for part in parts)
-    return Piece(len(parts), classes, images, network, method, expert, read)
+    return Piece(len(parts), classes, images, network, method, trained, read)
 
 
 def _dd_piece(run: config.DistillDD, dataset: data.Dataset) -> Piece:
@@ -153,23 +152,18 @@ def _dd_piece(run: config.DistillDD, dataset: data.Dataset) -> Piece:
     specification = run.parametrization.specification(dataset, normalization, run.distilled.images)
     network = run.architecture.create(dataset.image_shape, dataset.num_classes)
     method = dd_method(run, network, synthetic.create(specification), dataset.num_classes)
-    pool = run.adapt_from is not None or run.attack is not None
-    return Piece(
-        1, dataset.num_classes, len(dataset.train_labels), network, method,
-        run.source if pool else None, (run.source.count - run.unseen, 1) if pool else (0, 0),
-    )  # fmt: skip
+    trained, read = (), (0, 0)
+    if run.adapt_from is not None or run.attack is not None:
+        trained, read = (run.source,), (run.source.count - run.unseen, 1)
+    elif run.parametrization.labels == "expert":
+        trained, read = (resolve.expert(TEACHER, dataset),), (TEACHER.count, 1)
+    images = len(dataset.train_labels)
+    return Piece(1, dataset.num_classes, images, network, method, trained, read)
 
 
 def _disk(piece: Piece) -> int:
-    if piece.expert is None:
-        return 0
-    return piece.number * experts.stored_bytes(piece.network, piece.expert)
-
-
-def _free(path: Path) -> int:
-    """Bytes to spare where a folder would be."""
-    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.is_dir())
-    return shutil.disk_usage(there).free
+    each = sum(experts.stored_bytes(piece.network, options) for options in piece.experts)
+    return piece.number * each
 
 
 def _device_memory() -> int:
@@ -204,7 +198,7 @@ class _Fake:
         self.shape, self._start = shape, start
 
     def __getitem__(self, index: tuple[Any, Any]) -> Array:
-        expert, epoch = (jnp.asarray(i, self._start.dtype) for i in index)
+        expert, epoch = (jnp.asarray(i, self._start.dtype)[..., None] for i in index)
         return self._start * (1 + (epoch % self.shape[1] + expert) / 100)
 
 
@@ -263,9 +257,9 @@ class _Prepared:
 
     def expert_seconds(self) -> float:
         """Of all experts of one subtask, from an epoch of three steps."""
-        options = self.piece.expert
-        if options is None:
-            return 0.0
+        return sum(self._seconds_of(options) for options in self.piece.experts)
+
+    def _seconds_of(self, options: experts.Options) -> float:
         steps = experts.data_defaults(options, self.piece.images)
         size, together = steps.batch_size, min(options.at_once, options.count)
         real = self._real()

@@ -61,11 +61,17 @@ def distill_seqmatch(options: config.DistillSeqMatch, reporter: Reporter) -> dic
     def starts(theta: dict[str, PyTree], rates: tuple[float, ...]) -> Array:
         """The experts' first weights f[E, P]: networks trained through the subsets so far."""
         recipe = sequence.Recipe(options.subsets, rates)
-        students = dataclasses.replace(options.student, students=options.expert.count)
         key = stage_key(options.seed, Stage.PARTLY_TRAINED, len(rates))
-        return sequence.train(
-            world.network, data_, theta, recipe, students, len(rates), key, reporter
-        )[0]
+        groups = []
+        for first in range(0, options.expert.count, options.expert.at_once):
+            number = min(options.expert.at_once, options.expert.count - first)
+            students = dataclasses.replace(options.student, students=number)
+            own = jax.random.fold_in(key, first) if first else key
+            trained, _ = sequence.train(
+                world.network, data_, theta, recipe, students, len(rates), own, reporter
+            )
+            groups.append(trained)
+        return jnp.concatenate(groups)
 
     def distilled() -> tuple[artifact.Artifact, clocks.Spent]:
         assert options.experts is not None
@@ -79,7 +85,7 @@ def distill_seqmatch(options: config.DistillSeqMatch, reporter: Reporter) -> dic
                 told = {"after": _fingerprint(theta, rates), "student": _plain(options)}
                 begin = partial(starts, theta, tuple(rates))
             snapshots = stored_experts(
-                world, options.architecture, _experts(options, subset), options.experts,
+                world, options.architecture, experts_of(options, subset), options.experts,
                 options.seed, reporter, told, begin,
             )  # fmt: skip
             spent = clocks.total([spent, experts.training_time(snapshots)])
@@ -122,7 +128,8 @@ def first_turn(network: Network, data_: Synthetic, options: config.DistillSeqMat
     )  # fmt: skip
 
 
-def _experts(options: config.DistillSeqMatch, subset: int) -> experts.Options:
+def experts_of(options: config.DistillSeqMatch, subset: int) -> experts.Options:
+    """How a subset's experts are trained."""
     later = options.later_expert_epochs
     if subset == 0 or later is None:
         return options.expert

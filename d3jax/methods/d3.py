@@ -9,7 +9,7 @@ from jax import Array
 
 from d3jax import objectives
 from d3jax.augment import Transformation
-from d3jax.outer import compose
+from d3jax.outer import check_rates, compose
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 
 
@@ -89,6 +89,10 @@ def d3(network: Network, synthetic: Synthetic, options: Options, outer_steps: in
     """
     _check(options)
     labels = tuple(group for group in synthetic.groups if group == "labels")
+    if labels and not options.trajectory:
+        raise InputError(
+            "only trajectory matching learns labels: leave out --labels learned, or --no-trajectory"
+        )
     moved = tuple(group for group in synthetic.groups if group != "labels")
     chosen = []
     if options.trajectory:
@@ -136,10 +140,7 @@ def _check(options: Options) -> None:
         raise InputError(f"mmd_epoch must not be negative, it is {options.mmd_epoch}")
     if options.mmd and options.mmd_samples < 2:
         raise InputError(f"mmd_samples must be at least 2, not {options.mmd_samples}")
-    if options.student_learning_rate <= 0:
-        raise InputError(
-            f"student_learning_rate must be positive, not {options.student_learning_rate}"
-        )
+    check_rates(options)
 
 
 def _optimizers(

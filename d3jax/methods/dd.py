@@ -13,7 +13,7 @@ import optax
 from jax import Array
 
 from d3jax import objectives
-from d3jax.outer import compose
+from d3jax.outer import check_rates, compose
 from d3jax.synthetic import labels
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 
@@ -157,8 +157,7 @@ def _check(options: Options, attack: tuple[int, int] | None, num_classes: int) -
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
-    if options.inner_learning_rate <= 0:
-        raise InputError(f"inner_learning_rate must be positive, not {options.inner_learning_rate}")
+    check_rates(options)
     if not 0 <= options.momentum < 1:
         raise InputError(f"momentum must be from 0 to below 1, not {options.momentum}")
     for name in ("clip", "learning_rate_clip"):

@@ -14,7 +14,7 @@ from jax import Array
 
 from d3jax import objectives
 from d3jax.augment import STRATEGIES, Transformation
-from d3jax.outer import compose
+from d3jax.outer import check_rates, compose
 from d3jax.synthetic import labels
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 
@@ -147,7 +147,4 @@ def check(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
-    if options.student_learning_rate <= 0:
-        raise InputError(
-            f"student_learning_rate must be positive, not {options.student_learning_rate}"
-        )
+    check_rates(options)
