@@ -5,7 +5,7 @@ third computes the networks' convolutions and linear layers in bfloat16, experts
 which is worth its while on accelerators alone. The column beside the accuracy judges the same files
 by the decoder's statistics of each batch, as in distillation: what freezing them costs.
 
-    python -m experiments.digits_d3
+    python -m experiments.digits_d3 [ROW ...] [--seeds 0,1,2]
 
 table: digits_d3 (python -m experiments.tables)
 
@@ -29,10 +29,14 @@ FLOAT32 = dataclasses.replace(DEFAULTS, storage="float32", baselines=())
 COARSE = Architecture(compute="bfloat16")
 BFLOAT16 = dataclasses.replace(DEFAULTS, architecture=COARSE, baselines=())
 
+ROWS = {"d3": DEFAULTS, "d3, float32": FLOAT32, "d3, computed in bfloat16": BFLOAT16}
+
 if __name__ == "__main__":
+    chosen, seeds = runner.arguments(ROWS, (0, 1, 2))
     runner.run(
         "digits_d3",
-        {"d3": DEFAULTS, "d3, float32": FLOAT32, "d3, computed in bfloat16": BFLOAT16},
-        seeds=(0, 1, 2),
+        {row: ROWS[row] for row in chosen},
+        seeds=seeds,
         judgements={"statistics_not_frozen": {"batch_statistics": True}},
+        labels=list(ROWS),
     )
