@@ -12,9 +12,9 @@ table: seqmatch_mnist (python -m experiments.tables)
 
 | run | floats | bytes | test accuracy % | seeds x students | CPU s, experts | CPU s, outer steps |
 | --- | --- | --- | --- | --- | --- | --- |
-| K = 1 | 47,040 | 95,320 | 88.9 ± 1.3 | 2 x 5 | 171 | 160 |
-| K = 2 | 47,040 | 95,344 | 90.9 ± 1.4 | 2 x 5 | 339 | 164 |
-| K = 3 | 47,040 | 95,368 | 91.6 ± 1.4 | 2 x 5 | 514 | 167 |
+| K = 1 | 47,040 | 95,320 | 89.5 ± 1.4 | 3 x 5 | 176 | 166 |
+| K = 2 | 47,040 | 95,344 | 91.2 ± 1.3 | 3 x 5 | 350 | 172 |
+| K = 3 | 47,040 | 95,368 | 91.7 ± 1.2 | 3 x 5 | 518 | 166 |
 
 1 core of AMD EPYC; 2026-11-22; commits 33a9786.
 
