@@ -146,7 +146,7 @@ def test_validation_is_cut_from_train_where_too_few_are_spare(limit, left):
         ({"test_limit": -1}, "at least 1"),
         ({"validation": 1437}, "leaves none"),
         ({"validation": -1}, "negative"),
-        ({"seed": -1}, "negative"),
+        ({"seed": -1}, "from 0 to 2147483647"),
     ],
 )
 def test_impossible_numbers_are_refused(numbers, message):
