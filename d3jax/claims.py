@@ -1,7 +1,7 @@
 """A run's folder: claimed by one configuration, refused to any other."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import yaml
 
 from d3jax import config, data, files
 from d3jax.config import Run
-from d3jax.metrics import METRICS
 from d3jax.snapshots import fingerprint
 from d3jax.types import InputError
 
@@ -24,17 +23,18 @@ _FREE = (
 def claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> Iterator[None]:
     """Writes config.yaml, or refuses a folder that holds another configuration's run.
 
-    Where what follows is refused itself (too little disk, say), a new claim is taken back.
+    Where what follows is refused itself (too little disk, say), a new claim is taken back, unless
+    there is something in the folder by then: that is of this configuration.
     """
     new = _claim(out, method, options, dataset)
     try:
         yield
     except InputError:
-        if new and not (out / METRICS).exists():
-            for name in ("config.yaml", ".lock"):
+        ours = {"config.yaml", ".lock"}
+        if new and {path.name for path in out.iterdir()} <= ours:
+            for name in ours:
                 (out / name).unlink(missing_ok=True)
-            with suppress(OSError):  # others' files are in it
-                out.rmdir()
+            out.rmdir()
         raise
 
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from d3jax import artifact, cli, config, evaluate, experts, jobs, judging
+from d3jax import artifact, claims, cli, config, evaluate, experts, jobs, judging
 from d3jax.methods import d3
 from d3jax.progress import UNFINISHED, Reporter, locked
 from d3jax.types import InputError
@@ -383,6 +383,23 @@ def test_a_refusal_for_want_of_disk_leaves_no_claim(capsys, tmp_path, monkeypatc
     out = tmp_path / "d3"
     assert "are free" in refused(capsys, "distill", "d3", "--out", out, *OPTIONS)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("made", [None, "subset-1"])
+def test_a_claim_is_taken_back_where_nothing_was_made(made, tmp_path):
+    options, out = config.DistillD3(), tmp_path / "d3"
+    dataset = options.data.read(0)
+
+    def refused_later():
+        with claims.claim(out, "d3", options, dataset):
+            if made is not None:
+                (out / made).mkdir()
+            raise InputError("too little disk")
+
+    with pytest.raises(InputError, match="disk"):
+        refused_later()
+    assert (out / "config.yaml").exists() == (made is not None)
+    assert out.exists() == (made is not None)
 
 
 def test_bad_input_to_a_process_of_its_own(environment, tmp_path):
