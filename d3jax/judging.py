@@ -131,7 +131,8 @@ def _source(recipe: dict[str, Any], options: config.Judgement) -> str | None:
     """Where the data set lies that networks were pretrained on, if the command line says it."""
     if options.adapt_from is not None or options.dataset is None:
         return options.adapt_from
-    stored = recipe["source"]["dataset"] if recipe.get("source") else None
+    source = recipe.get("source")
+    stored = source.get("dataset") if isinstance(source, dict) else None
     return options.dataset if dataset_name(options.dataset) == stored else None
 
 

@@ -150,6 +150,12 @@ def test_adaptation_and_attack(capsys, tmp_path):
     artifact.save(made, tmp_path / "lie.safetensors")
     error = refused(capsys, "evaluate", tmp_path / "lie.safetensors", *store)
     assert "keeps 5 of 5 pretrained networks" in error
+    made.header["replay"]["source"] = {"training": {}}
+    artifact.save(made, tmp_path / "lie.safetensors")
+    error = refused(
+        capsys, "evaluate", tmp_path / "lie.safetensors", "--dataset=digits", *store[:2]
+    )
+    assert "recipe of the pretrained networks is not one" in error
     called(
         capsys, "distill", "dd", "--out", tmp_path / "attack", "--attack=0:1", *source, *store[:2],
         *NONE,
