@@ -19,9 +19,9 @@ table: cifar10_matching (python -m experiments.tables)
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | mtt | 61,440 | 124,176 | 35.8 ± 0.9 | 32.0 ± 1.5 | 28.4 ± 1.1 | 36.6 ± 1.3 | 30.4 ± 1.5 | 17.2 ± 2.3 | 26.7 ± 0.8 | 22.1 ± 0.9 | 3 x 5 | 292 | ≤ 453 |
 | d3 | 62,491 | 128,966 | 36.3 ± 0.8 | 36.8 ± 1.1 | 33.3 ± 0.8 | 36.9 ± 0.7 | 24.0 ± 1.4 |  |  |  | 3 x 5 | 292 | 576 |
-| spectral | 57,892 | 117,376 | 40.3 ± 0.5 |  |  | 40.7 ± 0.7 |  |  |  |  | 2 x 5 | 292 | 385 |
+| spectral | 57,892 | 117,376 | 40.0 ± 0.6 |  |  | 40.9 ± 0.7 |  |  |  |  | 3 x 5 | 260 | 380 |
 
-1 core of AMD EPYC; 2026-11-22; commits 02c079b, 54e4afd, afe94f4. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03), those of distilled data at the learned one.
+1 core of AMD EPYC; 2026-11-22; commits 02c079b, 33a9786, 54e4afd, afe94f4, cb576ce. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03), those of distilled data at the learned one.
 
 end of table
 """
