@@ -3,8 +3,8 @@
 The second row stores the same distilled arrays in float32: what float16, the default, costs. The
 third computes the networks' convolutions and linear layers in bfloat16, experts' and students' too,
 which is worth its while on accelerators alone and costs no accuracy that the spread would show. The
-column beside the accuracy judges the same files
-by the decoder's statistics of each batch, as in distillation: what freezing them costs.
+column beside the accuracy judges the same files by the decoder's statistics of each batch, as in
+distillation: what freezing them costs.
 
     python -m experiments.digits_d3 [ROW ...] [--seeds 0,1,2]
 
