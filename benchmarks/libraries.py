@@ -2,12 +2,14 @@
 
 CIFAR-10's shape, ConvNet depth 3, T = 10, 10 images. Each row is a process of its own under XLA
 flags of its own: YNNPACK's products and reductions (XLA's default in jax 0.10), none, elementwise
-work too, XLA's convolutions too, and oneDNN. A flag that a row's XLA was built without does
-nothing: the column of calls counts what went to YNNPACK and oneDNN in the compiled step. CPU
-seconds an outer step, the least of some chunks.
+work too, XLA's convolutions too, and oneDNN; and XLA's own kernels by LLVM alone, as it made them
+before its fusion emitters. A flag that a row's XLA was built without does nothing, or ends the
+process: the column of calls counts what went to YNNPACK and oneDNN in the compiled step. CPU
+seconds of the compilation and an outer step, the least of some chunks.
 """
 
 import subprocess
+import time
 from functools import partial
 from typing import Any
 
@@ -30,6 +32,7 @@ FLAGS = {
     "YNNPACK's elementwise too": f"{YNNPACK}{DEFAULT},{KIND}ELTWISE",
     "YNNPACK's convolutions too": f"{YNNPACK}{DEFAULT},{CONVOLUTION}",
     "oneDNN": f"{ONEDNN}{KIND}DOT,{CONVOLUTION}",
+    "no fusion emitters": "--xla_cpu_use_fusion_emitters=false",
 }
 
 
@@ -40,7 +43,10 @@ def measure(lowering: ops.Lowering, width: int, quick: bool) -> Row:
         key, steps = jax.random.key(0), jnp.asarray(1 if lowering == "lax" else 4, jnp.int32)
         state = jax.jit(method.init)(key, real)
         chunk = distill.chunk_function(method, int(steps))
-        compiled = jax.jit(chunk).lower(key, state, real, steps).compile()
+        lowered = jax.jit(chunk).lower(key, state, real, steps)
+        begun = time.process_time()
+        compiled = lowered.compile()
+        compiling = time.process_time() - begun
 
     def call() -> Any:
         return compiled(key, state, real, steps)
@@ -49,7 +55,7 @@ def measure(lowering: ops.Lowering, width: int, quick: bool) -> Row:
     text = compiled.as_text() or ""
     seconds = min(cpu_seconds(call) for _ in range(1 if quick else 6)) / int(steps)
     calls = text.count("__ynn_fusion") + text.count("__onednn")
-    return {"cpu_seconds": seconds, "library_calls": calls}
+    return {"compile_cpu_seconds": compiling, "cpu_seconds": seconds, "library_calls": calls}
 
 
 def row(lowering: ops.Lowering, width: int, quick: bool, flags: str) -> Row:
@@ -80,11 +86,12 @@ def table(rows: list[Row]) -> Table:
 
     def numbers(row: Row) -> list[Any]:
         if "failed" in row:
-            return ["failed", "", ""]
+            return ["failed", "", "", ""]
         share = row["cpu_seconds"] / default[row["lowering"], row["width"]]
-        return [f"{row['cpu_seconds']:.3f}", f"{share:.2f}", row["library_calls"]]
+        step, compiling = f"{row['cpu_seconds']:.3f}", f"{row['compile_cpu_seconds']:.1f}"
+        return [step, f"{share:.2f}", row["library_calls"], compiling]
 
-    header = ["outer step", "CPU s", "to the default", "library calls"]
+    header = ["outer step", "CPU s", "to the default", "library calls", "compile, CPU s"]
     return header, [[row["work"], *numbers(row)] for row in rows]
 
 
