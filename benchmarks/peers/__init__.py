@@ -64,15 +64,23 @@ PARTS: dict[str, tuple[Callable[[], Pair], float]] = {
 
 
 def compared(
-    make: Callable[[], Pair], rounds: int, scale: float = 1.0, torch_compile: bool = True
+    make: Callable[[], Pair],
+    rounds: int,
+    scale: float = 1.0,
+    torch_compile: bool = True,
+    ready: Callable[[], object] = lambda: None,
 ) -> Row:
-    """Losses, CPU seconds and bytes of both; seconds are multiplied by `scale`."""
+    """Losses, CPU seconds and bytes of both; seconds are multiplied by `scale`.
+
+    `ready` is called when all is compiled, before any clock starts.
+    """
     pair = make()
     # Both are warm after this.
     ours, theirs = pair.losses() if pair.losses else (pair.ours(), pair.peer())
     difference = abs(ours - theirs) / abs(theirs)
     if difference > TOLERANCE:
         raise SystemExit(f"losses {ours} and {theirs} differ by {difference:.1e}, relative")
+    ready()
     times = [(cpu_seconds(pair.ours), cpu_seconds(pair.peer)) for _ in range(rounds)]
     mine, peer = (scale * min(column) for column in zip(*times, strict=True))
     memory = pair.compiled().memory_analysis()
@@ -110,19 +118,19 @@ def measure(work: str, quick: bool) -> Row:
     make, scale = PARTS[work] if quick and work in PARTS else ({**WORKS, **LONGER}[work], 1.0)
     long = work in PARTS
     rounds = (1 if long else 2) if quick else (2 if long else 6)
-    row = compared(make, rounds, scale, torch_compile=not quick)
-    return {**row, "peer_mib": peer_bytes(work) / 2**20}
-
-
-def peer_bytes(work: str) -> int:
-    """By how much a step of PyTorch's raises the peak of a process of its own."""
     code = f"from benchmarks import peers; print(peers.own_peak({work!r}))"
-    command = [sys.executable, "-c", code]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    # Beside our compilation, which leaves most of a second core idle; over before a clock starts.
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        row = compared(make, rounds, scale, torch_compile=not quick, ready=other.wait)
+        assert other.stdout is not None
+        said = other.stdout.read()
+    if other.returncode:
+        raise SystemExit(f"PyTorch's memory could not be measured: exit status {other.returncode}")
+    return {**row, "peer_mib": int(said) / 2**20}
 
 
 def own_peak(work: str) -> int:
-    """As `peer_bytes`, of this process."""
+    """By how much a step of PyTorch's raises the peak of this process."""
     make = PARTS[work][0] if work in PARTS else {**WORKS, **LONGER}[work]
     peer = make().peer
     peer()  # what is set up once is not counted
