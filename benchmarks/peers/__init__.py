@@ -13,6 +13,7 @@ with that of a product of two 1024x1024 matrices beside it. Needs the extra `tor
 
 import ctypes
 import gc
+import os
 import subprocess
 import sys
 import time
@@ -120,7 +121,13 @@ def measure(work: str, quick: bool) -> Row:
     rounds = (1 if long else 2) if quick else (2 if long else 6)
     code = f"from benchmarks import peers; print(peers.own_peak({work!r}))"
     # Beside our compilation, which leaves most of a second core idle; over before a clock starts.
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+    # By one thread: PyTorch's wait for each other spinning, and the compiler has the other core.
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
         row = compared(make, rounds, scale, torch_compile=not quick, ready=other.wait)
         assert other.stdout is not None
         said = other.stdout.read()
