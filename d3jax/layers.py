@@ -25,10 +25,24 @@ def fan_in_initializers(fan_in: int) -> tuple[Initializer, Initializer]:
 
 
 def _initializers(name: str, fan_in: int) -> tuple[Initializer, Initializer]:
-    """(kernel, bias) initializers."""
+    """(kernel, bias) initializers.
+
+    Raises:
+      ValueError: nothing comes in.
+    """
+    if fan_in < 1:
+        raise ValueError("no inputs are left for a layer")
     if name == "xavier_normal":
         return nn.initializers.xavier_normal(), nn.initializers.zeros
     return fan_in_initializers(fan_in)
+
+
+def shapes_only(module: nn.Module) -> ops.Lowering | None:
+    """The lowering whose trace is shortest while a module only makes its parameters.
+
+    What it computes then is thrown away, by the compiler at the latest.
+    """
+    return "lax" if module.is_initializing() else None
 
 
 def _like(param: Array, images: Array) -> Array:
@@ -57,7 +71,13 @@ class Convolution(nn.Module):
         shape = (self.size, self.size, channels, self.features)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         kernel = _like(kernel, images)
-        out = ops.convolution(images, kernel, stride=self.stride, padding=self.padding)
+        out = ops.convolution(
+            images,
+            kernel,
+            stride=self.stride,
+            padding=self.padding,
+            lowering=shapes_only(self),
+        )
         if self.bias:
             bias = self.param("bias", bias_init, (self.features,), jnp.float32)
             out = out if self.cancelled else out + _like(bias, images)

@@ -267,6 +267,7 @@ def from_module(
     should follow them, as those of `layers` do.
     """
 
+    @jax.jit  # one program: op by op, each is compiled for its shapes
     def init(key: Array) -> PyTree:
         return module.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
 

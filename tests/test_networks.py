@@ -176,11 +176,12 @@ def test_parameters_start_in_float32_also_among_64_bit_types(initialization):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("lenet", {}), ("convnet", {"norm": "group", "width": 6})]
+    ("name", "size", "options"),
+    [("lenet", 8, {}), ("lenet", 15, {}), ("convnet", 8, {"norm": "group", "width": 6})],
 )
-def test_a_network_that_does_not_fit_the_images_says_so(name, options):
-    with pytest.raises(InputError, match="cannot take images of 8x8 pixels"):
-        networks.create(name, image_shape=(8, 8, 1), num_classes=3, **options)
+def test_a_network_that_does_not_fit_the_images_says_so(name, size, options):
+    with pytest.raises(InputError, match=f"cannot take images of {size}x{size} pixels"):
+        networks.create(name, image_shape=(size, size, 1), num_classes=3, **options)
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])

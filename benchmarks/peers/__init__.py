@@ -13,15 +13,16 @@ with that of a product of two 1024x1024 matrices beside it. Needs the extra `tor
 
 import ctypes
 import gc
-import os
-import subprocess
-import sys
+import math
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import torch
 from matplotlib.figure import Figure
 
@@ -38,6 +39,10 @@ from benchmarks.suite import (
     stamp,
 )
 
+# New ones, of a process that has all of this imported.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload([__name__])
+QUICK_SECONDS = 4.0  # of both, after which a quick row begins no other round
 TOLERANCE = 1e-4  # relative, between the two losses
 WORKS: dict[str, Callable[[], Pair]] = {
     "DD, LeNet, S=1 P=3, 10 images, real batch 1024": lambda: dd.pair(1, 3, 1, 1024),
@@ -68,21 +73,25 @@ def compared(
     make: Callable[[], Pair],
     rounds: int,
     scale: float = 1.0,
+    enough: float = math.inf,
     torch_compile: bool = True,
     ready: Callable[[], object] = lambda: None,
 ) -> Row:
     """Losses, CPU seconds and bytes of both; seconds are multiplied by `scale`.
 
-    `ready` is called when all is compiled, before any clock starts.
+    At most so many rounds, and none begins after `enough` seconds. `ready` is called when all is
+    compiled, before any clock starts.
     """
-    pair = make()
+    pair = _made(make)
     # Both are warm after this.
     ours, theirs = pair.losses() if pair.losses else (pair.ours(), pair.peer())
     difference = abs(ours - theirs) / abs(theirs)
     if difference > TOLERANCE:
         raise SystemExit(f"losses {ours} and {theirs} differ by {difference:.1e}, relative")
     ready()
-    times = [(cpu_seconds(pair.ours), cpu_seconds(pair.peer)) for _ in range(rounds)]
+    times: list[tuple[float, float]] = []
+    while len(times) < rounds and sum(map(sum, times)) < enough:
+        times.append((cpu_seconds(pair.ours), cpu_seconds(pair.peer)))
     mine, peer = (scale * min(column) for column in zip(*times, strict=True))
     memory = pair.compiled().memory_analysis()
     row = {
@@ -102,6 +111,15 @@ def compared(
     return row
 
 
+def _made(make: Callable[[], Pair]) -> Pair:
+    """A pair, whose many small programs (not `ours`) run once and are not worth optimizing."""
+    try:
+        jax.config.update("jax_disable_most_optimizations", True)
+        return make()
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
 def _compiled(function: Callable[[], Any], scale: float, rounds: int) -> Row:
     """CPU seconds of PyTorch's compiled form, and wall seconds that compiling it took."""
     begun = time.monotonic()
@@ -117,29 +135,21 @@ def _compiled(function: Callable[[], Any], scale: float, rounds: int) -> Row:
 def measure(work: str, quick: bool) -> Row:
     """One row."""
     make, scale = PARTS[work] if quick and work in PARTS else ({**WORKS, **LONGER}[work], 1.0)
-    long = work in PARTS
-    rounds = (1 if long else 2) if quick else (2 if long else 6)
-    code = f"from benchmarks import peers; print(peers.own_peak({work!r}))"
+    rounds = 2 if work in PARTS and not quick else 6
+    enough = QUICK_SECONDS if quick else math.inf
     # Beside our compilation, which leaves most of a second core idle; over before a clock starts.
-    # By one thread: PyTorch's wait for each other spinning, and the compiler has the other core.
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        row = compared(make, rounds, scale, torch_compile=not quick, ready=other.wait)
-        assert other.stdout is not None
-        said = other.stdout.read()
-    if other.returncode:
-        raise SystemExit(f"PyTorch's memory could not be measured: exit status {other.returncode}")
-    return {**row, "peer_mib": int(said) / 2**20}
+    with ProcessPoolExecutor(1, mp_context=_PROCESSES) as other:
+        peak = other.submit(own_peak, work)
+        row = compared(make, rounds, scale, enough, not quick, peak.result)
+    return {**row, "peer_mib": peak.result() / 2**20}
 
 
 def own_peak(work: str) -> int:
-    """By how much a step of PyTorch's raises the peak of this process."""
+    """By how much a step of PyTorch's raises the peak of this process, which is new."""
+    torch.set_num_threads(1)  # others would wait for it spinning, on the compiler's core
+    jax.config.update("jax_platforms", "cpu")  # the other process has the accelerator
     make = PARTS[work][0] if work in PARTS else {**WORKS, **LONGER}[work]
-    peer = make().peer
+    peer = _made(make).peer
     peer()  # what is set up once is not counted
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still held would hide the need

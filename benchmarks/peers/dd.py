@@ -61,7 +61,7 @@ def pair(steps: int, passes: int, number_of_networks: int, real_batch: int) -> P
     weights = [_as_torch(start) for start in starts]
     seen = [_images(real.gather(index)) for index in batches]
     labels = [torch.from_numpy(np.array(real.labels[index], np.int64)) for index in batches]
-    order = np.asarray(objectives.step_items(items, steps, passes))
+    order = np.array(objectives.step_items(items, steps, passes))
     targets = torch.arange(items) * CLASSES // items
     learned = _images(theta["data"]["images"])
     logarithms = torch.from_numpy(np.array(theta["learning_rates"]))

@@ -4,11 +4,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from d3jax import ops
-from d3jax.layers import Convolution, Linear, Normalization, fan_in_initializers
+from d3jax.layers import (
+    Convolution,
+    Linear,
+    Normalization,
+    fan_in_initializers,
+    shapes_only,
+)
 from d3jax.types import InputError, PyTree
 
 
@@ -48,9 +55,8 @@ class Upsampling(nn.Module):
         # PyTorch computes a transposed convolution's fan-in from its output channels.
         kernel_init, bias_init = fan_in_initializers(self.features * self.size**2)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
-        return ops.upsampling_convolution(images, kernel) + self.param(
-            "bias", bias_init, (self.features,), jnp.float32
-        )
+        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
+        return ops.upsampling_convolution(images, kernel, lowering=shapes_only(self)) + bias
 
 
 class DecoderModule(nn.Module):
@@ -114,6 +120,7 @@ def create(
         raise InputError(f"decoder {name} needs a latent size of {needed}, not {latent_size}")
     module = DecoderModule(image_shape, recipe)
 
+    @jax.jit  # one program: op by op, each is compiled for its shapes
     def init(key: Array) -> PyTree:
         return module.init(key, jnp.zeros((1, latent_size), jnp.float32))["params"]
 
