@@ -17,6 +17,7 @@ from types import ModuleType
 from benchmarks.suite import Row, stamp
 from d3jax.files import write_json
 from d3jax.report import markdown_table
+from d3jax.types import InputError
 
 NAMES = (
     "compile_vs_throughput",
@@ -83,7 +84,10 @@ def main() -> None:
     for name, benchmark in found.items():
         out = options.out or (QUICK if options.quick else RESULTS) / f"{name}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-        rows = measure(name, benchmark, out, options.quick, options.only)
+        try:
+            rows = measure(name, benchmark, out, options.quick, options.only)
+        except InputError as error:
+            parser.error(str(error))
         print(markdown_table(*benchmark.table(rows)))
         if hasattr(benchmark, "remarks"):
             print(benchmark.remarks(rows))

@@ -9,12 +9,16 @@ them); PyTorch's by how much a second call, after all that a first sets up, rais
 resident memory (Linux), in a process of its own. The rate of our products, without recomputed ones
 and counted as plain convolutions have them (Winograd's tiles need fewer than half), is compared
 with that of a product of two 1024x1024 matrices beside it. Needs the extra `torch`.
+
+Where JAX computes on a GPU, PyTorch does too: seconds are those of the wall clock, PyTorch's memory
+is the GPU's, and both compute in full float32, without TF32.
 """
 
 import ctypes
 import gc
 import math
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +31,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.peers import d3, dd, experts, mtt, students
-from benchmarks.peers.pair import Pair
+from benchmarks.peers.pair import Pair, device
 from benchmarks.suite import (
     Cases,
     Row,
@@ -112,7 +116,13 @@ def compared(
 
 
 def _made(make: Callable[[], Pair]) -> Pair:
-    """A pair, whose many small programs (not `ours`) run once and are not worth optimizing."""
+    """A pair, both in full float32.
+
+    Its many small programs (not `ours`) run once and are not worth optimizing.
+    """
+    if device().type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        jax.config.update("jax_default_matmul_precision", "float32")
     try:
         jax.config.update("jax_disable_most_optimizations", True)
         return make()
@@ -147,11 +157,16 @@ def measure(work: str, quick: bool) -> Row:
 def own_peak(work: str) -> int:
     """By how much a step of PyTorch's raises the peak of this process, which is new."""
     torch.set_num_threads(1)  # others would wait for it spinning, on the compiler's core
-    jax.config.update("jax_platforms", "cpu")  # the other process has the accelerator
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the other process has most of a GPU's
     make = PARTS[work][0] if work in PARTS else {**WORKS, **LONGER}[work]
     peer = _made(make).peer
     peer()  # what is set up once is not counted
     gc.collect()
+    if device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        peer()
+        return torch.cuda.max_memory_allocated() - held
     ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still held would hide the need
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _status("VmRSS")

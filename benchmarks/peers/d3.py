@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from benchmarks.flops import flops as flops_of
 from benchmarks.flops import forward_flops
 from benchmarks.peers.mtt import EXPERT_EPOCHS, RATE, SHAPE, as_torch, convnet, squares
-from benchmarks.peers.pair import Pair
+from benchmarks.peers.pair import Pair, channels_first, device, tensor
 from benchmarks.world import CLASSES, random_real
 from d3jax import losses, networks
 from d3jax.methods.d3 import PAPER, Options, d3
@@ -59,9 +59,9 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
     start, target, final = (as_torch(unravel(trajectory[t])) for t in (0, EXPERT_EPOCHS, -1))
     apart = squares(start, target)
     data = state.theta["data"]
-    latents = [torch.from_numpy(np.array(data[name])) for name in ("mean", "log_variance")]
+    latents = [tensor(data[name]) for name in ("mean", "log_variance")]
     decoder = _decoder(state.theta["decoder"])
-    classes = torch.arange(CLASSES)
+    classes = torch.arange(CLASSES, device=device())
 
     # What the objectives draw from the key, so that both see the same.
     of_trajectory, of_mmd = (jax.random.fold_in(jax.random.fold_in(key, 0), i) for i in range(2))
@@ -69,13 +69,12 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
     inner_noise = [_noise(jax.random.split(k)[0], CLASSES) for k in step_keys]
     _, _, for_sample, for_real = jax.random.split(of_mmd, 4)
     mmd_noise = _noise(for_sample, CLASSES * samples)
-    picked = np.array(real.gather(real.sample_classes(for_real, samples).reshape(-1)))
-    photographs = torch.from_numpy(picked.transpose(0, 3, 1, 2).copy())
+    photographs = channels_first(real.gather(real.sample_classes(for_real, samples).reshape(-1)))
 
     def peer() -> float:
         mean, log_variance = (x.clone().requires_grad_() for x in latents)
         weights = [w.clone().requires_grad_() for w in decoder]
-        logarithm = torch.tensor(float(np.log(RATE)), requires_grad=True)
+        logarithm = tensor(np.log(RATE), np.float32).requires_grad_()
         by_latents = torch.optim.SGD(
             [mean, log_variance], options.latent_learning_rate, momentum=0.5
         )
@@ -133,7 +132,7 @@ def _decoder_flops(synthetic: Synthetic, theta: Any) -> float:
 
 
 def _noise(key: jax.Array, items: int) -> torch.Tensor:
-    return torch.from_numpy(np.array(jax.random.normal(key, (items, LATENT), jnp.float32)))
+    return tensor(jax.random.normal(key, (items, LATENT), jnp.float32))
 
 
 def decode(weights: list[torch.Tensor], z: torch.Tensor) -> torch.Tensor:
@@ -155,13 +154,13 @@ def _decoder(params: Any) -> list[torch.Tensor]:
         found += [kernel, upsampling["bias"], norm["scale"], norm["bias"]]
     last = params["Convolution_0"]
     found += [np.array(last["kernel"]).transpose(3, 2, 0, 1), last["bias"]]
-    return [torch.from_numpy(np.array(array).copy()) for array in found]
+    return [tensor(array) for array in found]
 
 
 def _mmd2(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
-        widths = torch.tensor(losses.BANDWIDTHS)[:, None, None]
+        widths = tensor(losses.BANDWIDTHS, np.float32)[:, None, None]
         return torch.exp(-squared.clamp(min=0) / (2 * widths**2)).sum(0)
 
     def within(a: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from benchmarks.flops import forward_flops
 from benchmarks.peers.mtt import SHAPE, as_torch, convnet
-from benchmarks.peers.pair import Pair
+from benchmarks.peers.pair import Pair, channels_first, tensor
 from benchmarks.world import CLASSES, random_real
 from d3jax import networks
 from d3jax.epochs import epoch_function
@@ -36,13 +36,12 @@ def pair(width: int, experts: int, images: int) -> Pair:
     # What an epoch draws from its keys, so that both see the same.
     steps = images // BATCH
     orders = [
-        np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), images)) for key in keys
+        tensor(jax.random.permutation(jax.random.fold_in(key, 0), images), np.int64) for key in keys
     ]
     unravel = networks.unraveler(network)
     starts = [as_torch(unravel(start)) for start in params]
-    whole = np.array(real.gather(jnp.arange(images))).transpose(0, 3, 1, 2)
-    photographs = torch.from_numpy(whole.copy())
-    labels = torch.from_numpy(np.array(real.labels, np.int64))
+    photographs = channels_first(real.gather(jnp.arange(images)))
+    labels = tensor(real.labels, np.int64)
 
     def eager(weights: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(convnet(weights, x)[0], y)
@@ -52,8 +51,7 @@ def pair(width: int, experts: int, images: int) -> Pair:
         for start, order in zip(starts, orders, strict=True):
             weights = [w.clone().requires_grad_() for w in start]
             optimizer = torch.optim.SGD(weights, RATE)
-            for index in order[: steps * BATCH].reshape(steps, BATCH):
-                index = torch.from_numpy(index.astype(np.int64))
+            for index in order[: steps * BATCH].split(BATCH):
                 loss = loss_of(weights, photographs[index], labels[index])
                 optimizer.zero_grad()
                 loss.backward()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.flops import forward_flops
-from benchmarks.peers.pair import Pair
+from benchmarks.peers.pair import Pair, channels_first, device, tensor
 from benchmarks.world import CLASSES, random_real
 from d3jax import networks, objectives
 from d3jax.synthetic import pixels
@@ -54,13 +54,13 @@ def pair(width: int, inner_steps: int, images_per_class: int) -> Pair:
     unravel = networks.unraveler(network)
     trajectories = jnp.asarray(real.trajectories)
     start, target = (as_torch(unravel(trajectories[0, t])) for t in (0, EXPERT_EPOCHS))
-    learned = torch.from_numpy(np.array(theta["data"]["images"]).transpose(0, 3, 1, 2).copy())
-    labels = torch.arange(items) * CLASSES // items
+    learned = channels_first(theta["data"]["images"])
+    labels = torch.arange(items, device=device()) * CLASSES // items
     apart = squares(start, target)
 
     def peer() -> float:
         images = learned.clone().requires_grad_()
-        logarithm = torch.tensor(float(np.log(RATE)), requires_grad=True)
+        logarithm = tensor(np.log(RATE), np.float32).requires_grad_()
         params = [w.clone().requires_grad_() for w in start]
         for _ in range(inner_steps):
             loss = F.cross_entropy(convnet(params, images)[0], labels)
@@ -99,4 +99,4 @@ def as_torch(params: Any) -> list[torch.Tensor]:
         kernel = np.array(convolution["kernel"]).transpose(3, 2, 0, 1)
         found += [kernel, convolution["bias"], norm["scale"], norm["bias"]]
     found += [params["Linear_0"]["kernel"], params["Linear_0"]["bias"]]
-    return [torch.from_numpy(np.array(array).copy()) for array in found]
+    return [tensor(array) for array in found]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from benchmarks.flops import forward_flops
 from benchmarks.peers.mtt import SHAPE, as_torch, convnet
-from benchmarks.peers.pair import Pair
+from benchmarks.peers.pair import Pair, channels_first, device, tensor
 from benchmarks.world import CLASSES
 from d3jax import losses, networks
 from d3jax.evaluate import Protocol, epochs_function
@@ -45,9 +45,8 @@ def pair(width: int, students: int, epochs: int, images: int) -> Pair:
     def ours(end: int = epochs) -> jax.Array:
         return compiled()(*arguments(end))[0]
 
-    batches = np.asarray(theta["data"]["images"]).transpose(0, 3, 1, 2)
-    learned = torch.from_numpy(batches.copy())
-    targets = torch.arange(images) * CLASSES // images
+    learned = channels_first(theta["data"]["images"])
+    targets = torch.arange(images, device=device()) * CLASSES // images
     starts = [as_torch(unravel(start)) for start in params]
     size = min(protocol.batch_size, images)
     steps = -(-images // size)
@@ -58,7 +57,7 @@ def pair(width: int, students: int, epochs: int, images: int) -> Pair:
         return jax.random.permutation(for_order, images)
 
     many = jax.vmap(jax.vmap(drawn, (None, 0)), (0, None))
-    orders = torch.from_numpy(np.array(many(keys, jnp.arange(epochs)), np.int64))
+    orders = tensor(many(keys, jnp.arange(epochs)), np.int64)
 
     def eager(weights: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(convnet(weights, x)[0], y)
@@ -84,12 +83,13 @@ def pair(width: int, students: int, epochs: int, images: int) -> Pair:
         return trained
 
     def our_loss(params: jax.Array) -> float:
-        one_hot = jax.nn.one_hot(jnp.asarray(targets.numpy()), CLASSES)
+        one_hot = jax.nn.one_hot(jnp.arange(images) * CLASSES // images, CLASSES)
         logits = jax.vmap(lambda p: network.apply(unravel(p), theta["data"]["images"]))(params)
         return float(jnp.mean(jax.vmap(lambda x: losses.cross_entropy(x, one_hot))(logits)))
 
     def peer_loss(trained: list[list[torch.Tensor]]) -> float:
-        return float(np.mean([F.cross_entropy(convnet(w, learned)[0], targets) for w in trained]))
+        found = [F.cross_entropy(convnet(w, learned)[0], targets) for w in trained]
+        return float(torch.stack(found).mean())
 
     return Pair(
         ours,
