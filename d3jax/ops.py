@@ -219,20 +219,6 @@ def view(padded: Array, window: int, i: int, j: int, stride: int) -> Array:
     )
 
 
-def _phase_matrix(size: int) -> np.ndarray:
-    """Which kernel tap k links input offset d - 1 to output phase a of a stride-2 upsampling.
-
-    Output pixel 2m + a sums taps k = a + 1 - 2(d - 1) of inputs m + d - 1 (padding 1).
-    """
-    taps = np.zeros((size, 3, 2))
-    for offset in range(3):
-        for phase in range(2):
-            tap = phase + 1 - 2 * (offset - 1)
-            if 0 <= tap < size:
-                taps[tap, offset, phase] = 1
-    return taps
-
-
 def upsampling_convolution(
     images: Array, kernel: Array, *, lowering: Lowering | None = None
 ) -> Array:
@@ -242,11 +228,14 @@ def upsampling_convolution(
     kernel tap t to output pixel 2i - 1 + t (k = 3 with one more output row, as its
     `output_padding=1`).
 
-    On CPU the four output phases are the features of one 3x3 convolution with 4 D, followed by
-    depth-to-space: 2 to 11 times faster than `lax.conv_transpose` in a scan.
+    On CPU the four output phases are the features of one 2x2 convolution with 4 D, of whose pixels
+    each phase takes its own H x W, followed by depth-to-space: as many multiplications as by
+    Winograd's tiles (but for the edge), in two products for 16, and exact. By rows instead of
+    `winograd`, which has no tiles for that.
     """
     size, _, channels, features = kernel.shape
-    if (default_lowering() if lowering is None else lowering) == "lax":
+    lowering = default_lowering() if lowering is None else lowering
+    if lowering == "lax":
         # The transposed convolution as a convolution of the dilated input with the flipped kernel.
         low, high = size - 2, 2
         return lax.conv_general_dilated(
@@ -257,13 +246,17 @@ def upsampling_convolution(
             lhs_dilation=(2, 2),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-    taps = jnp.asarray(_phase_matrix(size), kernel.dtype)
-    phases = jnp.einsum("kda,leb,klio->deiabo", taps, taps, kernel)
-    matrix = phases.reshape(3, 3, channels, 4 * features)
-    out = convolution(images, matrix, lowering=lowering)
-    batch, height, width, _ = out.shape
-    out = out.reshape(batch, height, width, 2, 2, features)
-    return out.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, features)
+    # Output pixel 2m + a sees inputs m + a - 1 + i by taps 3 - a - 2i, i = 0, 1.
+    taps = jnp.pad(kernel, [(0, 4 - size)] * 2 + [(0, 0)] * 2)[::-1, ::-1]
+    taps = taps.reshape(2, 2, 2, 2, channels, features).transpose(0, 2, 4, 1, 3, 5)
+    windows = taps.reshape(2, 2, channels, 4 * features)
+    lowering = "rows" if lowering == "winograd" else lowering
+    out = convolution(images, windows, padding=1, lowering=lowering)
+    batch, height, width, _ = images.shape
+    out = out.reshape(batch, height + 1, width + 1, 2, 2, features)
+    phases = [[out[:, a : a + height, b : b + width, a, b] for b in range(2)] for a in range(2)]
+    whole = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
+    return whole.reshape(batch, 2 * height, 2 * width, features)
 
 
 def no_cotangent(x: Array) -> Array | np.ndarray:
