@@ -1,7 +1,7 @@
 """A run's folder: claimed by one configuration, refused to any other."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,19 @@ def claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> Iterat
     """Writes config.yaml, or refuses a folder that holds another configuration's run.
 
     Where what follows is refused itself (too little disk, say), a new claim is taken back, unless
-    there is something in the folder by then: that is of this configuration.
+    something was made in the folder by then: that is of this configuration.
     """
+    before = {path.name for path in out.iterdir()} if out.is_dir() else set()
     new = _claim(out, method, options, dataset)
     try:
         yield
     except InputError:
         ours = {"config.yaml", ".lock"}
-        if new and {path.name for path in out.iterdir()} <= ours:
+        if new and {path.name for path in out.iterdir()} <= ours | before:
             for name in ours:
                 (out / name).unlink(missing_ok=True)
-            out.rmdir()
+            with suppress(OSError):  # others' files are in it
+                out.rmdir()
         raise
 
 

@@ -385,9 +385,11 @@ def test_a_refusal_for_want_of_disk_leaves_no_claim(capsys, tmp_path, monkeypatc
     assert not out.exists()
 
 
-@pytest.mark.parametrize("made", [None, "subset-1"])
-def test_a_claim_is_taken_back_where_nothing_was_made(made, tmp_path):
+@pytest.mark.parametrize(("there", "made"), [(None, None), (None, "subset-1"), ("notes", None)])
+def test_a_claim_is_taken_back_where_nothing_was_made(there, made, tmp_path):
     options, out = config.DistillD3(), tmp_path / "d3"
+    if there is not None:
+        (out / there).mkdir(parents=True)
     dataset = options.data.read(0)
 
     def refused_later():
@@ -399,7 +401,7 @@ def test_a_claim_is_taken_back_where_nothing_was_made(made, tmp_path):
     with pytest.raises(InputError, match="disk"):
         refused_later()
     assert (out / "config.yaml").exists() == (made is not None)
-    assert out.exists() == (made is not None)
+    assert out.exists() == (made is not None or there is not None)
 
 
 def test_bad_input_to_a_process_of_its_own(environment, tmp_path):
