@@ -50,4 +50,4 @@ def tensor(array: Any, dtype: Any = None) -> torch.Tensor:
 
 def channels_first(images: Any) -> torch.Tensor:
     """Images [B, H, W, C] as PyTorch's [B, C, H, W], contiguous, its default layout."""
-    return tensor(np.array(images).transpose(0, 3, 1, 2))
+    return tensor(np.array(images).transpose(0, 3, 1, 2).copy())
