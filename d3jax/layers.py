@@ -37,10 +37,10 @@ def _initializers(name: str, fan_in: int) -> tuple[Initializer, Initializer]:
     return fan_in_initializers(fan_in)
 
 
-def shapes_only(module: nn.Module) -> ops.Lowering | None:
-    """The lowering whose trace is shortest while a module only makes its parameters.
+def lowering_while_initializing(module: nn.Module) -> ops.Lowering | None:
+    """The one of shortest trace: the compiler throws away what is computed then.
 
-    What it computes then is thrown away, by the compiler at the latest.
+    Of a module that has its parameters the default, None.
     """
     return "lax" if module.is_initializing() else None
 
@@ -76,7 +76,7 @@ class Convolution(nn.Module):
             kernel,
             stride=self.stride,
             padding=self.padding,
-            lowering=shapes_only(self),
+            lowering=lowering_while_initializing(self),
         )
         if self.bias:
             bias = self.param("bias", bias_init, (self.features,), jnp.float32)

@@ -14,7 +14,7 @@ from d3jax.layers import (
     Linear,
     Normalization,
     fan_in_initializers,
-    shapes_only,
+    lowering_while_initializing,
 )
 from d3jax.types import InputError, PyTree
 
@@ -56,7 +56,10 @@ class Upsampling(nn.Module):
         kernel_init, bias_init = fan_in_initializers(self.features * self.size**2)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
-        return ops.upsampling_convolution(images, kernel, lowering=shapes_only(self)) + bias
+        return (
+            ops.upsampling_convolution(images, kernel, lowering=lowering_while_initializing(self))
+            + bias
+        )
 
 
 class DecoderModule(nn.Module):
