@@ -1,20 +1,24 @@
 """Measures, prints tables, and keeps rows and plots.
 
     python -m benchmarks [NAME ...] [--quick] [--only TEXT] [--out FILE]
+    python -m benchmarks accelerator --out FILE [--minutes 8] [--data FILE] [--dry]
 
-Without names all of them. Rows are written as they come, to benchmarks/results/NAME.json (quick
-ones to runs/benchmarks, so that they take the place of no full one) or all to FILE, a plot NAME.png
-beside them; each row says what was measured, on what, when and with which versions. Rows of the
-file that are not measured again stay in it.
+Without names all of them but the second line's, which is for a GPU (`benchmarks.accelerator`). Rows
+are written as they come, to benchmarks/results/NAME.json (quick ones to runs/benchmarks, so that
+they take the place of no full one) or all to FILE, a plot NAME.png beside them; each row says what
+was measured, on what, when and with which versions. Rows of the file that are not measured again
+stay in it.
 """
 
 import argparse
 import importlib
 import json
+import os
+import sys
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.suite import Row, stamp
+from benchmarks.suite import Row, compile_quickly, stamp
 from d3jax.files import write_json
 from d3jax.report import markdown_table
 from d3jax.types import InputError
@@ -59,6 +63,12 @@ def measure(name: str, benchmark: ModuleType, out: Path, quick: bool, only: str)
 
 def main() -> None:
     """Measures every named benchmark."""
+    if sys.argv[1:2] == ["accelerator"]:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some too
+        if "--dry" in sys.argv:
+            compile_quickly()
+        importlib.import_module("benchmarks.accelerator").main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=str(__doc__).splitlines()[0]
     )

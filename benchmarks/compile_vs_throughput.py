@@ -46,9 +46,9 @@ def measure(make: Any, *, lowering: Any = None, chunk: int = 10, **options: Any)
         key = jax.random.key(0)
         state = jax.jit(method.init)(key, real)
         with _CachedIn(cache):
-            compiled, cold = _compiled(method, chunk, key, state, real)
+            compiled, cold = compiled_chunk(method, chunk, key, state, real)
             jax.clear_caches()
-            _, warm = _compiled(method, chunk, key, state, real)
+            _, warm = compiled_chunk(method, chunk, key, state, real)
 
         def run(state: Any, steps: int) -> Any:
             return jax.block_until_ready(compiled(key, state, real, jnp.asarray(steps, jnp.int32)))
@@ -81,7 +81,7 @@ def measure(make: Any, *, lowering: Any = None, chunk: int = 10, **options: Any)
     }
 
 
-def _compiled(method: Any, chunk: int, *arguments: Any) -> tuple[Any, dict[str, float]]:
+def compiled_chunk(method: Any, chunk: int, *arguments: Any) -> tuple[Any, dict[str, float]]:
     """The chunk of outer steps, and what it took."""
     function = jax.jit(distill.chunk_function(method, chunk), donate_argnums=1)
     times = [time.monotonic()]

@@ -26,18 +26,27 @@ def trajectory(
     images_per_class: int = 1,
     classes: int = CLASSES,
     samples: int = 30,
+    image_shape: tuple[int, int, int] = CIFAR,
+    decoder_width: int = 64,
+    compute: str = "float32",
     **options: Any,
 ) -> tuple[Method, Real]:
     """MTT on pixels, or `d3`: Gaussians with the small decoder, and the MMD after it.
 
     `options` are of `objectives.trajectory_matching`.
     """
-    network = networks.create("convnet", image_shape=CIFAR, num_classes=classes, width=width)
+    network = networks.create(
+        "convnet", image_shape=image_shape, num_classes=classes, width=width, compute=compute
+    )
     items = classes * images_per_class
-    shape: dict[str, Any] = {"image_shape": CIFAR, "num_classes": classes}
+    shape: dict[str, Any] = {"image_shape": image_shape, "num_classes": classes}
     data = (
         gaussian.create(
-            **shape, latents_per_class=images_per_class, latent_size=64, decoder="small", width=64
+            **shape,
+            latents_per_class=images_per_class,
+            latent_size=64,
+            decoder="small",
+            width=decoder_width,
         )
         if name == "d3"
         else pixels.create(**shape, num_items=items)
@@ -57,7 +66,7 @@ def trajectory(
         chosen.append(
             objectives.feature_mmd(network, items, classes, samples=samples, updates=data.groups)
         )
-    real = random_real(CIFAR, 100 * classes, network=network, classes=classes)
+    real = random_real(image_shape, 100 * classes, network=network, classes=classes)
     return _composed(data, chosen, jnp.log(jnp.asarray(0.01, jnp.float32))), real
 
 
@@ -67,14 +76,23 @@ def unrolled(
     passes: int = 3,
     number_of_networks: int = 1,
     batch_size: int = 256,
+    width: int | None = None,
+    image_shape: tuple[int, int, int] = MNIST,
+    compute: str = "float32",
     **options: Any,
 ) -> tuple[Method, Real]:
-    """DD with LeNet, random initialization; `options` are of `objectives.unrolled`."""
+    """DD with LeNet, or a ConvNet of some width, random initialization; `options` are of
+    `objectives.unrolled`."""
     network = networks.create(
-        "lenet", image_shape=MNIST, num_classes=CLASSES, initialization="xavier_normal"
+        "lenet" if width is None else "convnet",
+        image_shape=image_shape,
+        num_classes=CLASSES,
+        width=width,
+        initialization="xavier_normal",
+        compute=compute,
     )
     items = CLASSES * steps
-    data = pixels.create(image_shape=MNIST, num_classes=CLASSES, num_items=items)
+    data = pixels.create(image_shape=image_shape, num_classes=CLASSES, num_items=items)
     objective = objectives.unrolled(
         network,
         items,
@@ -87,7 +105,7 @@ def unrolled(
         **options,
     )
     rates = jnp.full((steps * passes,), jnp.log(0.02), jnp.float32)
-    return _composed(data, [objective], rates), random_real(MNIST, 2000)
+    return _composed(data, [objective], rates), random_real(image_shape, 2000)
 
 
 def _composed(data: Synthetic, chosen: list[Any], rates: jax.Array) -> Method:

@@ -20,6 +20,18 @@ Cases = dict[str, Callable[[], Row]]  # what each row's work is called, and how 
 Table = tuple[list[str], list[list[Any]]]  # header, rows
 
 
+def compile_quickly() -> None:
+    """Sets flags with which XLA compiles several times as fast, for code that hardly runs.
+
+    To be called before JAX computes anything; processes that this one starts inherit them.
+    """
+    flags = ["--xla_backend_optimization_level=0"]
+    if jax.__version__.startswith("0.10."):  # later ones end at a flag that they do not have
+        flags += ["--xla_cpu_use_fusion_emitters=false"]
+        flags += ["--xla_cpu_parallel_codegen_split_count=1"]
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
+
+
 def stamp() -> Row:
     """Where and when a row was measured, and with what."""
     return {
@@ -48,7 +60,7 @@ def product_rate() -> float:
 
 def elsewhere(call: str, **environment: str) -> Row:
     """What `call`, of a function of a benchmark (`sharding.measure(...)`), returns in a new process
-    with these variables set, on its CPU."""
+    with these variables set, by default on its CPU."""
     module = call.split(".")[0]
     code = f"import json; from benchmarks import {module}; print(json.dumps({call}))"
     run = subprocess.run(

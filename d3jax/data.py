@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
-from d3jax import sources
 from d3jax.mapped import pick
 from d3jax.stages import check_seed
 from d3jax.types import InputError, Real
@@ -79,6 +77,8 @@ def load(
     if validation < 0:
         raise InputError(f"validation must not be negative, it is {validation}")
     check_seed(seed)
+    from d3jax import sources  # needs Pillow and more
+
     splits = sources.read(name, data_dir)
     available, tests = len(splits.train_labels), len(splits.test_labels)
     for what, limit, most in (
@@ -194,6 +194,8 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
     """Images u8[N, H, W, C] as u8[N, size, size, C], bilinearly, without aliasing."""
     if images.shape[1] == size:
         return images
+    from PIL import Image
+
     resized = [
         np.asarray(
             Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).resize(

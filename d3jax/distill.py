@@ -5,19 +5,21 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from jax import Array
 
 from d3jax import clocks, metrics, processes
 from d3jax.metrics import METRICS
 from d3jax.progress import Diverged, Interrupted, Reporter, interruption
 from d3jax.types import Method, PyTree, Real, State
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 Rows = list[dict[str, float]]
 
@@ -243,14 +245,18 @@ def _diverged(rows: list[Rows], finite: np.ndarray) -> None:
     )
 
 
-def _manager(path: Path) -> ocp.CheckpointManager:
+def _manager(path: Path) -> "ocp.CheckpointManager":
+    import orbax.checkpoint as ocp  # takes a second; steps alone do not need it
+
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     # With its handler named, orbax does not guess it from what lies there, which may be damaged.
     handler = ocp.StandardCheckpointHandler()
     return ocp.CheckpointManager(path.resolve(), options=options, item_handlers=handler)
 
 
-def _save(manager: ocp.CheckpointManager, step: int, state: State) -> None:
+def _save(manager: "ocp.CheckpointManager", step: int, state: State) -> None:
+    import orbax.checkpoint as ocp
+
     if step not in manager.all_steps():
         manager.save(step, args=ocp.args.StandardSave(state))
 
@@ -265,9 +271,11 @@ def _put_aside(folder: Path) -> Path:
 
 
 def _restore(
-    manager: ocp.CheckpointManager, state: State, reporter: Reporter, strict: bool
+    manager: "ocp.CheckpointManager", state: State, reporter: Reporter, strict: bool
 ) -> State:
     """The newest checkpoint that can be read, else the initial state."""
+    import orbax.checkpoint as ocp
+
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     for step in sorted(manager.all_steps(), reverse=True):
         try:

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorstore
 from jax import Array
 
 _BLOCK = 4096  # rows hashed at a time
@@ -33,6 +32,8 @@ def store_path(store: Path, config: dict[str, Any]) -> Path:
 
 def create(path: Path, dtype: str, shape: tuple[int, int, int]) -> Any:
     """The array [experts, epochs + 1, P] in `path`, to be written; what is there already stays."""
+    import tensorstore
+
     return tensorstore.open(
         _zarr(path),
         create=True,
@@ -47,6 +48,8 @@ class Snapshots:
     """The snapshots of a finished store: one array [experts, epochs + 1, P], read by piece."""
 
     def __init__(self, path: Path):
+        import tensorstore
+
         self._array = tensorstore.open(_zarr(path), open=True, read=True).result()
         self.shape: tuple[int, ...] = tuple(self._array.shape)
 

@@ -162,16 +162,23 @@ def own_peak(work: str) -> int:
     peer = _made(make).peer
     peer()  # what is set up once is not counted
     gc.collect()
-    if device().type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        peer()
-        return torch.cuda.max_memory_allocated() - held
+    if (peak := device_peak(peer)) is not None:
+        return peak
     ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still held would hide the need
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _status("VmRSS")
     peer()
     return _status("VmHWM") - before
+
+
+def device_peak(peer: Callable[[], Any]) -> int | None:
+    """By how much a call raises the peak of PyTorch's memory on a GPU; None without one."""
+    if device().type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    peer()
+    return torch.cuda.max_memory_allocated() - held
 
 
 def _status(name: str) -> int:

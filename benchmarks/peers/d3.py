@@ -9,15 +9,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.flops import flops as flops_of
-from benchmarks.flops import forward_flops
+from benchmarks.flops import d3_flops, decoder_flops, forward_flops
 from benchmarks.peers.mtt import EXPERT_EPOCHS, RATE, SHAPE, as_torch, convnet, squares
 from benchmarks.peers.pair import Pair, channels_first, device, tensor
 from benchmarks.world import CLASSES, random_real
 from d3jax import losses, networks
 from d3jax.methods.d3 import PAPER, Options, d3
 from d3jax.synthetic import gaussian
-from d3jax.types import Synthetic
 
 LATENT, STAGE, STAGES = 64, 64, 4
 # Adam's first step goes by the gradient's sign, so that a real rate would turn rounding into a
@@ -108,27 +106,9 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
             optimizer.step()
         return float((distance + mmd).detach())
 
-    # Of an item's inner step: 9 forward passes' products (see `mtt.pair`), 3 of the decoder's. Of a
-    # class's sample in the MMD: a real image's forward pass, a decoded one's and its way back to
-    # the pixels, and 3 of the decoder's.
-    forward, decoded = forward_flops(network, SHAPE), _decoder_flops(synthetic, state.theta)
-    flops = CLASSES * (
-        inner_steps * (9 * forward + 3 * decoded) + samples * 3 * (forward + decoded)
-    )
+    forward, decoded = forward_flops(network, SHAPE), decoder_flops(synthetic, state.theta)
+    flops = d3_flops(forward, decoded, inner_steps, CLASSES, CLASSES * samples)
     return Pair(ours, peer, compiled, flops)
-
-
-def _decoder_flops(synthetic: Synthetic, theta: Any) -> float:
-    """Of one image's decoding."""
-    one, nine = (
-        flops_of(
-            lambda theta, items: synthetic.sample(theta, None, items).images,
-            theta,
-            jax.ShapeDtypeStruct((number,), jnp.int32),
-        )
-        for number in (1, 9)
-    )
-    return (nine - one) / 8
 
 
 def _noise(key: jax.Array, items: int) -> torch.Tensor:

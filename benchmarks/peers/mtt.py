@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.flops import forward_flops
+from benchmarks.flops import forward_flops, mtt_flops
 from benchmarks.peers.pair import Pair, channels_first, device, tensor
 from benchmarks.world import CLASSES, random_real
 from d3jax import networks, objectives
@@ -70,8 +70,7 @@ def pair(width: int, inner_steps: int, images_per_class: int) -> Pair:
         torch.autograd.grad(distance, (images, logarithm))
         return float(distance.detach())
 
-    # A step is a forward and a backward pass, 3 forward passes' products; their derivatives 6 more.
-    flops = 9 * inner_steps * items * forward_flops(network, SHAPE)
+    flops = mtt_flops(forward_flops(network, SHAPE), inner_steps, items)
     return Pair(ours, peer, compiled, flops)
 
 
