@@ -81,7 +81,7 @@ def convolution(
         on CPU banded for few features or channels, else winograd where it can be, and patches where
         not or in half precision; elsewhere lax.
 
-    Of many images a few at a time are convolved (`map_blocks`), by all lowerings but `lax`: a
+    Of many images a CPU convolves a few at a time (`map_blocks`), by all lowerings but `lax`: a
     decoder's gradient on 300 images takes half as long, and a third of the memory.
 
     Raises:
@@ -112,7 +112,8 @@ def convolution(
         return _convolution(images, kernel, stride, padding, lowering)
 
     block = None
-    if lowering != "lax" and images.shape[0] >= _MANY:
+    on_cpu = jax.default_backend() == "cpu"
+    if on_cpu and lowering != "lax" and images.shape[0] >= _MANY:
         seen = 4 * math.prod(images.shape[1:]) * size**2 // stride**2
         block = max(1, _SEEN_BYTES // seen)
     out = map_blocks(convolve, images, block)

@@ -26,9 +26,19 @@ from benchmarks.suite import Row, Table, stamp
 from d3jax.files import write_json
 from d3jax.report import markdown_table
 
+Rows = dict[tuple[str, str], Row]  # by section and work
 
-def cases(size: Size, data: Path | None) -> list[Case]:
-    """Every row, dearest first: the first of each question, then the rest of each."""
+
+def cases(size: Size, data: Path | None, rows: Rows) -> list[Case]:
+    """Every row, dearest first: the first of each question, then the rest of each.
+
+    `rows` are those that have been measured; more are added to it meanwhile.
+    """
+
+    def rate(work: str) -> float:
+        """Outer steps a second, 0 where they were not measured."""
+        return rows.get(("outer steps", work), {}).get("steps_per_second", 0.0)
+
     several = [
         parts.products(size),
         steps.outer_steps(size),
@@ -37,26 +47,24 @@ def cases(size: Size, data: Path | None) -> list[Case]:
         parts.training(size),
         dispatch.chunks(size),
         dispatch.subtasks(size),
-        [] if data is None else real.cases(size, data),
+        [] if data is None else real.cases(size, data, rate),
         dispatch.flags(size),
     ]
     found = [case for section in several for case in section]
     return sorted(found, key=lambda case: case.rank)  # stable: within a rank as listed
 
 
-def measure(chosen: list[Case], out: Path, minutes: float) -> list[Row]:
-    """Measures the cases that fit into so many minutes; returns all rows of the file `out`."""
+def measure(chosen: list[Case], rows: Rows, out: Path, minutes: float) -> None:
+    """Measures the cases that fit into so many minutes, into `rows` and the file `out`."""
     begun = time.monotonic()
-    kept: dict[tuple[str, str], Row] = {}
-    if out.exists():
-        kept = {(row["section"], row["work"]): row for row in json.loads(out.read_text())}
     guessed = taken = 0.0
     for case in chosen:
+        name = case.section, case.work
         left = 60 * minutes - (time.monotonic() - begun)
         pace = max(1.0, taken / guessed) if guessed else 1.0
         row = {"benchmark": "accelerator", "section": case.section, "work": case.work, **stamp()}
         if pace * case.seconds > left:
-            kept.setdefault((case.section, case.work), {**row, "skipped": f"{left:.0f} s left"})
+            rows.setdefault(name, {**row, "skipped": f"not measured: {max(left, 0):.0f} s left"})
         else:
             start = time.monotonic()
             try:
@@ -67,10 +75,9 @@ def measure(chosen: list[Case], out: Path, minutes: float) -> list[Row]:
                 row["failed"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             row["row_seconds"] = time.monotonic() - start
             guessed, taken = guessed + case.seconds, taken + row["row_seconds"]
-            kept[case.section, case.work] = row
-        write_json(out, list(kept.values()))
-        print(_said(kept[case.section, case.work]), flush=True)
-    return list(kept.values())
+            rows[name] = row
+        write_json(out, list(rows.values()))
+        print(_said(rows[name]), flush=True)
 
 
 def _said(row: Row) -> str:
@@ -87,22 +94,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
     parser.add_argument("--minutes", type=float, default=8.0, help="begin no row that ends later")
     parser.add_argument("--data", type=Path, help="CIFAR-10 as .npz, for rows on real images")
-    parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name holds this")
+    parser.add_argument(
+        "--only", nargs="+", metavar="TEXT", help="rows whose names hold one of these"
+    )
     parser.add_argument("--dry", action="store_true", help="every kind of row, at toy size")
     options = parser.parse_args(arguments)
     if options.data is not None and not options.data.exists():
         parser.error(f"there is no file {options.data}")
+    rows: Rows = {}
+    if options.out.exists():
+        rows = {(row["section"], row["work"]): row for row in json.loads(options.out.read_text())}
     chosen = [
         case
-        for case in cases(DRY if options.dry else FULL, options.data)
-        if options.only in f"{case.section}: {case.work}"
+        for case in cases(DRY if options.dry else FULL, options.data, rows)
+        if not options.only or any(text in f"{case.section}: {case.work}" for text in options.only)
     ]
     if not chosen:
-        parser.error(f"no row's name holds {options.only!r}")
+        parser.error(f"no row's name holds {' or '.join(options.only)}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with lowered_by("lax" if options.dry else None):  # of shortest trace, and a GPU's default
-        rows = measure(chosen, options.out, options.minutes)
-    for name, table in tables(rows):
+        measure(chosen, rows, options.out, options.minutes)
+    for name, table in tables([*rows.values()]):
         print(f"\n{name}\n\n{markdown_table(*table)}")
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import time
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,13 +12,18 @@ import jax.numpy as jnp
 from benchmarks.accelerator.case import PRECISIONS, Case, Size, mebibytes, seconds_of, share
 from benchmarks.compile_vs_throughput import compiled_chunk
 from benchmarks.flops import d3_flops, dd_flops, decoder_flops, forward_flops, mtt_flops
-from benchmarks.outer_steps import trajectory, unrolled
+from benchmarks.outer_steps import lowered_by, trajectory, unrolled
 from benchmarks.suite import Row
 from benchmarks.world import CLASSES
-from d3jax import networks
+from d3jax import networks, ops
 from d3jax.types import Method, Real
 
 METHODS = ("D3", "MTT", "DD")
+
+
+def name_of_smallest(name: str, size: Size) -> str:
+    """What the row of a method's smallest step is called."""
+    return f"{name}, {size.images_per_class[0]} a class, T={size.inner_steps[0]}, {PRECISIONS[0]}"
 
 
 def make(name: str, size: Size, images_per_class: int, inner_steps: int, **options: Any):
@@ -62,13 +68,27 @@ def outer_steps(size: Size) -> list[Case]:
                             rank,
                         )
                     )
+    first, steps = size.images_per_class[0], size.inner_steps[0]
+    for name, seconds in (("MTT", 14.0), ("D3", 30.0)):
+        measure = partial(outer_step, name, size, first, steps, PRECISIONS[0], "patches")
+        found.append(
+            Case("outer steps", f"{name_of_smallest(name, size)}, patches", measure, seconds, 2)
+        )
     return found
 
 
-def outer_step(name: str, size: Size, images: int, inner_steps: int, precision: str) -> Row:
+def outer_step(
+    name: str,
+    size: Size,
+    images: int,
+    inner_steps: int,
+    precision: str,
+    lowering: ops.Lowering | None = None,
+) -> Row:
     """Seconds to compile, of the first call, and of a step in the steady state; memory."""
     half = precision == "bfloat16"
-    with jax.default_matmul_precision("tensorfloat32" if half else precision):
+    default = nullcontext() if lowering is None else lowered_by(lowering)
+    with default, jax.default_matmul_precision("tensorfloat32" if half else precision):
         compute = "bfloat16" if half else "float32"
         method, real = make(name, size, images, inner_steps, compute=compute)
         key = jax.random.key(0)
