@@ -8,7 +8,7 @@ from jax import Array
 
 from d3jax import losses
 from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
-from d3jax.blocks import batch_loss
+from d3jax.blocks import MANY_IMAGES, batch_loss
 from d3jax.networks import unraveler
 from d3jax.types import Network, PyTree, Real
 
@@ -65,9 +65,7 @@ def epoch_function(
         def gradients(params: Array, keys: Array, choice: Array, index: Array) -> PyTree:
             """(losses f[E], gradients f[E, P])"""
             both = jax.value_and_grad(loss)
-            if jax.default_backend() == "gpu":
-                # Convolutions with a kernel for each network fill a GPU less than one after another
-                # do: 4 experts of width 128 take three times as long under vmap.
+            if jax.default_backend() == "gpu" and size >= MANY_IMAGES:
                 return jax.lax.map(lambda x: both(x[0], x[1], choice, x[2]), (params, keys, index))
             return jax.vmap(both, in_axes=(0, 0, None, 0))(params, keys, choice, index)
 

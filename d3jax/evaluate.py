@@ -15,7 +15,7 @@ from jax import Array
 
 from d3jax import losses
 from d3jax.augment import STRATEGIES, Transformation, augment, draw_choice
-from d3jax.blocks import batch_loss, forward_blocks
+from d3jax.blocks import MANY_IMAGES, batch_loss, forward_blocks
 from d3jax.networks import initial_parameters, unraveler
 from d3jax.progress import Reporter
 from d3jax.types import InputError, Network, PyTree, Real, Synthetic
@@ -254,7 +254,17 @@ def epochs_function(
         weighted = targets * (weight * scale)[:, None]
         return batch_loss(network, unravel(params), images, losses.cross_entropy, weighted)[0]
 
-    gradients = jax.vmap(jax.grad(loss), in_axes=(0, None, 0, None, 0, None))
+    def gradients(
+        params: Array, theta: PyTree, keys: Array, choice: Array, visit: Array, weight: Array
+    ) -> Array:
+        """Of all students, f[S, P]."""
+        if jax.default_backend() == "gpu" and batch_size >= MANY_IMAGES:
+            each = (params, keys, visit)
+            return jax.lax.map(
+                lambda x: jax.grad(loss)(x[0], theta, x[1], choice, x[2], weight), each
+            )
+        axes = (0, None, 0, None, 0, None)
+        return jax.vmap(jax.grad(loss), axes)(params, theta, keys, choice, visit, weight)
 
     def epoch(carry: PyTree, theta: PyTree, keys: Array, rate: Array) -> PyTree:
         for_order = jax.vmap(lambda k: jax.random.fold_in(k, steps))(keys)

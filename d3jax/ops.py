@@ -3,7 +3,8 @@
 XLA's CPU convolution is one to two orders of magnitude slower inside `lax.scan` than a matrix
 product, and under `vmap` over weights it becomes a grouped convolution, slow everywhere.
 So a convolution here is, by default on CPU, sums of shifted views times matrices (`winograd.py`):
-every derivative of it is again matrix products, and `vmap` makes them batched ones.
+every derivative of it is again matrix products, and `vmap` makes them batched ones. On a GPU that
+is faster too where images are few, as in an inner loop (`benchmarks/ACCELERATOR.md`).
 """
 
 import math
@@ -23,8 +24,26 @@ Lowering = Literal["winograd", "patches", "rows", "banded", "lax"]
 
 
 def default_lowering() -> Lowering:
-    """The convolution lowering of the current backend: winograd on CPU, XLA's own elsewhere."""
-    return "winograd" if jax.default_backend() == "cpu" else "lax"
+    """The convolution lowering of the current backend: XLA's own but on CPUs and GPUs."""
+    return {"cpu": "winograd", "gpu": "patches"}.get(jax.default_backend(), "lax")  # type: ignore
+
+
+def _default(images: Array, kernel: Array, stride: int) -> Lowering:
+    """The lowering of one convolution, by what it is given; see `convolution`."""
+    size, _, channels, features = kernel.shape
+    lowering = default_lowering()
+    if lowering == "winograd":
+        # Products with so few columns are slow: LeNet's gradient is 3 times as fast by bands. And
+        # patches of few channels are many short copies.
+        narrow = size > 1 and (features <= 16 or channels <= _FEW)
+        half = jnp.finfo(images.dtype).bits < 32  # has no digits to spare for sums of inputs
+        tiles = stride == 1 and size in winograd.SIZES
+        if narrow or half or not tiles:
+            return "banded" if narrow else "patches"
+    elif lowering == "patches" and jax.default_backend() == "gpu":
+        seen = images.size * size**2 // stride**2 * images.dtype.itemsize
+        return "patches" if seen <= _GPU_BYTES else "lax"
+    return lowering
 
 
 def default_block(image_size: int) -> int | None:
@@ -79,7 +98,8 @@ def convolution(
         side), `rows` (k products, a row of views each: less memory), `banded` (some outputs of a
         row at a time with a banded matrix: wider products), or `lax` (XLA's convolution). Default
         on CPU banded for few features or channels, else winograd where it can be, and patches where
-        not or in half precision; elsewhere lax.
+        not or in half precision; on a GPU patches while they take at most 80 MiB (of few images),
+        else lax; elsewhere lax.
 
     Of many images a CPU convolves a few at a time (`map_blocks`), by all lowerings but `lax`: a
     decoder's gradient on 300 images takes half as long, and a third of the memory.
@@ -91,13 +111,7 @@ def convolution(
     padding = (size - 1) // 2 if padding is None else padding
     tiles = stride == 1 and size in winograd.SIZES
     if lowering is None:
-        lowering = default_lowering()
-        # Products with so few columns are slow: LeNet's gradient is 3 times as fast by bands. And
-        # patches of few channels are many short copies.
-        narrow = size > 1 and (kernel.shape[-1] <= 16 or kernel.shape[-2] <= _FEW)
-        half = jnp.finfo(images.dtype).bits < 32  # has no digits to spare for sums of inputs
-        if lowering == "winograd" and (narrow or half or not tiles):
-            lowering = "banded" if narrow else "patches"
+        lowering = _default(images, kernel, stride)
     elif lowering == "winograd" and not tiles:
         known = " or ".join(map(str, winograd.SIZES))
         raise ValueError(
@@ -175,6 +189,7 @@ def _product(rows: Array, matrix: Array) -> Array:
 _NARROW, _LONG = 64, 256  # columns and rows of a product, or what it sums
 _FEW = 4  # channels, as an image has
 _MANY, _SEEN_BYTES = 64, 1 << 18  # images, and bytes of patches to have in the cache
+_GPU_BYTES = 80 << 20  # of patches that an H100 multiplies faster than it convolves
 
 
 def _banded(padded: Array, kernel: Array, stride: int) -> Array:
@@ -229,10 +244,10 @@ def upsampling_convolution(
     kernel tap t to output pixel 2i - 1 + t (k = 3 with one more output row, as its
     `output_padding=1`).
 
-    On CPU the four output phases are the features of one 2x2 convolution with 4 D, of whose pixels
-    each phase takes its own H x W, followed by depth-to-space: as many multiplications as by
+    But for `lax` the four output phases are the features of one 2x2 convolution with 4 D, of whose
+    pixels each phase takes its own H x W, followed by depth-to-space: as many multiplications as by
     Winograd's tiles (but for the edge), in two products for 16, and exact. By rows instead of
-    `winograd`, which has no tiles for that.
+    `winograd`, which has no tiles for that. On an H100 that takes a quarter of lax's time.
     """
     size, _, channels, features = kernel.shape
     lowering = default_lowering() if lowering is None else lowering

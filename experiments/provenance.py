@@ -27,6 +27,8 @@ def hardware() -> str:
 
 def commit() -> str:
     """The commit that is checked out, with a + where the code in the working tree differs."""
+    if told := os.environ.get("D3JAX_COMMIT"):  # where this is a copy without its history
+        return told
     root = Path(__file__).parent.parent
     try:
         head = subprocess.run(
@@ -38,7 +40,7 @@ def commit() -> str:
             capture_output=True, text=True, cwd=root,
         ).stdout  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("D3JAX_COMMIT", "unknown")  # a copy without its history
+        return "unknown"
     return head + ("+" if changed else "")
 
 

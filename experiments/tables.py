@@ -1,10 +1,12 @@
 """Renders the tables of both READMEs and of the experiments' docstrings from their results.
 
     python -m experiments.tables [--check]
+    python -m experiments.tables --accelerator FILE
 
 A table stands between a line that holds `table: NAME` and one that holds `end of table`; NAME is
-that of a file in experiments/results/ or benchmarks/results/. With --check nothing is written, and
-the exit code is 1 where a file is out of step.
+that of a file in experiments/results/ or benchmarks/results/, or accelerator_SECTION. With --check
+nothing is written, and the exit code is 1 where a file is out of step. The second line prints the
+tables of a file that `python -m benchmarks accelerator` has written, such as a dry run's.
 """
 
 import importlib
@@ -14,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accelerator import table as accelerator_table
+from benchmarks.accelerator import tables as accelerator_tables
 from benchmarks.suite import peers_table
 from d3jax.files import write_text
 from d3jax.report import markdown_table
@@ -23,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 FILES = (
     ROOT / "README.md",
     ROOT / "benchmarks" / "README.md",
+    ROOT / "benchmarks" / "ACCELERATOR.md",
     *sorted((ROOT / "experiments").glob("*_*.py")),
 )
 _TABLE = re.compile(r"(?m)^(.*\btable: (\w+).*\n)((?:.*\n)*?)(.*\bend of table\b.*\n)")
@@ -36,13 +41,14 @@ def percent(accuracy: dict[str, Any]) -> str:
 
 def rendered(name: str) -> str:
     """The table of NAME.json, as Markdown."""
-    paths = [ROOT / room / "results" / f"{name}.json" for room in ("experiments", "benchmarks")]
+    file, _, section = name.partition("_") if name.startswith("accelerator_") else (name, "", "")
+    paths = [ROOT / room / "results" / f"{file}.json" for room in ("experiments", "benchmarks")]
     found = [path for path in paths if path.exists()]
     if not found:
         return "Not measured here yet.\n"
     results = json.loads(found[0].read_text())
     if found[0] == paths[1]:
-        return _measured(name, results)
+        return _measured(name, results, section.replace("_", " "))
     runs = results["rows"]
     rows = by_label(runs)
     subsets = sorted({key for row in rows for key in row if key.startswith("accuracy_")})
@@ -103,12 +109,16 @@ def _more(name: str, value: dict[str, Any] | None) -> str:
     return f"{percent(value['flipped_after'])}; {percent(value['others_after'])}"
 
 
-def _measured(name: str, rows: list[dict[str, Any]]) -> str:
+def _measured(name: str, rows: list[dict[str, Any]], section: str) -> str:
     """A table of benchmarks/results."""
+    if section:
+        rows = [row for row in rows if row["section"] == section and "skipped" not in row]
     versions = {f"{k} {v}" for row in rows for k, v in row["versions"].items()}
     said = [", ".join(sorted({row[key] for row in rows})) for key in ("hardware", "date", "commit")]
     note = f"{said[0]}; {', '.join(sorted(versions))}; {said[1]}; commits {said[2]}."
-    if name in ("peers", "students"):  # their modules import torch
+    if section:
+        header, cells = accelerator_table(rows, section)
+    elif name in ("peers", "students"):  # their modules import torch
         header, cells = peers_table(rows)
     else:
         benchmark = importlib.import_module(f"benchmarks.{name}")
@@ -125,6 +135,10 @@ def in_step(text: str) -> str:
 
 def main(arguments: list[str]) -> None:
     """Renders every file, or checks it."""
+    if arguments[:1] == ["--accelerator"]:
+        for section, table in accelerator_tables(json.loads(Path(arguments[1]).read_text())):
+            print(f"\n## {section}\n\n{markdown_table(*table)}")
+        return
     stale = [path for path in FILES if in_step(path.read_text()) != path.read_text()]
     for path in stale:
         if "--check" not in arguments:

@@ -154,6 +154,8 @@ COLUMNS: dict[str, list[Column]] = {
     "dispatch": [
         *_COMPILING,
         ("steps/s", "steps_per_second", ".1f"),
+        ("at 10 a dispatch", "steps_per_second_10", ".1f"),
+        ("at 1", "steps_per_second_1", ".1f"),
         ("MiB", "mib", ".0f"),
     ],
     "real": [
