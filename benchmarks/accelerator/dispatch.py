@@ -62,7 +62,7 @@ def _subtasks(form: str, size: Size) -> Row:
     def several(keys: Any, states: Any, real: Any) -> Any:
         if form == "together":
             return jax.vmap(steps, (0, 0, None))(keys, states, real)
-        return jax.lax.map(lambda x: steps(*x, real), (keys, states))
+        return jax.lax.map(lambda x: steps(x[0], x[1], real), (keys, states))
 
     program, compiling = compiled(several, keys, states, real)
     seconds = seconds_of(lambda: program(keys, states, real).step, size.steady)

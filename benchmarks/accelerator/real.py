@@ -75,7 +75,7 @@ def _world(path: Path, size: Size) -> World:
     params = jax.jit(jax.vmap(fresh_parameters(network)))(keys)
     batch = min(256, len(dataset.train_labels))
     epoch = jax.jit(epoch_function(network, None, batch, 0.01)).lower(params, keys, real).compile()
-    snapshots, begun = [params], time.monotonic()
+    snapshots, losses, begun = [params], jnp.zeros(()), time.monotonic()
     for number in range(1, EPOCHS + 1):
         of_epoch = jax.vmap(partial(jax.random.fold_in, data=number))(keys)
         params, losses = epoch(params, of_epoch, real)
