@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks.suite import Row, compile_quickly, stamp
-from d3jax.files import write_json
-from d3jax.report import markdown_table
+from d3jax.host.files import write_json
+from d3jax.run.pictures import markdown_table
 from d3jax.types import InputError
 
 NAMES = (

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.outer_steps import lowered_by, trajectory
 from benchmarks.suite import Cases, Row, Table, bars, cpu_seconds, elsewhere
-from d3jax import distill, ops
+from d3jax import distill
+from d3jax.networks import convolution
 
 KIND = "LIBRARY_FUSION_TYPE_"
 YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
@@ -36,7 +37,7 @@ FLAGS = {
 }
 
 
-def measure(lowering: ops.Lowering, width: int, quick: bool) -> Row:
+def measure(lowering: convolution.Lowering, width: int, quick: bool) -> Row:
     """CPU seconds of an outer step, and calls of libraries in it, under this process's flags."""
     with lowered_by(lowering):
         method, real = trajectory("mtt", width=width)
@@ -58,7 +59,7 @@ def measure(lowering: ops.Lowering, width: int, quick: bool) -> Row:
     return {"compile_cpu_seconds": compiling, "cpu_seconds": seconds, "library_calls": calls}
 
 
-def row(lowering: ops.Lowering, width: int, quick: bool, flags: str) -> Row:
+def row(lowering: convolution.Lowering, width: int, quick: bool, flags: str) -> Row:
     """As `measure`, under these flags."""
     case: Row = {"lowering": lowering, "width": width, "xla_flags": flags}
     arguments = f"{lowering!r}, {width}, {quick}"
@@ -70,7 +71,11 @@ def row(lowering: ops.Lowering, width: int, quick: bool, flags: str) -> Row:
 
 def cases(quick: bool) -> Cases:
     """The default lowering at two widths, and XLA's own convolutions; quick: one width."""
-    steps: list[tuple[ops.Lowering, int]] = [("winograd", 32), ("lax", 32), ("winograd", 128)]
+    steps: list[tuple[convolution.Lowering, int]] = [
+        ("winograd", 32),
+        ("lax", 32),
+        ("winograd", 128),
+    ]
     return {
         f"{lowering}, width {width}, {name}": partial(row, lowering, width, quick, flags)
         for lowering, width in (steps[:1] if quick else steps)

@@ -18,12 +18,13 @@ from matplotlib.figure import Figure
 
 from benchmarks.suite import Cases, Row, Table, lines, temporary_bytes
 from benchmarks.world import CLASSES, random_real
-from d3jax import distill, jobs, networks
-from d3jax.config import Architecture, Data, DistillMTT
+from d3jax import distill, networks
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
+from d3jax.host.progress import Reporter
 from d3jax.methods.mtt import Options, mtt
-from d3jax.progress import Reporter
+from d3jax.run import run as jobs
+from d3jax.run.config import Architecture, Data, DistillMTT
 from d3jax.synthetic import pixels
 
 SHAPE, CHUNK = (28, 28, 1), 4

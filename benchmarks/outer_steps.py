@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.world import CLASSES, random_real
-from d3jax import networks, objectives, ops
-from d3jax.outer import compose
+from d3jax import networks
+from d3jax.distill import objectives
+from d3jax.distill.compose import compose
+from d3jax.networks import convolution
 from d3jax.synthetic import gaussian, pixels
 from d3jax.types import Method, Real, Synthetic
 
@@ -119,10 +121,10 @@ def _composed(data: Synthetic, chosen: list[Any], rates: jax.Array) -> Method:
 
 
 @contextmanager
-def lowered_by(lowering: ops.Lowering | None) -> Iterator[None]:
+def lowered_by(lowering: convolution.Lowering | None) -> Iterator[None]:
     """Convolutions traced in this context are lowered so; None: by the backend's default."""
     if lowering is None:
         yield
     else:
-        with mock.patch.object(ops, "default_lowering", return_value=lowering):
+        with mock.patch.object(convolution, "default_lowering", return_value=lowering):
             yield

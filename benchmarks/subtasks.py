@@ -27,10 +27,12 @@ from matplotlib.figure import Figure
 
 from benchmarks.suite import Cases, Row, Table, bars
 from benchmarks.world import CLASSES, random_real
-from d3jax import distill, federated, networks, processes
-from d3jax.federated import Slots
+from d3jax import distill, networks
+from d3jax.distill import sharded
+from d3jax.distill.sharded import Slots
+from d3jax.host import processes
+from d3jax.keys import Stage, stage_key
 from d3jax.methods.mtt import Options, mtt
-from d3jax.stages import Stage, stage_key
 from d3jax.synthetic import pixels
 from d3jax.types import Method, Real
 
@@ -69,9 +71,9 @@ def measure(work: str, chunks: int) -> dict[str, Any]:
                 states[n] = jax.block_until_ready(step(key, states[n], real, number).state)
             return states
     else:
-        slots = Slots(tuple(range(SUBTASKS)), federated.make_mesh())
+        slots = Slots(tuple(range(SUBTASKS)), sharded.make_mesh())
         stacked = slots.stack(lambda n: jax.tree.map(np.asarray, reals[n]))
-        program = federated.program(method, slots, stacked, 0, CHUNK, together=work == "together")
+        program = sharded.program(method, slots, stacked, 0, CHUNK, together=work == "together")
         holder = [program.start()]
 
         def advance(until: int) -> Any:

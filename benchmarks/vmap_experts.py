@@ -17,12 +17,13 @@ from benchmarks.flops import forward_flops
 from benchmarks.outer_steps import CIFAR, lowered_by
 from benchmarks.suite import Cases, Row, Table, cpu_seconds, lines, product_rate
 from benchmarks.world import CLASSES, random_real
-from d3jax import networks, ops
-from d3jax.epochs import epoch_function
+from d3jax import networks
 from d3jax.experts import fresh_parameters
+from d3jax.experts.epoch import epoch_function
+from d3jax.networks import convolution
 
 AT_ONCE = (1, 2, 4, 8)
-NAMES: dict[ops.Lowering, str] = {
+NAMES: dict[convolution.Lowering, str] = {
     "winograd": "winograd (default)",
     "patches": "patches",
     "rows": "rows",
@@ -30,7 +31,7 @@ NAMES: dict[ops.Lowering, str] = {
 }
 
 
-def measure(lowering: ops.Lowering, experts: int, width: int, rounds: int) -> Row:
+def measure(lowering: convolution.Lowering, experts: int, width: int, rounds: int) -> Row:
     """One row."""
     images = 64 if lowering == "lax" else 1024
     network = networks.create("convnet", image_shape=CIFAR, num_classes=CLASSES, width=width)

@@ -7,10 +7,14 @@ if TYPE_CHECKING:
     from d3jax.artifact import Artifact as Artifact
     from d3jax.artifact import load as load
     from d3jax.artifact import save as save
+    from d3jax.artifact.join import join as join
+    from d3jax.distill.compose import compose as compose
+    from d3jax.distill.inner import truncated_unroll as truncated_unroll
+    from d3jax.distill.inner import unroll as unroll
+    from d3jax.distill.objectives import feature_mmd as feature_mmd
+    from d3jax.distill.objectives import trajectory_matching as trajectory_matching
+    from d3jax.distill.objectives import unrolled as unrolled
     from d3jax.evaluate import Protocol as Protocol
-    from d3jax.inner import truncated_unroll as truncated_unroll
-    from d3jax.inner import unroll as unroll
-    from d3jax.joining import join as join
     from d3jax.losses import cross_entropy as cross_entropy
     from d3jax.losses import mmd2 as mmd2
     from d3jax.losses import trajectory_distance as trajectory_distance
@@ -18,10 +22,6 @@ if TYPE_CHECKING:
     from d3jax.methods.dd import dd as dd
     from d3jax.methods.mtt import mtt as mtt
     from d3jax.methods.seqmatch import seqmatch as seqmatch
-    from d3jax.objectives import feature_mmd as feature_mmd
-    from d3jax.objectives import trajectory_matching as trajectory_matching
-    from d3jax.objectives import unrolled as unrolled
-    from d3jax.outer import compose as compose
     from d3jax.synthetic.gaussian import fit as fit
     from d3jax.types import Batch as Batch
     from d3jax.types import InputError as InputError
@@ -38,9 +38,9 @@ _HOME = {
     "load": "artifact",
     "save": "artifact",
     "Protocol": "evaluate",
-    "truncated_unroll": "inner",
-    "unroll": "inner",
-    "join": "joining",
+    "truncated_unroll": "distill.inner",
+    "unroll": "distill.inner",
+    "join": "artifact.join",
     "cross_entropy": "losses",
     "mmd2": "losses",
     "trajectory_distance": "losses",
@@ -48,10 +48,10 @@ _HOME = {
     "dd": "methods.dd",
     "mtt": "methods.mtt",
     "seqmatch": "methods.seqmatch",
-    "feature_mmd": "objectives",
-    "trajectory_matching": "objectives",
-    "unrolled": "objectives",
-    "compose": "outer",
+    "feature_mmd": "distill.objectives",
+    "trajectory_matching": "distill.objectives",
+    "unrolled": "distill.objectives",
+    "compose": "distill.compose",
     "fit": "synthetic.gaussian",
     **dict.fromkeys(
         (

@@ -11,11 +11,14 @@ from typing import Annotated, NoReturn
 import jax
 import tyro
 
-from d3jax import config, jobs, judging, launch
-from d3jax.cache import cache_folder
-from d3jax.prepare import prepare
-from d3jax.processes import Elsewhere
-from d3jax.progress import UNFINISHED, Busy, Diverged, Interrupted, Reporter
+from d3jax.data.cache import cache_folder
+from d3jax.data.prepare import prepare
+from d3jax.host import launch
+from d3jax.host.processes import Elsewhere
+from d3jax.host.progress import UNFINISHED, Busy, Diverged, Interrupted, Reporter
+from d3jax.run import config
+from d3jax.run import judge as judging
+from d3jax.run import run as jobs
 from d3jax.types import InputError
 
 Subcommand = tyro.conf.subcommand

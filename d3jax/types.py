@@ -122,11 +122,7 @@ class Real(NamedTuple):
 
     def gather(self, index: Array) -> Array:
         """Normalized images f[..., H, W, C] at positions `index` i32[...]."""
-        images = self.images[index]
-        if images.dtype != jnp.uint8:
-            return images
-        dtype = self.mean.dtype
-        return (images.astype(dtype) / jnp.asarray(255, dtype) - self.mean) / self.sd
+        return _normalized(self.images[index], self.mean, self.sd)
 
     def sample_classes(self, key: Array, number: int) -> Array:
         """`number` positions i32[K, number] of every class, drawn uniformly with replacement."""
@@ -159,3 +155,24 @@ class Real(NamedTuple):
 
         chosen = jax.lax.fori_loop(0, number, settle, draws)
         return jnp.take_along_axis(self.class_index, chosen, axis=1)
+
+
+class HeldOut(NamedTuple):
+    """Images that nothing is trained on: they judge, or choose; nothing is drawn of them."""
+
+    images: Array  # u8[N, H, W, C] raw, or f[N, H, W, C] already normalized (ZCA)
+    labels: Array  # i32[N]
+    mean: Array  # f[C], of pixels in [0, 1]
+    sd: Array  # f[C]
+
+    def gather(self, index: Array) -> Array:
+        """Normalized images f[..., H, W, C] at positions `index` i32[...]."""
+        return _normalized(self.images[index], self.mean, self.sd)
+
+
+def _normalized(images: Array, mean: Array, sd: Array) -> Array:
+    """Raw images normalized; others are as they are."""
+    if images.dtype != jnp.uint8:
+        return images
+    dtype = mean.dtype
+    return (images.astype(dtype) / jnp.asarray(255, dtype) - mean) / sd

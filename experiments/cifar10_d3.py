@@ -31,10 +31,10 @@ end of table
 
 import dataclasses
 
-from d3jax.augment import STRATEGIES
-from d3jax.config import Architecture, Data, DistillD3
+from d3jax.data.augment import STRATEGIES
 from d3jax.evaluate import Protocol
 from d3jax.methods import d3
+from d3jax.run.config import Architecture, Data, DistillD3
 from experiments import runner
 
 PAPER = DistillD3(

@@ -21,8 +21,8 @@ table: cifar10_dd (python -m experiments.tables)
 end of table
 """
 
-from d3jax.config import Data, DistillDD
 from d3jax.methods.dd import Options
+from d3jax.run.config import Data, DistillDD
 from experiments import runner
 
 FIXED = DistillDD(

@@ -28,9 +28,9 @@ end of table
 
 import dataclasses
 
-from d3jax.config import Architecture, DistillMTT, Matching, Parametrization
 from d3jax.evaluate import Protocol
 from d3jax.methods import mtt
+from d3jax.run.config import Architecture, DistillMTT, Matching, Parametrization
 from experiments import runner
 from experiments.cifar10_d3 import FASTER, PAPER
 

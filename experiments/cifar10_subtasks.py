@@ -34,10 +34,11 @@ sure it is differs from seed to seed, and students with it.
 import dataclasses
 from pathlib import Path
 
-from d3jax import config, jobs
-from d3jax.config import Architecture, Data, DistillD3, Parametrization
 from d3jax.evaluate import Protocol
-from d3jax.progress import Reporter
+from d3jax.host.progress import Reporter
+from d3jax.run import config
+from d3jax.run import run as jobs
+from d3jax.run.config import Architecture, Data, DistillD3, Parametrization
 from experiments import runner
 
 ONE = DistillD3(

@@ -23,7 +23,7 @@ end of table
 
 import dataclasses
 
-from d3jax.config import Architecture, DistillD3
+from d3jax.run.config import Architecture, DistillD3
 from experiments import runner
 
 DEFAULTS = DistillD3()

@@ -35,12 +35,13 @@ from pathlib import Path
 
 import jax
 
-from d3jax import config, jobs
-from d3jax.config import Architecture, Data, DistillD3, Parametrization
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
+from d3jax.host.progress import Reporter
 from d3jax.methods.d3 import Options
-from d3jax.progress import Reporter
+from d3jax.run import config
+from d3jax.run import run as jobs
+from d3jax.run.config import Architecture, Data, DistillD3, Parametrization
 from experiments import generated, runner
 
 # The paper learns the rate itself, with the rates in comments; on the logarithm they are divided

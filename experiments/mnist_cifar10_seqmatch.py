@@ -41,8 +41,8 @@ end of table
 
 import dataclasses
 
-from d3jax.config import Architecture, Data, DistillSeqMatch, Parametrization
 from d3jax.methods import mtt
+from d3jax.run.config import Architecture, Data, DistillSeqMatch, Parametrization
 from experiments import runner
 
 OPTIONS = mtt.Options(max_start_epoch=8, inner_batch_size=20)

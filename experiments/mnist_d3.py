@@ -42,8 +42,8 @@ end of table
 
 import dataclasses
 
-from d3jax.config import Architecture, Data, DistillD3, Parametrization
 from d3jax.methods.d3 import Options
+from d3jax.run.config import Architecture, Data, DistillD3, Parametrization
 from experiments import runner
 
 BASE = DistillD3(

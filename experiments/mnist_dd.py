@@ -85,8 +85,8 @@ end of table
 
 import dataclasses
 
-from d3jax.config import Architecture, Data, DistillDD, Images
 from d3jax.methods.dd import Options
+from d3jax.run.config import Architecture, Data, DistillDD, Images
 from experiments import runner
 
 MNIST = Data(dataset="mnist", validation=2000)

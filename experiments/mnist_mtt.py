@@ -34,8 +34,8 @@ end of table
 
 import dataclasses
 
-from d3jax.config import DistillMTT, Parametrization
 from d3jax.methods import mtt
+from d3jax.run.config import DistillMTT, Parametrization
 from experiments import runner
 from experiments.mnist_d3 import BASE
 

@@ -27,8 +27,8 @@ end of table
 With an image rate of 0.01, where images hardly move, the first row ended far lower.
 """
 
-from d3jax.config import Architecture, Data, DistillDD, Images
 from d3jax.methods.dd import Options
+from d3jax.run.config import Architecture, Data, DistillDD, Images
 from experiments import runner
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from d3jax.files import write_json
+from d3jax.host.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]

@@ -17,9 +17,11 @@ from typing import Any
 
 import yaml
 
-from d3jax import config, jobs, judging
-from d3jax.files import write_json
-from d3jax.progress import UNFINISHED, Interrupted, Reporter
+from d3jax.host.files import write_json
+from d3jax.host.progress import UNFINISHED, Interrupted, Reporter
+from d3jax.run import config
+from d3jax.run import judge as judging
+from d3jax.run import run as jobs
 from experiments import rows
 from experiments.provenance import COMMIT, hardware
 

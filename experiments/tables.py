@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.accelerator import table as accelerator_table
 from benchmarks.accelerator import tables as accelerator_tables
 from benchmarks.suite import peers_table
-from d3jax.files import write_text
-from d3jax.report import markdown_table
+from d3jax.host.files import write_text
+from d3jax.run.pictures import markdown_table
 from experiments.rows import by_label
 
 ROOT = Path(__file__).parent.parent

@@ -17,10 +17,10 @@ authors' modules in a PyTorch loop reached 18.5 +- 1.5 % there.
 import dataclasses
 import sys
 
-from d3jax.config import Architecture, Data, DistillD3, Parametrization
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
 from d3jax.methods.d3 import PAPER
+from d3jax.run.config import Architecture, Data, DistillD3, Parametrization
 from experiments import runner
 
 

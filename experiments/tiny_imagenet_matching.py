@@ -27,8 +27,8 @@ end of table
 
 import dataclasses
 
-from d3jax.config import DistillMTT, Matching, Parametrization
 from d3jax.methods import d3, mtt
+from d3jax.run.config import DistillMTT, Matching, Parametrization
 from experiments import runner
 from experiments.tiny_imagenet_d3 import configuration
 

@@ -26,10 +26,10 @@ later, faster commit.) An expert's labels lose at every number of subtasks, as i
 `cifar10_subtasks.py`.
 """
 
-from d3jax.config import Architecture, Data, DistillD3, Parametrization
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
 from d3jax.methods.d3 import Options
+from d3jax.run.config import Architecture, Data, DistillD3, Parametrization
 from experiments import runner
 from experiments.cifar10_subtasks import cut, labelled
 

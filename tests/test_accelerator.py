@@ -13,8 +13,8 @@ from conftest import IMAGE_SHAPE, make_real
 
 from benchmarks import accelerator
 from benchmarks.accelerator.case import Case
-from d3jax.epochs import epoch_function
 from d3jax.experts import fresh_parameters
+from d3jax.experts.epoch import epoch_function
 from experiments import tables
 
 ROOT = Path(__file__).parent.parent

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from d3jax import augment, transformations
+from d3jax.data import augment, warps
 from d3jax.types import InputError
 
 HEIGHT, WIDTH = 10, 12
@@ -39,14 +39,14 @@ def _grid(height, width):
 
 def test_color_changes_means_as_its_formula_says():
     image = _image()
-    same = transformations.color(image, jnp.float32(0), jnp.float32(1), jnp.float32(1))
+    same = warps.color(image, jnp.float32(0), jnp.float32(1), jnp.float32(1))
     np.testing.assert_allclose(same, image, atol=1e-6)
-    brighter = transformations.color(image, jnp.float32(0.3), jnp.float32(0.5), jnp.float32(0.7))
+    brighter = warps.color(image, jnp.float32(0.3), jnp.float32(0.5), jnp.float32(0.7))
     np.testing.assert_allclose(np.mean(brighter), image.mean() + 0.3, atol=1e-6)
-    grey = transformations.color(image, jnp.float32(0), jnp.float32(0), jnp.float32(1))
+    grey = warps.color(image, jnp.float32(0), jnp.float32(0), jnp.float32(1))
     np.testing.assert_allclose(grey, np.broadcast_to(image.mean(-1, keepdims=True), image.shape),
                                atol=1e-6)  # fmt: skip
-    contrast = transformations.color(image, jnp.float32(0), jnp.float32(1), jnp.float32(0.7))
+    contrast = warps.color(image, jnp.float32(0), jnp.float32(1), jnp.float32(0.7))
     np.testing.assert_allclose(np.std(contrast), 0.7 * image.std(), rtol=1e-5)
 
 
@@ -54,7 +54,7 @@ def test_color_changes_means_as_its_formula_says():
 def test_crop_shifts_and_fills_with_zeros(shift):
     image = _image()
     expected = np.roll(np.pad(image, ((2, 2), (2, 2), (0, 0))), (-shift[0], -shift[1]), (0, 1))
-    result = transformations.crop(jnp.asarray(image), jnp.asarray(shift, jnp.int32))
+    result = warps.crop(jnp.asarray(image), jnp.asarray(shift, jnp.int32))
     np.testing.assert_array_equal(result, expected[2:-2, 2:-2])
 
 
@@ -64,15 +64,15 @@ def test_crop_shifts_and_fills_with_zeros(shift):
 )
 def test_cutout_hides_half_of_each_side_and_is_cut_off_at_the_border(centre, area):
     image = jnp.ones((HEIGHT, WIDTH, 1))
-    result = np.asarray(transformations.cutout(image, jnp.asarray(centre, jnp.int32)))
+    result = np.asarray(warps.cutout(image, jnp.asarray(centre, jnp.int32)))
     assert (result == 0).sum() == area
     assert (result == 1).sum() == HEIGHT * WIDTH - area
 
 
 def test_flip_mirrors_columns():
     image = jnp.asarray(_image())
-    np.testing.assert_array_equal(transformations.flip(image, jnp.asarray(True)), image[:, ::-1])
-    np.testing.assert_array_equal(transformations.flip(image, jnp.asarray(False)), image)
+    np.testing.assert_array_equal(warps.flip(image, jnp.asarray(True)), image[:, ::-1])
+    np.testing.assert_array_equal(warps.flip(image, jnp.asarray(False)), image)
 
 
 @pytest.mark.parametrize("factors", [(1.0, 1.0), (0.8, 1.15), (2.0, 1.0)])
@@ -82,7 +82,7 @@ def test_scale_equals_bilinear_sampling(factors):
     expected = _bilinear(
         image, rows * factors[0] + (HEIGHT - 1) / 2, columns * factors[1] + (WIDTH - 1) / 2
     )
-    result = transformations.scale(jnp.asarray(image), jnp.asarray(factors, jnp.float32))
+    result = warps.scale(jnp.asarray(image), jnp.asarray(factors, jnp.float32))
     np.testing.assert_allclose(result, expected, atol=1e-5)
     if factors == (1.0, 1.0):
         np.testing.assert_allclose(result, image, atol=1e-6)
@@ -97,7 +97,7 @@ def test_rotate_equals_bilinear_sampling(angle):
         np.cos(angle) * rows + np.sin(angle) * columns + (HEIGHT - 1) / 2,
         np.cos(angle) * columns - np.sin(angle) * rows + (WIDTH - 1) / 2,
     )
-    result = transformations.rotate(jnp.asarray(image), jnp.float32(angle))
+    result = warps.rotate(jnp.asarray(image), jnp.float32(angle))
     np.testing.assert_allclose(result, expected, atol=2e-5)
     if angle == 0:
         np.testing.assert_array_equal(result, image)
@@ -105,7 +105,7 @@ def test_rotate_equals_bilinear_sampling(angle):
 
 def test_rotate_by_a_right_angle_turns_counter_clockwise():
     image = _image(8, 8)
-    result = transformations.rotate(jnp.asarray(image), jnp.float32(np.pi / 2))
+    result = warps.rotate(jnp.asarray(image), jnp.float32(np.pi / 2))
     np.testing.assert_allclose(result, np.rot90(image), atol=1e-5)
 
 
@@ -114,8 +114,8 @@ def test_rotate_has_the_transpose_that_it_claims(angle):
     with jax.enable_x64(True):
         angle = jnp.asarray(angle, jnp.float64)
         columns = jnp.eye(HEIGHT * WIDTH, dtype=jnp.float64).reshape(-1, HEIGHT, WIDTH, 1)
-        rotate = jax.vmap(lambda image: transformations._rotate_sample(image, angle))
-        back = jax.vmap(lambda image: transformations._rotate_spread(image, angle))
+        rotate = jax.vmap(lambda image: warps._rotate_sample(image, angle))
+        back = jax.vmap(lambda image: warps._rotate_spread(image, angle))
         matrix = np.asarray(rotate(columns)).reshape(len(columns), -1)
         transpose = np.asarray(back(columns)).reshape(len(columns), -1)
     np.testing.assert_allclose(transpose, matrix.T, atol=1e-12)

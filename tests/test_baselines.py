@@ -1,10 +1,10 @@
-"""d3jax.baselines: real images, k-means and class means as stored images."""
+"""d3jax.evaluate.baselines: real images, k-means and class means as stored images."""
 
 import numpy as np
 import pytest
 
-from d3jax import baselines
 from d3jax.data import Dataset, Normalization
+from d3jax.evaluate import baselines
 from d3jax.types import InputError
 
 SHAPE = (8, 8, 1)

@@ -1,4 +1,4 @@
-"""d3jax.blocks: batches in blocks against the whole."""
+"""d3jax.networks.blocks: batches in blocks against the whole."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from conftest import random_params
 
-from d3jax import blocks, losses, networks
+from d3jax import losses, networks
+from d3jax.networks import blocks
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 def test_forward_in_blocks_equals_the_whole(monkeypatch, norm):
-    monkeypatch.setattr(blocks.ops, "default_block", lambda size: 2)
+    monkeypatch.setattr(blocks.convolution, "default_block", lambda size: 2)
     network = networks.create(
         "convnet", image_shape=(8, 8, 1), num_classes=3, width=4, depth=1, norm=norm
     )

@@ -15,9 +15,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from d3jax import artifact, claims, cli, config, evaluate, experts, jobs, judging
+from d3jax import artifact, cli, evaluate, experts
+from d3jax.host.progress import UNFINISHED, Reporter, locked
 from d3jax.methods import d3
-from d3jax.progress import UNFINISHED, Reporter, locked
+from d3jax.run import config, folder
+from d3jax.run import judge as judging
+from d3jax.run import run as jobs
 from d3jax.types import InputError
 
 OPTIONS = [
@@ -393,7 +396,7 @@ def test_a_claim_is_taken_back_where_nothing_was_made(there, made, tmp_path):
     dataset = options.data.read(0)
 
     def refused_later():
-        with claims.claim(out, "d3", options, dataset):
+        with folder.claim(out, "d3", options, dataset):
             if made is not None:
                 (out / made).mkdir()
             raise InputError("too little disk")

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from test_cli import called, environment, no_folder_of_the_users, refused, start  # noqa: F401
 
-from d3jax import artifact, sources
+from d3jax import artifact
+from d3jax.data import sources
 
 SMALL = [
     "--network=mlp", "--width=8", "--steps=2", "--passes=2", "--real-batch=32", "--outer-steps=6",

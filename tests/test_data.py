@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from d3jax import data, decoding, mapped, sources, subtasks
-from d3jax import prepare as prepare_module
-from d3jax.data import Dataset, Normalization, device_arrays, load
-from d3jax.prepare import prepare
+from d3jax import data
+from d3jax.data import Dataset, Normalization, device_arrays, load, mapped, sources, subtasks
+from d3jax.data import prepare as prepare_module
+from d3jax.data.prepare import prepare
 from d3jax.types import InputError
 from experiments import generated
 
@@ -382,7 +382,7 @@ def test_cache_is_used_replaced_when_damaged_and_keyed_by_the_files(tmp_path, mo
     monkeypatch.setenv("D3JAX_CACHE_DIR", str(tmp_path / "cache"))
     write_folder(tmp_path / "pets")
     decoded = []
-    decode = decoding.decode_all
+    decode = sources.decode_all
     monkeypatch.setattr(sources, "decode_all", lambda *a: decoded.append(1) or decode(*a))
     first = load("pets", tmp_path)
     (kept,) = (tmp_path / "cache").iterdir()

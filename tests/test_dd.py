@@ -9,19 +9,12 @@ import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, check_gradient, make_real, to_float64
 from jax.flatten_util import ravel_pytree
 
-from d3jax import (
-    distill,
-    experts,
-    losses,
-    networks,
-    objectives,
-    pretrained,
-    replay,
-    synthetic,
-    unseen,
-)
+from d3jax import distill, experts, losses, networks, synthetic
+from d3jax.distill import objectives
+from d3jax.evaluate import replay, unseen
+from d3jax.evaluate.recipe import Recipe, recipe_of
+from d3jax.experts import source
 from d3jax.methods.dd import Options, dd
-from d3jax.recipe import Recipe, recipe_of
 from d3jax.synthetic import labels, pixels
 from d3jax.types import InputError, Network, Outputs, Real
 
@@ -140,9 +133,9 @@ def test_pretrained_networks_are_drawn_without_replacement(tiny_network):
 
 @pytest.mark.parametrize("wrong", [{"seed": "x"}, {"dataset": 3}, {"validation": None}])
 def test_a_lying_source_of_pretrained_networks(wrong):
-    recipe = pretrained.recipe("digits", None, 0, experts.Options(), 0)
+    recipe = source.recipe("digits", None, 0, experts.Options(), 0)
     with pytest.raises(InputError, match="is not one"):
-        pretrained.load({**recipe, **wrong}, (8, 8, 1), 10, None)
+        source.load({**recipe, **wrong}, (8, 8, 1), 10, None)
 
 
 def test_networks_side_by_side_are_those_in_turn(tiny_network, tiny_real, monkeypatch):

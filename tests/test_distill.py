@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from d3jax import distill, metrics
-from d3jax.progress import Diverged, Interrupted, Reporter
+from d3jax import distill
+from d3jax.distill import metrics
+from d3jax.host.progress import Diverged, Interrupted, Reporter
 from d3jax.types import Method, State
 
 TARGET = np.array([1.0, -2.0, 3.0], np.float32)

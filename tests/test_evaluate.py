@@ -11,15 +11,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from d3jax import data, networks, synthetic
-from d3jax.evaluate import (
-    Evaluation,
-    Protocol,
-    accuracy,
-    evaluate,
-    evaluate_best,
-    train_students,
-)
-from d3jax.progress import Reporter
+from d3jax.evaluate import Evaluation, Protocol, accuracy, evaluate, evaluate_best, train_students
+from d3jax.host.progress import Reporter
 from d3jax.types import InputError
 
 PLAIN = Protocol(students=2, epochs=8, batch_size=32, learning_rate=0.05, augmentation=())

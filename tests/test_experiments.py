@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d3jax import cli, jobs
-from d3jax.progress import Reporter
+from d3jax import cli
+from d3jax.host.progress import Reporter
+from d3jax.run import run as jobs
 from experiments import imagenet64_d3, rows, tables, tiny_imagenet_d3
 
 ROOT = Path(__file__).parent.parent

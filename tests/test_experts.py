@@ -13,11 +13,12 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from d3jax import data, epochs, experts, networks
+from d3jax import data, experts, networks
 from d3jax.experts import Options, configuration
-from d3jax.progress import Busy, Diverged, Interrupted, Reporter
-from d3jax.snapshots import Snapshots, fingerprint, store_path
-from d3jax.stages import Stage, stage_key
+from d3jax.experts.epoch import _shuffled, epoch_function
+from d3jax.experts.store import Snapshots, fingerprint, store_path
+from d3jax.host.progress import Busy, Diverged, Interrupted, Reporter
+from d3jax.keys import Stage, stage_key
 from d3jax.types import InputError
 
 OPTIONS = Options(count=3, epochs=3, learning_rate=0.1, batch_size=16, augmentation=(), at_once=2)
@@ -122,7 +123,7 @@ def test_epochs_equal_a_slow_loop(real, snapshots):
 def test_padding_changes_nothing(real):
     """A subtask's images, padded by any number, and an order that leaves no padding in a batch."""
     steps = experts.data_defaults(OPTIONS, 60)
-    epoch = jax.jit(epochs.epoch_function(NETWORK, ("color",), *steps))
+    epoch = jax.jit(epoch_function(NETWORK, ("color",), *steps))
     keys = jax.random.split(jax.random.key(0), 2)
     start = jax.vmap(lambda k: ravel_pytree(NETWORK.init(k))[0])(keys)
     results = []
@@ -136,7 +137,7 @@ def test_padding_changes_nothing(real):
         results.append(epoch(jnp.copy(start), keys, padded))
     jax.tree.map(np.testing.assert_array_equal, *results)
     assert np.isfinite(np.asarray(results[0][1])).all()
-    order = np.asarray(epochs._shuffled(keys[0], 100, jnp.asarray(60, jnp.int32)))
+    order = np.asarray(_shuffled(keys[0], 100, jnp.asarray(60, jnp.int32)))
     np.testing.assert_array_equal(np.sort(order[:60]), np.arange(60))
     assert 10 < np.abs(order[:60] - np.arange(60)).mean() < 30  # 20 is expected of a random order
 

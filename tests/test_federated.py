@@ -1,4 +1,4 @@
-"""d3jax.federated: subtasks over devices against the same subtasks alone."""
+"""d3jax.distill.sharded: subtasks over devices against the same subtasks alone."""
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_real, to_float64
 
-from d3jax import distill, experts, federated, metrics, networks
+from d3jax import distill, experts, networks
+from d3jax.distill import metrics, sharded
+from d3jax.distill.metrics import METRICS
+from d3jax.experts.store import Snapshots
+from d3jax.host.processes import everywhere
+from d3jax.host.progress import Reporter
+from d3jax.keys import Stage, stage_key
 from d3jax.methods.mtt import Options, mtt
-from d3jax.metrics import METRICS
-from d3jax.processes import everywhere
-from d3jax.progress import Reporter
-from d3jax.snapshots import Snapshots
-from d3jax.stages import Stage, stage_key
 from d3jax.synthetic import pixels
 
 SEED, CHUNK = 7, 10
@@ -56,9 +57,9 @@ def assert_equal(one, other):
 @pytest.fixture(scope="module")
 def over_four(method, reals):
     """All subtasks over four devices, after 20 steps."""
-    slots = federated.Slots(SUBTASKS, federated.make_mesh())
+    slots = sharded.Slots(SUBTASKS, sharded.make_mesh())
     assert (slots.mesh.size, slots.number) == (4, 8)
-    program = federated.program(method, slots, slots.stack(reals.get), SEED, CHUNK)
+    program = sharded.program(method, slots, slots.stack(reals.get), SEED, CHUNK)
     return (slots, program, *run(program))
 
 
@@ -85,15 +86,15 @@ def test_rows_of_a_mesh_equal_runs_of_each_alone(method, reals, over_four, one_b
     np.testing.assert_array_equal(chunk.done, [10] * 5 + [0] * 3)
     assert chunk.finite.all()
     for row in (0, 4):
-        alone = federated.Slots((SUBTASKS[row],), slots.mesh)
-        program = federated.program(method, alone, alone.stack(reals.get), SEED, CHUNK)
+        alone = sharded.Slots((SUBTASKS[row],), slots.mesh)
+        program = sharded.program(method, alone, alone.stack(reals.get), SEED, CHUNK)
         assert_equal(rows(run(program)[0], 0), rows(state, row))
 
 
 def test_one_device_one_after_another_equals_plain_runs(method, reals, one_by_one):
     """Bit for bit: the loop over subtasks adds nothing."""
-    slots = federated.Slots(SUBTASKS[:3], federated.make_mesh(jax.devices()[:1]))
-    program = federated.program(method, slots, slots.stack(reals.get), SEED, CHUNK)
+    slots = sharded.Slots(SUBTASKS[:3], sharded.make_mesh(jax.devices()[:1]))
+    program = sharded.program(method, slots, slots.stack(reals.get), SEED, CHUNK)
     state, _ = run(program)
     for row, n in enumerate(slots.subtasks):
         assert_equal(rows(state, row), one_by_one[n])
@@ -105,9 +106,9 @@ def test_devices_and_vmap_equal_plain_runs_to_rounding(method, reals):
         doubles = {n: to_float64(real) for n, real in reals.items()}
         found = []
         for devices, together in ((4, False), (2, True), (1, False)):
-            slots = federated.Slots(SUBTASKS, federated.make_mesh(jax.devices()[:devices]))
+            slots = sharded.Slots(SUBTASKS, sharded.make_mesh(jax.devices()[:devices]))
             real = slots.stack(lambda n: jax.tree.map(np.asarray, doubles[n]))
-            program = federated.program(method, slots, real, SEED, CHUNK, together=together)
+            program = sharded.program(method, slots, real, SEED, CHUNK, together=together)
             found.append(rows(run(_in_float64(program), 2)[0], slice(len(SUBTASKS))))
         for other in found[:2]:
             jax.tree.map(
@@ -131,8 +132,8 @@ def test_no_collective_in_the_compiled_chunk(over_four):
 def test_a_run_goes_on_with_another_number_of_devices(method, reals, over_four, tmp_path):
     """Four, three, four: where a row is does not matter, nor how many only fill up."""
     for steps, devices in ((3, 4), (7, 3), (2 * CHUNK, 4)):
-        slots = federated.Slots(SUBTASKS, federated.make_mesh(jax.devices()[:devices]))
-        program = federated.program(method, slots, slots.stack(reals.get), SEED, CHUNK)
+        slots = sharded.Slots(SUBTASKS, sharded.make_mesh(jax.devices()[:devices]))
+        program = sharded.program(method, slots, slots.stack(reals.get), SEED, CHUNK)
         state = drive(program, tmp_path, steps)
         assert state.step.shape == (slots.number,)
     jax.tree.map(
@@ -155,10 +156,10 @@ def drive(program, path, steps):
 
 def test_one_that_is_not_finite_stops_alone(method, reals):
     """The others finish their chunk; nothing of it reaches them."""
-    slots = federated.Slots((0, 1), federated.make_mesh(jax.devices()[:2]))
+    slots = sharded.Slots((0, 1), sharded.make_mesh(jax.devices()[:2]))
     bad = reals[1]._replace(trajectories=np.full_like(reals[1].trajectories, np.nan))
     real = slots.stack({0: reals[0], 1: bad}.get)
-    program = federated.program(method, slots, real, SEED, CHUNK)
+    program = sharded.program(method, slots, real, SEED, CHUNK)
     chunk = run(program, CHUNK)[1]
     np.testing.assert_array_equal(chunk.finite, [True, False])
     np.testing.assert_array_equal(chunk.done, [10, 1])
@@ -175,8 +176,8 @@ def test_experts_side_by_side_equal_experts_alone(reals, tmp_path):
     images = {n: reals[n]._replace(number=np.int32(len(reals[n].labels))) for n in chosen}
     found = {}
     for devices in (1, 2):
-        slots = federated.Slots(chosen, federated.make_mesh(jax.devices()[:devices]))
-        training = federated.training(NETWORK, options, slots, slots.stack(images.get), SEED)
+        slots = sharded.Slots(chosen, sharded.make_mesh(jax.devices()[:devices]))
+        training = sharded.training(NETWORK, options, slots, slots.stack(images.get), SEED)
         paths = {n: tmp_path / f"{devices}-{n}" for n in chosen}
         for path in paths.values():
             path.mkdir()

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from d3jax import files
+from d3jax.host import files
 
 
 def test_json_of_arrays_and_of_what_is_not_finite(tmp_path):

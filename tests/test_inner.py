@@ -7,7 +7,7 @@ import optax
 import pytest
 from conftest import check_gradient
 
-from d3jax.inner import (
+from d3jax.distill.inner import (
     direct_unroll,
     limit_gradient,
     positive_learning_rates,

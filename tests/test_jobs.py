@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import yaml
 
-from d3jax import artifact, config, jobs, judging
-from d3jax.config import Parametrization
+from d3jax import artifact
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
+from d3jax.host.progress import Reporter
 from d3jax.methods.mtt import Options
-from d3jax.progress import Reporter
+from d3jax.run import config
+from d3jax.run import judge as judging
+from d3jax.run import run as jobs
+from d3jax.run.config import Parametrization
 from d3jax.types import InputError
 
 SMALL = {

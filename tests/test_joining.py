@@ -1,4 +1,4 @@
-"""d3jax.joining and jobs.federated: subtasks distilled together or as jobs of their own, joined."""
+"""d3jax.artifact.join, run.subtasks: parts distilled together or as jobs of their own."""
 
 import dataclasses
 
@@ -6,13 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from d3jax import artifact, cli, config, data, jobs, joining, judging, launch, networks
-from d3jax.config import Parametrization
+from d3jax import artifact, cli, data, networks
+from d3jax.artifact import join as joining
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
+from d3jax.host import launch
+from d3jax.host.progress import Reporter
 from d3jax.methods.d3 import Options as D3Options
 from d3jax.methods.mtt import Options
-from d3jax.progress import Reporter
+from d3jax.run import config
+from d3jax.run import judge as judging
+from d3jax.run import run as jobs
+from d3jax.run.config import Parametrization
 from d3jax.synthetic import pixels
 from d3jax.types import InputError
 

@@ -1,4 +1,4 @@
-"""d3jax.launch: a run in several processes, and what becomes of it when one goes."""
+"""d3jax.host.launch: a run in several processes, and what becomes of it when one goes."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from d3jax import metrics
-from d3jax.launch import Processes
+from d3jax.distill import metrics
+from d3jax.host.launch import Processes
 from d3jax.types import InputError
 
 RUN = (

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from d3jax import cli, config
-from d3jax.launch import Processes
+from d3jax import cli
+from d3jax.host.launch import Processes
+from d3jax.run import config
 
 LAUNCH = Path(__file__).parent.parent / "experiments" / "launch"
 TOLD = {"DATASET": "digits", "SUBTASKS": "5", "OUT": "out"}

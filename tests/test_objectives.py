@@ -5,8 +5,9 @@ import optax
 import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, check_gradient, random_params, to_float64
 
-from d3jax import losses, networks, objectives
-from d3jax.objectives import feature_mmd, trajectory
+from d3jax import losses, networks
+from d3jax.distill import objectives
+from d3jax.distill.objectives import feature_mmd, trajectory
 from d3jax.synthetic import gaussian, pixels
 from d3jax.types import InputError
 

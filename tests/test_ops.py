@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from d3jax import norms, ops, pools
+from d3jax.networks import convolution, norms, pools
+from d3jax.networks.convolution import convolution as convolve
 
 
 def _random(*shape, seed=0, dtype=np.float32):
@@ -51,9 +52,7 @@ def test_convolution_and_two_derivatives_equal_those_of_xla(size, stride, paddin
     for lowering in ("patches", "rows", "banded", "lax", *winograd):
 
         def convolve(images, kernel, lowering=lowering):
-            return ops.convolution(
-                images, kernel, stride=stride, padding=padding, lowering=lowering
-            )
+            return convolve(images, kernel, stride=stride, padding=padding, lowering=lowering)
 
         actual = _values_and_derivatives(convolve)(arguments, direction)
         # Sums of inputs, of the size of the largest, round where an output is small.
@@ -70,7 +69,7 @@ def test_convolution_and_two_derivatives_equal_those_of_xla(size, stride, paddin
 def test_convolution_of_one_output_is_the_sum_that_it_should_be():
     images, kernel = _random(1, 3, 3, 2), _random(3, 3, 2, 1)
     for lowering in ("patches", "rows", "banded", "lax", "winograd"):
-        out = ops.convolution(images, kernel, padding=0, lowering=lowering)
+        out = convolve(images, kernel, padding=0, lowering=lowering)
         assert out.shape == (1, 1, 1, 1)
         np.testing.assert_allclose(out[0, 0, 0, 0], np.sum(images[0] * kernel[..., 0]), rtol=1e-5)
 
@@ -78,17 +77,17 @@ def test_convolution_of_one_output_is_the_sum_that_it_should_be():
 @pytest.mark.parametrize("lowering", ["patches", "winograd"])
 def test_convolution_over_several_weights_by_vmap(lowering):
     images, kernels = _random(3, 2, 5, 5, 2), _random(3, 3, 3, 2, 4)
-    batched = jax.vmap(lambda x, k: ops.convolution(x, k, lowering=lowering))(images, kernels)
+    batched = jax.vmap(lambda x, k: convolve(x, k, lowering=lowering))(images, kernels)
     for i in range(3):
-        alone = ops.convolution(images[i], kernels[i], lowering="lax")
+        alone = convolve(images[i], kernels[i], lowering="lax")
         np.testing.assert_allclose(batched[i], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_convolution_refuses_an_unknown_lowering():
     with pytest.raises(ValueError, match="known: winograd, patches, rows, banded, lax"):
-        ops.convolution(_random(1, 3, 3, 1), _random(3, 3, 1, 1), lowering="fourier")
+        convolve(_random(1, 3, 3, 1), _random(3, 3, 1, 1), lowering="fourier")
     with pytest.raises(ValueError, match="for stride 1 and kernels of 3 or 5 pixels, not 1 and 7"):
-        ops.convolution(_random(1, 7, 7, 1), _random(7, 7, 1, 1), lowering="winograd")
+        convolve(_random(1, 7, 7, 1), _random(7, 7, 1, 1), lowering="winograd")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +103,7 @@ def test_convolution_refuses_an_unknown_lowering():
 )
 def test_how_a_cpu_convolves(shape, stride, dtype, products):
     images, kernel = jnp.ones((2, 8, 8, shape[2]), dtype), jnp.ones(shape, dtype)
-    program = jax.make_jaxpr(lambda x, k: ops.convolution(x, k, stride=stride))(images, kernel)
+    program = jax.make_jaxpr(lambda x, k: convolve(x, k, stride=stride))(images, kernel)
     assert str(program).count("dot_general") == products
 
 
@@ -116,7 +115,7 @@ def test_winograd_in_float32_is_as_exact_as_patches(size):
     for i, j in np.ndindex(size, size):
         exact += padded[:, i : i + 16, j : j + 16] @ np.float64(kernel[i, j])
     worst = {
-        lowering: np.abs(ops.convolution(images, kernel, lowering=lowering) - exact).max()
+        lowering: np.abs(convolve(images, kernel, lowering=lowering) - exact).max()
         for lowering in ("patches", "winograd")
     }
     assert worst["winograd"] < 4 * worst["patches"] < 4e-5 * np.abs(exact).max()
@@ -142,7 +141,7 @@ def test_upsampling_convolution_scatters_as_pytorch_does(size):
     for lowering in ("winograd", "patches", "rows", "banded", "lax"):
 
         def upsample(images, kernel, lowering=lowering):
-            return ops.upsampling_convolution(images, kernel, lowering=lowering)
+            return convolution.upsampling_convolution(images, kernel, lowering=lowering)
 
         results.append(_values_and_derivatives(upsample)(arguments, direction))
         np.testing.assert_allclose(results[-1][0], _scatter(*arguments), rtol=1e-4, atol=1e-5)
@@ -267,7 +266,7 @@ def test_blocks_of_images_change_neither_values_nor_gradients(block):
         return {"maps": x, "sums": x.sum((1, 2, 3))}
 
     def loss(images, block):
-        out = ops.map_blocks(function, images, block)
+        out = convolution.map_blocks(function, images, block)
         return jnp.sum(out["maps"] * weights) + jnp.sum(jnp.square(out["sums"])), out
 
     def evaluate(block):

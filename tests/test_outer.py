@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from d3jax.outer import compose
+from d3jax.distill.compose import compose
 from d3jax.types import Batch, Objective, Synthetic
 
 RATES = {"data": 0.1, "decoder": 0.01}

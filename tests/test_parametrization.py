@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from d3jax import config, resolve, synthetic
+from d3jax import synthetic
 from d3jax.data import Dataset, Normalization
-from d3jax.parametrization import Parametrization
+from d3jax.run import config, resolve
 from d3jax.synthetic import subsets
+from d3jax.synthetic.options import Parametrization
 from d3jax.types import InputError
 
 

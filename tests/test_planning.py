@@ -1,15 +1,17 @@
-"""d3jax.jobs.planning: what a run would take, against what is worked out by hand."""
+"""d3jax.run.plan: what a run would take, against what is worked out by hand."""
 
 from functools import partial
 
 import pytest
 
-from d3jax import cli, config, jobs
-from d3jax.config import Parametrization
+from d3jax import cli
 from d3jax.experts import Options as ExpertOptions
+from d3jax.host.progress import Reporter
 from d3jax.methods.dd import Options as DDOptions
 from d3jax.methods.mtt import Options
-from d3jax.progress import Reporter
+from d3jax.run import config
+from d3jax.run import run as jobs
+from d3jax.run.config import Parametrization
 from d3jax.types import InputError
 
 # A perceptron of width 4 on 64 pixels: 64 x 4 + 4, 4 x 4 + 4, 4 x K + K parameters.
@@ -95,8 +97,8 @@ def test_networks_of_dataset_distillation(tmp_path, changes, networks):
     ],
 )
 def test_what_does_not_fit_is_not_timed(tmp_path, monkeypatch, what, message):
-    monkeypatch.setattr(f"d3jax.jobs.planning.{what}", lambda *_: 1000)
-    monkeypatch.setattr("d3jax.jobs.planning._Prepared.seconds_per_step", None)
+    monkeypatch.setattr(f"d3jax.run.plan.{what}", lambda *_: 1000)
+    monkeypatch.setattr("d3jax.run.plan._Prepared.seconds_per_step", None)
     with pytest.raises(InputError, match=message):
         jobs.plan(config.Plan(matching(tmp_path)), Reporter())
 

@@ -1,4 +1,4 @@
-"""d3jax.rematerialize: what a rematerialized step keeps, and that marks change nothing."""
+"""d3jax.networks.convolution: what a rematerialized step keeps, and that marks change nothing."""
 
 from functools import partial
 
@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from d3jax import inner, networks, ops
-from d3jax.rematerialize import keep
+from d3jax import networks
+from d3jax.distill import inner
+from d3jax.networks.convolution import convolution as convolve
+from d3jax.networks.convolution import keep
 
 NETWORK = networks.create("convnet", image_shape=(8, 8, 3), num_classes=2, width=32, depth=2)
 IMAGES = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
@@ -59,7 +61,7 @@ def test_many_images_are_convolved_a_few_at_a_time():
     weights = jax.random.normal(jax.random.key(2), (70, 8, 8, 32))
 
     def total(images, kernel, lowering=None):
-        return jnp.sum(weights * jnp.tanh(ops.convolution(images, kernel, lowering=lowering)))
+        return jnp.sum(weights * jnp.tanh(convolve(images, kernel, lowering=lowering)))
 
     *found, expected = (
         jax.jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)(images, kernel, lowering)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from d3jax import events, report
+from d3jax.host import events
+from d3jax.run import pictures as report
 from d3jax.types import InputError
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES
 
-from d3jax import evaluate, sequence
-from d3jax.evaluate import Protocol
+from d3jax import evaluate
+from d3jax.evaluate import Protocol, sequence
 from d3jax.methods.mtt import Options, mtt
 from d3jax.methods.seqmatch import seqmatch
 from d3jax.networks import unraveler

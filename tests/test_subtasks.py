@@ -1,9 +1,10 @@
-"""d3jax.subtasks: which classes, and their images."""
+"""d3jax.data.subtasks: which classes, and their images."""
 
 import numpy as np
 import pytest
 
-from d3jax import data, subtasks
+from d3jax import data
+from d3jax.data import subtasks
 from d3jax.types import InputError
 
 

@@ -13,13 +13,15 @@ from benchmarks.flops import forward_flops
 from benchmarks.outer_steps import lowered_by
 from benchmarks.suite import Row
 from benchmarks.world import CLASSES, random_real
-from d3jax import networks, ops
-from d3jax.epochs import epoch_function
+from d3jax import networks
 from d3jax.evaluate import Protocol, epochs_function
 from d3jax.experts import fresh_parameters
+from d3jax.experts.epoch import epoch_function
+from d3jax.networks import convolution
+from d3jax.networks.convolution import convolution as convolve
 from d3jax.synthetic import pixels
 
-LOWERINGS: tuple[ops.Lowering, ...] = ("lax", "patches", "rows", "winograd")
+LOWERINGS: tuple[convolution.Lowering, ...] = ("lax", "patches", "rows", "winograd")
 
 
 def products(size: Size) -> list[Case]:
@@ -91,11 +93,11 @@ def convolutions(size: Size) -> list[Case]:
     ]
 
 
-def _value(images: jax.Array, kernel: jax.Array, lowering: ops.Lowering) -> jax.Array:
-    return jnp.mean(jnp.square(jnp.tanh(ops.convolution(images, kernel, lowering=lowering))))
+def _value(images: jax.Array, kernel: jax.Array, lowering: convolution.Lowering) -> jax.Array:
+    return jnp.mean(jnp.square(jnp.tanh(convolve(images, kernel, lowering=lowering))))
 
 
-def _inner_loop(images: jax.Array, kernel: jax.Array, lowering: ops.Lowering) -> jax.Array:
+def _inner_loop(images: jax.Array, kernel: jax.Array, lowering: convolution.Lowering) -> jax.Array:
     """The meta-gradient in the images of steps that train the kernel."""
 
     def trained(images: jax.Array) -> jax.Array:
@@ -108,16 +110,16 @@ def _inner_loop(images: jax.Array, kernel: jax.Array, lowering: ops.Lowering) ->
     return jax.grad(trained)(images)
 
 
-def _networks(images: jax.Array, kernels: jax.Array, lowering: ops.Lowering) -> jax.Array:
+def _networks(images: jax.Array, kernels: jax.Array, lowering: convolution.Lowering) -> jax.Array:
     """Gradients of several networks' kernels, side by side."""
     return jax.vmap(jax.grad(lambda k, x: _value(x, k, lowering)))(kernels, images)
 
 
-def _upsampling(images: jax.Array, kernel: jax.Array, lowering: ops.Lowering) -> Any:
+def _upsampling(images: jax.Array, kernel: jax.Array, lowering: convolution.Lowering) -> Any:
     """Gradients of the decoder's layer in images and kernel."""
 
     def value(images: jax.Array, kernel: jax.Array) -> jax.Array:
-        out = ops.upsampling_convolution(images, kernel, lowering=lowering)
+        out = convolution.upsampling_convolution(images, kernel, lowering=lowering)
         return jnp.mean(jnp.square(jnp.tanh(out)))
 
     return jax.grad(value, (0, 1))(images, kernel)
@@ -127,7 +129,7 @@ def _place(
     function: Callable[..., Any],
     batch: tuple[int, ...],
     kernel: tuple[int, ...],
-    lowering: ops.Lowering,
+    lowering: convolution.Lowering,
     size: Size,
 ) -> Row:
     for_images, for_kernel = jax.random.split(jax.random.key(0))
@@ -176,7 +178,7 @@ def _convnet(size: Size) -> Any:
     )
 
 
-def _experts(number: int, lowering: ops.Lowering | None, size: Size) -> Row:
+def _experts(number: int, lowering: convolution.Lowering | None, size: Size) -> Row:
     network, real = _convnet(size), random_real(size.image_shape, size.expert_images)
     keys = jax.random.split(jax.random.key(0), number)
     params = jax.jit(jax.vmap(fresh_parameters(network)))(keys)

@@ -15,11 +15,11 @@ from benchmarks.accelerator.steps import advance, name_of_smallest
 from benchmarks.compile_vs_throughput import compiled_chunk
 from benchmarks.suite import Row
 from d3jax import data, evaluate, networks
-from d3jax.epochs import epoch_function
 from d3jax.experts import fresh_parameters
+from d3jax.experts.epoch import epoch_function
 from d3jax.methods import d3, mtt
 from d3jax.synthetic import gaussian, pixels
-from d3jax.types import Method, Network, Real, Synthetic
+from d3jax.types import HeldOut, Method, Network, Real, Synthetic
 
 EXPERTS, EPOCHS = 4, 10
 # The recipes of the papers, 1 image per class (MTT) and 1 latent (D3): experts and their epochs,
@@ -32,7 +32,7 @@ class World(NamedTuple):
 
     network: Network
     real: Real
-    test: Real
+    test: HeldOut
     expert_epoch_seconds: float  # of one expert
     normalization: data.Normalization
 
@@ -61,10 +61,9 @@ def _world(path: Path, size: Size) -> World:
     dataset = data.load(str(path))
     normalization = data.Normalization.of(dataset.train_images)
 
-    def on_device(images: np.ndarray, labels: np.ndarray) -> Real:
-        return data.device_arrays(images, labels, dataset.num_classes, normalization)
-
-    real = on_device(dataset.train_images, dataset.train_labels)
+    real = data.device_arrays(
+        dataset.train_images, dataset.train_labels, dataset.num_classes, normalization
+    )
     network = networks.create(
         "convnet",
         image_shape=dataset.image_shape,
@@ -84,7 +83,7 @@ def _world(path: Path, size: Size) -> World:
         raise ValueError("the experts' loss is not finite")
     seconds = (time.monotonic() - begun) / EPOCHS / EXPERTS
     real = real._replace(trajectories=jnp.stack(snapshots, axis=1))
-    test = on_device(dataset.test_images, dataset.test_labels)
+    test = data.held_out(dataset.test_images, dataset.test_labels, normalization)
     return World(network, real, test, seconds, normalization)
 
 

@@ -15,7 +15,8 @@ from benchmarks.flops import d3_flops, dd_flops, decoder_flops, forward_flops, m
 from benchmarks.outer_steps import lowered_by, trajectory, unrolled
 from benchmarks.suite import Row
 from benchmarks.world import CLASSES
-from d3jax import networks, ops
+from d3jax import networks
+from d3jax.networks import convolution
 from d3jax.types import Method, Real
 
 METHODS = ("D3", "MTT", "DD")
@@ -83,7 +84,7 @@ def outer_step(
     images: int,
     inner_steps: int,
     precision: str,
-    lowering: ops.Lowering | None = None,
+    lowering: convolution.Lowering | None = None,
 ) -> Row:
     """Seconds to compile, of the first call, and of a step in the steady state; memory."""
     half = precision == "bfloat16"

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 from benchmarks.peers.pair import Pair, channels_first, device, tensor
 from benchmarks.world import CLASSES, random_real
-from d3jax import networks, objectives
+from d3jax import networks
+from d3jax.distill import objectives
 from d3jax.synthetic import pixels
 
 SHAPE, IMAGES = (28, 28, 1), 2000

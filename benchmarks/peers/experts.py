@@ -14,8 +14,8 @@ from benchmarks.peers.mtt import SHAPE, as_torch, convnet
 from benchmarks.peers.pair import Pair, channels_first, tensor
 from benchmarks.world import CLASSES, random_real
 from d3jax import networks
-from d3jax.epochs import epoch_function
 from d3jax.experts import fresh_parameters
+from d3jax.experts.epoch import epoch_function
 
 BATCH, RATE = 256, 0.01
 

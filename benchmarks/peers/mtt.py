@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from benchmarks.flops import forward_flops, mtt_flops
 from benchmarks.peers.pair import Pair, channels_first, device, tensor
 from benchmarks.world import CLASSES, random_real
-from d3jax import networks, objectives
+from d3jax import networks
+from d3jax.distill import objectives
 from d3jax.synthetic import pixels
 
 SHAPE, DEPTH, EXPERT_EPOCHS = (32, 32, 3), 3, 2

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from d3jax import objectives
-from d3jax.outer import check_rates, compose
+from d3jax.distill import objectives
+from d3jax.distill.compose import check_rates, compose
 from d3jax.synthetic import labels
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 from jax import Array
 
+from d3jax.distill.compose import compose
 from d3jax.methods import mtt
-from d3jax.outer import compose
 from d3jax.synthetic import subsets as parts
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from d3jax import ops
-from d3jax.layers import (
+from d3jax.networks import convolution
+from d3jax.networks.layers import (
     Convolution,
     Linear,
     Normalization,
@@ -57,7 +57,9 @@ class Upsampling(nn.Module):
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         return (
-            ops.upsampling_convolution(images, kernel, lowering=lowering_while_initializing(self))
+            convolution.upsampling_convolution(
+                images, kernel, lowering=lowering_while_initializing(self)
+            )
             + bias
         )
 

@@ -1,0 +1,246 @@
+"""A data set by name or path, and what of it goes to the device.
+
+`load` takes "digits" (embedded), the name of a prepared TFDS set, an .npz file or an image
+folder. Pixels stay uint8 until they are used; `Normalization` says how they are used.
+"""
+
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from d3jax.data.mapped import pick
+from d3jax.data.normalization import Normalization
+from d3jax.keys import check_seed
+from d3jax.types import HeldOut, InputError, Real
+
+
+class Dataset(NamedTuple):
+    """Images u8[N, H, W, C] and labels i32[N] of three splits; validation may be empty.
+
+    Images may lie in a file (`mapped.Mapped`): indexing reads them, `mapped.pick` does not.
+    """
+
+    name: str  # as given to `load`
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    validation_images: np.ndarray
+    validation_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        _, height, width, channels = self.train_images.shape
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, K; labels go from 0 to K - 1."""
+        return len(self.class_names)
+
+
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    train_limit: int | None = None,
+    test_limit: int | None = None,
+    validation: int = 0,
+    seed: int = 0,
+) -> Dataset:
+    """A data set, cut to the first `train_limit` and `test_limit` images of its fixed order.
+
+    name: "digits"; a data set prepared with `d3jax prepare`, such as "mnist" or
+      "imagenet_resized/64x64"; a path to an .npz (see `sources.read_npz`); or to an image folder
+      train/CLASS/*.png|jpg|jpeg with test/ or val/ beside it.
+    data_dir: where names are looked up, as tfds/NAME, NAME, data/NAME.npz and NAME.npz; default
+      $D3JAX_DATA_DIR, else the TFDS default.
+    validation: so many images, drawn by `seed` from the official training images and never
+      trained on: from those beyond `train_limit` where they suffice, so that the training set is
+      the same with and without validation; else from all of them, the training set taking
+      what is left, up to `train_limit`.
+
+    The order is TFDS's, the file's, or the official one where the records say it; a split that
+    comes sorted by class is taken one image of each class in turn. Where the official test labels
+    are withheld (no test split) the official validation split serves as test. Raises InputError
+    where there is no such data, it is damaged, or the numbers cannot be had.
+    """
+    for what, limit in (("train_limit", train_limit), ("test_limit", test_limit)):
+        if limit is not None and limit < 1:
+            raise InputError(f"{what} must be at least 1, not {limit}")
+    if validation < 0:
+        raise InputError(f"validation must not be negative, it is {validation}")
+    check_seed(seed)
+    from d3jax.data import sources  # needs Pillow and more
+
+    splits = sources.read(name, data_dir)
+    available, tests = len(splits.train_labels), len(splits.test_labels)
+    for what, limit, most in (
+        ("train_limit", train_limit, available),
+        ("test_limit", test_limit, tests),
+    ):
+        if limit is not None and limit > most:
+            raise InputError(f"{what} {limit} is more than the {most} images that {name} has")
+    if validation >= available:
+        raise InputError(
+            f"validation {validation} leaves none of the {available} training images of {name}"
+        )
+    train_index, validation_index = _split(available, train_limit, validation, seed)
+    return Dataset(
+        name,
+        splits.train_images
+        if len(train_index) == available
+        else pick(splits.train_images, train_index),
+        splits.train_labels[train_index],
+        pick(splits.train_images, validation_index),
+        splits.train_labels[validation_index],
+        pick(splits.test_images, slice(test_limit)),
+        splits.test_labels[:test_limit],
+        splits.class_names,
+    )
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """Images u8[N, H, W, C] as u8[N, size, size, C], bilinearly, without aliasing."""
+    if images.shape[1] == size:
+        return images
+    from PIL import Image
+
+    resized = [
+        np.asarray(
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).resize(
+                (size, size), Image.Resampling.BILINEAR
+            )
+        )
+        for image in images
+    ]
+    return np.stack(resized).reshape(len(images), size, size, images.shape[-1])
+
+
+def device_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    normalization: Normalization,
+    class_names: tuple[str, ...] | None = None,
+) -> Real:
+    """Training images u8[N, H, W, C] and labels i32[N] on the device, indexed by class.
+
+    See `host_arrays`.
+    """
+    host = host_arrays(images, labels, num_classes, normalization, class_names)
+    return jax.tree.map(jnp.asarray, host)
+
+
+def host_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    normalization: Normalization,
+    class_names: tuple[str, ...] | None = None,
+) -> Real:
+    """The same as NumPy arrays.
+
+    Images stay uint8 and are normalized where they are gathered; whitened ones are float32.
+    Raises InputError for a label out of range, and for a class without images, by its name.
+    """
+    counts = _class_counts(images, labels, num_classes, class_names)
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.cumsum(counts) - counts
+    column = np.arange(counts.max())
+    # Past its count a class repeats its first image: a valid position, never drawn.
+    index = by_class[starts[:, None] + np.where(column < counts[:, None], column, 0)]
+    arrays: Any = dict(
+        images=np.asarray(images) if normalization.zca is None else normalization.apply(images),
+        labels=labels.astype(np.int32),
+        class_index=index.astype(np.int32),
+        class_counts=counts.astype(np.int32),
+        mean=normalization.mean.astype(np.float32),
+        sd=normalization.sd.astype(np.float32),
+    )
+    return Real(**arrays)
+
+
+def abstract_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    normalization: Normalization,
+    class_names: tuple[str, ...] | None = None,
+) -> Real:
+    """Their shapes and types alone, for `jax.eval_shape`; raises as `host_arrays` does."""
+    counts = _class_counts(images, labels, num_classes, class_names)
+    pixel = np.uint8 if normalization.zca is None else np.float32
+    arrays: Any = dict(
+        images=jax.ShapeDtypeStruct(images.shape, pixel),
+        labels=jax.ShapeDtypeStruct(labels.shape, np.int32),
+        class_index=jax.ShapeDtypeStruct((num_classes, int(counts.max())), np.int32),
+        class_counts=jax.ShapeDtypeStruct((num_classes,), np.int32),
+        mean=jax.ShapeDtypeStruct(normalization.mean.shape, np.float32),
+        sd=jax.ShapeDtypeStruct(normalization.sd.shape, np.float32),
+    )
+    return Real(**arrays)
+
+
+def _class_counts(
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    class_names: tuple[str, ...] | None,
+) -> np.ndarray:
+    """How many images each class has: at least one."""
+    if len(images) != len(labels):
+        raise InputError(f"there are {len(images)} images and {len(labels)} labels")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise InputError(
+            f"labels go from {labels.min()} to {labels.max()}, outside 0 to {num_classes - 1}"
+        )
+    counts = np.bincount(labels, minlength=num_classes)
+    if not counts.all():
+        empty = int(np.argmin(counts))
+        name = f" ({class_names[empty]})" if class_names else ""
+        raise InputError(f"class {empty}{name} has no training image: raise train_limit")
+    return counts
+
+
+def held_out(images: np.ndarray, labels: np.ndarray, normalization: Normalization) -> HeldOut:
+    """Images u8[N, H, W, C] that are not trained on, on the device, normalized as the artifact
+    says."""
+    return HeldOut(
+        images=jnp.asarray(images if normalization.zca is None else normalization.apply(images)),
+        labels=jnp.asarray(labels, jnp.int32),
+        mean=jnp.asarray(normalization.mean, jnp.float32),
+        sd=jnp.asarray(normalization.sd, jnp.float32),
+    )
+
+
+def padded(real: Real, images: int, longest: int) -> Real:
+    """Host arrays with room for so many images, and so many positions of each class."""
+    more = images - len(real.labels)
+    room = ((0, more), *((0, 0),) * (real.images.ndim - 1))
+    index = np.asarray(real.class_index)
+    # Past its count a class repeats its first image: a valid position, never drawn.
+    first = np.repeat(index[:, :1], longest - index.shape[1], axis=1)
+    arrays: Any = dict(
+        images=np.pad(real.images, room),
+        labels=np.pad(real.labels, (0, more)),
+        class_index=np.concatenate([index, first], axis=1),
+    )
+    return real._replace(**arrays)
+
+
+def _split(
+    available: int, train_limit: int | None, validation: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending positions of the training and of the validation images."""
+    limit = available if train_limit is None else train_limit
+    spare = available - limit >= validation
+    pool = np.arange(limit, available) if spare else np.arange(available)
+    drawn = np.random.default_rng(seed).permutation(pool)[:validation]
+    kept = np.arange(limit) if spare else np.setdiff1d(pool, drawn)[:limit]
+    return kept, np.sort(drawn)

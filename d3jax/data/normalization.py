@@ -1,0 +1,93 @@
+"""How pixels are normalized, and whitened."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from d3jax.types import InputError
+
+_BLOCK = 2048  # images converted to float at a time
+
+
+class Normalization(NamedTuple):
+    """Pixels in [0, 1], less the mean, over the standard deviation; then ZCA-whitened, if at all.
+
+    ZCA: (x - zca_mean) @ zca for a normalized flattened image x f32[D], D = H * W * C.
+    """
+
+    mean: np.ndarray  # f32[C]
+    sd: np.ndarray  # f32[C]
+    zca: np.ndarray | None = None  # f32[D, D], symmetric
+    zca_mean: np.ndarray | None = None  # f32[D]
+
+    @classmethod
+    def of(cls, images: np.ndarray, zca: bool = False, eps: float = 0.1) -> "Normalization":
+        """The normalization of training images u8[N, H, W, C]: mean and sd of each channel.
+
+        zca: whiten as well, by U diag(1 / sqrt(S + eps)) U^T of the covariance U diag(S) U^T
+          (over N - 1) of normalized images, as kornia does for MTT (Cazenavette et al. 2022).
+        A constant channel gets sd 1. Raises InputError for no images, or fewer than 2 with ZCA.
+        """
+        if len(images) < (2 if zca else 1):
+            raise InputError(f"{len(images)} images are too few to normalize by")
+        plain = cls.of_histogram(histogram(images))
+        return plain._whitened(images, eps) if zca else plain
+
+    @classmethod
+    def of_histogram(cls, counts: np.ndarray) -> "Normalization":
+        """The normalization of images whose channels have these counts i64[C, 256] of values."""
+        levels = np.arange(256) / 255
+        mean = counts @ levels / counts.sum(1)
+        variance = (counts * (levels - mean[:, None]) ** 2).sum(1) / counts.sum(1)
+        sd = np.where((counts > 0).sum(1) > 1, np.sqrt(variance), 1)
+        return cls(mean.astype(np.float32), sd.astype(np.float32))
+
+    def apply(self, images: np.ndarray) -> np.ndarray:
+        """Normalized f32[N, H, W, C] of u8[N, H, W, C]; equal to `Real.gather` without ZCA."""
+        normalized = np.empty(images.shape, np.float32)
+        for start in range(0, len(images), _BLOCK):
+            block = images[start : start + _BLOCK].astype(np.float32) / np.float32(255)
+            block = (block - self.mean) / self.sd
+            if self.zca is not None and self.zca_mean is not None:
+                block = (block.reshape(len(block), -1) - self.zca_mean) @ self.zca
+            normalized[start : start + _BLOCK] = block.reshape(-1, *images.shape[1:])
+        return normalized
+
+    def invert(self, images: np.ndarray) -> np.ndarray:
+        """Pictures u8[N, H, W, C] of normalized f[N, H, W, C], clipped to what pixels can be."""
+        pixels = np.asarray(images, np.float32)
+        if self.zca is not None and self.zca_mean is not None:
+            flat = pixels.reshape(len(pixels), -1)
+            # Solved for, not stored: the inverse would be as large as the matrix.
+            pixels = np.linalg.solve(self.zca, flat.T).T + self.zca_mean
+            pixels = pixels.reshape(images.shape)
+        pixels = np.nan_to_num((pixels * self.sd + self.mean) * 255)
+        return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
+
+    def _whitened(self, images: np.ndarray, eps: float) -> "Normalization":
+        number, size = len(images), int(np.prod(images.shape[1:]))
+        zca_mean = np.zeros(size)
+        for start in range(0, number, _BLOCK):
+            block = self.apply(images[start : start + _BLOCK]).reshape(-1, size)
+            zca_mean += block.sum(0, dtype=np.float64)
+        zca_mean = (zca_mean / number).astype(np.float32)
+        covariance = np.zeros((size, size))
+        for start in range(0, number, _BLOCK):
+            # A block's product in float32 is fast; the sum of blocks needs float64.
+            block = self.apply(images[start : start + _BLOCK]).reshape(-1, size) - zca_mean
+            covariance += block.T @ block
+        values, vectors = np.linalg.eigh(covariance / (number - 1))
+        # Rounding can leave eigenvalues of a singular covariance slightly negative.
+        scale = 1 / np.sqrt(np.maximum(values, 0) + eps)
+        zca = ((vectors * scale) @ vectors.T).astype(np.float32)
+        return self._replace(zca=zca, zca_mean=zca_mean)
+
+
+def histogram(images: np.ndarray) -> np.ndarray:
+    """Counts i64[C, 256] of the values of each channel of u8[N, H, W, C]: they add up exactly."""
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), _BLOCK):
+        block = images[start : start + _BLOCK]
+        for channel in range(len(counts)):
+            counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
+    return counts

@@ -1,0 +1,340 @@
+"""Train fresh students on distilled data alone, several at once, and test them once, at the end."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from d3jax import losses
+from d3jax.data.augment import STRATEGIES, Transformation, augment, draw_choice
+from d3jax.host.progress import Reporter
+from d3jax.networks import initial_parameters, unraveler
+from d3jax.networks.blocks import MANY_IMAGES, batch_loss, forward_blocks
+from d3jax.types import HeldOut, InputError, Network, PyTree, Synthetic
+
+_TOGETHER = 5  # networks whose layers are in memory at once, while they are tested
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a student is trained; the field's, with the last epoch's accuracy instead of the best."""
+
+    students: int = 5
+    """How many fresh students, trained together."""
+    epochs: int = 300
+    """Epochs; each visits every distilled item once, freshly sampled."""
+    batch_size: int = 256
+    """Items per step."""
+    learning_rate: float | None = None
+    """Learning rate of SGD; default the one that was learned with the distilled data."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 5e-4
+    """Weight decay of SGD, added to the gradient."""
+    decay: float = 0.1
+    """The learning rate is multiplied by this at half time."""
+    augmentation: tuple[Transformation, ...] | None = None
+    """Siamese augmentation, one of these per step; default all (digits: no flip)."""
+    with_means: bool = False
+    """Visit the deterministic decodes in each epoch too (the paper's protocol for soft labels)."""
+
+
+def check(protocol: Protocol) -> None:
+    """Looks at every value, types too: a protocol may come from a file.
+
+    Raises:
+      InputError: a protocol that cannot be followed.
+    """
+    for name in ("students", "epochs", "batch_size"):
+        value = getattr(protocol, name)
+        if type(value) is not int or not 0 < value < 1 << 31:
+            raise InputError(f"the protocol's {name} must be a positive number, not {value!r}")
+    for name in ("momentum", "weight_decay", "decay", "learning_rate"):
+        value = getattr(protocol, name)
+        if name == "learning_rate" and value is None:
+            continue
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise InputError(f"the protocol's {name} must not be negative, it is {value!r}")
+    if protocol.learning_rate == 0:
+        raise InputError("the protocol's learning_rate must be positive, not 0")
+    kinds = STRATEGIES if protocol.augmentation is None else protocol.augmentation
+    if not isinstance(kinds, tuple) or not all(kind in STRATEGIES for kind in kinds):
+        raise InputError(
+            f"the protocol's augmentation must be some of {', '.join(STRATEGIES)}, "
+            f"not {protocol.augmentation!r}"
+        )
+    if type(protocol.with_means) is not bool:
+        raise InputError(f"the protocol's with_means is {protocol.with_means!r}, not true or false")
+
+
+class Evaluation(NamedTuple):
+    """What fresh students reached."""
+
+    per_student: np.ndarray  # f[S], test accuracy after the last epoch, fractions
+    learning_rate: float
+    diverged: int  # students whose weights are not finite: they answer as by chance
+    seconds: float  # wall time per student, compilation not counted
+
+    def summary(self) -> dict[str, Any]:
+        """Mean, sample standard deviation (0 for one student), each student's accuracy; how many
+        diverged, if any."""
+        values = [float(value) for value in self.per_student]
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        mean = float(np.mean(values))
+        summary = {"mean": mean, "sd": sd, "students": len(values), "per_student": values}
+        return summary | ({"diverged": self.diverged} if self.diverged else {})
+
+
+def evaluate(
+    network: Network,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    test: HeldOut,
+    protocol: Protocol,
+    learning_rate: float,
+    key: Array,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """The test accuracy of fresh students of `network` trained on `theta` alone.
+
+    Args:
+      network: the students' architecture.
+      synthetic, theta: the distilled data; frozen, so that batches do not matter.
+      test: the test images, normalized as the distilled data is; used once, after the last epoch.
+      protocol: see `Protocol`.
+      learning_rate: used where the protocol names none; positive.
+      key: initial weights, samples, order and augmentation follow from it.
+      reporter: shows progress.
+
+    Raises:
+      InputError: a protocol that cannot be followed.
+    """
+    check(protocol)
+    rate = learning_rate if protocol.learning_rate is None else protocol.learning_rate
+    if not rate > 0:
+        raise InputError(f"the students' learning rate must be positive, not {rate}")
+    params, seconds = train_students(network, synthetic, theta, protocol, rate, key, reporter)
+    return tested(network, params, test, rate, seconds / protocol.students, reporter)
+
+
+def evaluate_best(
+    network: Network,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    choosing: HeldOut,
+    test: HeldOut,
+    protocol: Protocol,
+    candidates: Sequence[float],
+    key: Array,
+    reporter: Reporter | None = None,
+) -> tuple[Evaluation, tuple[float, ...]]:
+    """As `evaluate`, with the learning rate of `candidates` that is best on other images.
+
+    Args:
+      choosing: images that choose, so not those of the test.
+      candidates: positive learning rates; `protocol.students` students each, trained all at once.
+
+    The others as in `evaluate`. Only the students of the best learning rate meet the test images.
+
+    Returns:
+      What they reached, and the mean accuracy of each candidate on `choosing`.
+    """
+    check(protocol)
+    rates = np.repeat(np.asarray(candidates, np.float32), protocol.students)
+    many = dataclasses.replace(protocol, students=len(rates))
+    params, seconds = train_students(network, synthetic, theta, many, rates, key, reporter)
+    found = np.asarray(accuracy(network, params, choosing)).reshape(len(candidates), -1).mean(1)
+    best = int(found.argmax())
+    chosen = params.reshape(len(candidates), protocol.students, -1)[best]
+    reached = tested(network, chosen, test, candidates[best], seconds / len(rates), reporter)
+    return reached, tuple(float(value) for value in found)
+
+
+def tested(
+    network: Network,
+    params: Array,
+    test: HeldOut,
+    rate: float,
+    seconds: float,
+    reporter: Reporter | None,
+) -> Evaluation:
+    """What trained students f[S, P] answer on the test images; says how many have diverged."""
+    diverged = int(np.sum(~np.isfinite(np.asarray(params)).all(1)))
+    if diverged and reporter is not None:
+        reporter.say(
+            f"{diverged} of {len(params)} students diverged at learning rate {rate:.4g} and count "
+            f"as they answer, by chance; a lower learning rate would be right"
+        )
+    return Evaluation(np.asarray(accuracy(network, params, test)), rate, diverged, seconds)
+
+
+def train_students(
+    network: Network,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    protocol: Protocol,
+    learning_rate: float | np.ndarray,
+    key: Array,
+    reporter: Reporter | None = None,
+    starts: Array | None = None,
+) -> tuple[Array, float]:
+    """Parameter vectors f[S, P] of S students trained together, and the seconds that it took.
+
+    learning_rate: of all, or f[S] of each. starts: parameters f[S, P] to begin with (they are
+    consumed); default fresh ones.
+
+    Students of one call share each step's kind of augmentation, not its parameters (see
+    `augment`); all else is drawn for each alone.
+    """
+    for_weights, for_epochs = jax.random.split(key)
+    keys = jax.random.split(for_epochs, protocol.students)
+    train = jax.jit(epochs_function(network, synthetic, protocol), donate_argnums=0)
+    if starts is None:
+        fresh = jax.random.split(for_weights, protocol.students)
+        params = jax.jit(jax.vmap(partial(initial_parameters, network)))(fresh)
+    else:
+        params = starts
+    rate = jnp.broadcast_to(jnp.asarray(learning_rate, params.dtype), (protocol.students,))
+    carry = (params, jnp.zeros_like(params))
+    ends = [protocol.epochs * part // 10 for part in range(1, 11)]
+    begin = jnp.asarray(0, jnp.int32)
+    compiled = train.lower(carry, theta, keys, rate, begin, begin).compile()
+    start = time.monotonic()
+    if reporter is None:
+        carry = compiled(carry, theta, keys, rate, begin, jnp.asarray(protocol.epochs, jnp.int32))
+    else:
+        with reporter.stage("student epochs", protocol.epochs) as stage:
+            for end in ends:
+                stop = jnp.asarray(end, jnp.int32)
+                carry = jax.block_until_ready(compiled(carry, theta, keys, rate, begin, stop))
+                begin = stop
+                stage.update(end)
+    return jax.block_until_ready(carry[0]), time.monotonic() - start
+
+
+def epochs_function(
+    network: Network, synthetic: Synthetic, protocol: Protocol
+) -> Callable[..., PyTree]:
+    """Some epochs of several students, to be compiled.
+
+    Returns:
+      (carry, theta, keys [S], learning rates f[S], begin i32[], end i32[]) -> carry: the epochs
+      begin .. end - 1, counted from 0. The carry is (params f[S, P], momentum f[S, P]), at first
+      fresh parameters and zeros.
+    """
+    unravel = unraveler(network)
+    visits = synthetic.num_items * (2 if protocol.with_means else 1)
+    batch_size = min(protocol.batch_size, visits)
+    steps = -(-visits // batch_size)
+    strategy = STRATEGIES if protocol.augmentation is None else protocol.augmentation
+    decay = optax.add_decayed_weights(protocol.weight_decay)
+    descent = optax.trace(protocol.momentum)
+
+    def loss(
+        params: Array, theta: PyTree, key: Array, choice: Array, visit: Array, weight: Array
+    ) -> Array:
+        for_sample, for_augmentation = jax.random.split(key)
+        item = visit % synthetic.num_items
+        images, targets = synthetic.sample(theta, for_sample, item)
+        if protocol.with_means:
+            means, _ = synthetic.sample(theta, None, item)
+            images = jnp.where((visit < synthetic.num_items)[:, None, None, None], means, images)
+        if strategy:
+            images = augment(for_augmentation, images, strategy, choice=choice)
+        # Rows past the epoch's end weigh nothing; the mean is over the others.
+        scale = jnp.asarray(batch_size, weight.dtype) / jnp.sum(weight)
+        weighted = targets * (weight * scale)[:, None]
+        return batch_loss(network, unravel(params), images, losses.cross_entropy, weighted)[0]
+
+    def gradients(
+        params: Array, theta: PyTree, keys: Array, choice: Array, visit: Array, weight: Array
+    ) -> Array:
+        """Of all students, f[S, P]."""
+        if jax.default_backend() == "gpu" and batch_size >= MANY_IMAGES:
+            each = (params, keys, visit)
+            return jax.lax.map(
+                lambda x: jax.grad(loss)(x[0], theta, x[1], choice, x[2], weight), each
+            )
+        axes = (0, None, 0, None, 0, None)
+        return jax.vmap(jax.grad(loss), axes)(params, theta, keys, choice, visit, weight)
+
+    def epoch(carry: PyTree, theta: PyTree, keys: Array, rate: Array) -> PyTree:
+        for_order = jax.vmap(lambda k: jax.random.fold_in(k, steps))(keys)
+        order = jax.vmap(lambda k: jax.random.permutation(k, visits))(for_order)
+        slots = jnp.arange(steps * batch_size, dtype=jnp.int32)
+        weights = (slots < visits).astype(rate.dtype).reshape(steps, batch_size)
+        order = order[:, slots % visits].reshape(-1, steps, batch_size).swapaxes(0, 1)
+
+        def step(carry: PyTree, inputs: PyTree) -> tuple[PyTree, None]:
+            params, momentum = carry
+            number, visit, weight = inputs
+            step_keys = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
+            choice = draw_choice(step_keys[0], strategy)
+            gradient = gradients(params, theta, step_keys, choice, visit, weight)
+            decayed, _ = decay.update(gradient, optax.EmptyState(), params)
+            velocity: Any = optax.TraceState(momentum)
+            updates, velocity = descent.update(decayed, velocity, params)
+            return (params - rate[:, None] * jnp.asarray(updates), velocity.trace), None
+
+        return jax.lax.scan(step, carry, (jnp.arange(steps, dtype=jnp.int32), order, weights))[0]
+
+    def epochs(
+        carry: PyTree, theta: PyTree, keys: Array, rate: Array, begin: Array, end: Array
+    ) -> PyTree:
+        def body(number: Array, carry: PyTree) -> PyTree:
+            late = 2 * number >= protocol.epochs + protocol.epochs % 2
+            factor = jnp.where(late, protocol.decay, 1.0).astype(rate.dtype)
+            epoch_keys = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
+            return epoch(carry, theta, epoch_keys, rate * factor)
+
+        return jax.lax.fori_loop(begin, end, body, carry)
+
+    return epochs
+
+
+def accuracy(network: Network, params: Array, real: HeldOut, *, batch_size: int = 500) -> Array:
+    """The fraction f[S] of `real`'s images that each of S networks classifies correctly.
+
+    Args:
+      network: their architecture.
+      params: parameter vectors f[S, P].
+      real: the images; all of them are used.
+      batch_size: images per dispatch.
+    """
+    classify = answers(network, batch_size)
+    groups = [params[first : first + _TOGETHER] for first in range(0, len(params), _TOGETHER)]
+    right = jnp.concatenate([classify(group, real) == real.labels for group in groups])
+    return jnp.mean(right.astype(jnp.float32), axis=1)
+
+
+@lru_cache(maxsize=8)  # compiled once for all that ask the same network
+def answers(network: Network, batch_size: int = 500) -> Callable[[Array, HeldOut], Array]:
+    """(parameter vectors f[S, P], real) -> the class i32[S, N] each gives each image; compiled.
+
+    A network whose weights are not finite answers 0. `batch_size` images are looked at together.
+    """
+    unravel = unraveler(network)
+
+    def classify(params: Array, real: HeldOut) -> Array:
+        images = real.images.shape[0]
+        batches = -(-images // batch_size)
+        size = -(-images // batches)  # the last repeats as few images as can be
+        index = jnp.minimum(jnp.arange(batches * size, dtype=jnp.int32), images - 1)
+
+        def one(index: Array) -> Array:
+            batch = real.gather(index)
+            logits = jax.vmap(lambda p: forward_blocks(network, unravel(p), batch).logits)(params)
+            return jnp.argmax(logits, -1).astype(jnp.int32)
+
+        found = jax.lax.map(one, index.reshape(batches, size))  # [batches, S, size]
+        return found.swapaxes(0, 1).reshape(params.shape[0], -1)[:, :images]
+
+    return jax.jit(classify)

@@ -1,0 +1,107 @@
+"""Networks trained on a source data set, which distilled steps then adapt or attack."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from d3jax import data, experts
+from d3jax.experts.store import Snapshots, fingerprint
+from d3jax.host import clocks
+from d3jax.host.progress import Reporter
+from d3jax.types import InputError, Network, Real
+
+
+class Source(NamedTuple):
+    """What the networks are trained on, and how."""
+
+    options: experts.Options
+    real: Real
+    images: str  # their fingerprint
+    seed: int
+
+
+def recipe(
+    dataset: str, train_limit: int | None, validation: int, options: experts.Options, seed: int
+) -> dict[str, Any]:
+    """All that the networks depend on but their architecture, as a JSON object."""
+    return {
+        "dataset": dataset,
+        "train_limit": train_limit,
+        "validation": validation,
+        "training": {**dataclasses.asdict(options), "augmentation": options.augmentation},
+        "seed": seed,
+    }
+
+
+def load(
+    recipe: dict[str, Any],
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    data_dir: Path | None,
+    path: str | None = None,
+) -> Source:
+    """The source data of a recipe: images resized to `image_shape`, normalized by their own sd.
+
+    path: where the data set lies, if its name in the recipe does not say it.
+
+    Raises:
+      InputError: the source cannot be loaded or does not fit, or the recipe is not one.
+    """
+    try:
+        training = dict(recipe["training"])
+        if training["augmentation"] is not None:
+            training["augmentation"] = tuple(training["augmentation"])
+        options = experts.Options(**training)
+        name, seed = recipe["dataset"], recipe["seed"]
+        limit, validation = recipe["train_limit"], recipe["validation"]
+        experts.check(options)
+        whole = [type(number) is int for number in (seed, validation, limit or 0)]
+        if not isinstance(name, str) or not all(whole):
+            raise TypeError("a name and whole numbers are needed")
+    except (KeyError, TypeError) as error:
+        raise InputError(f"the recipe of the pretrained networks is not one: {error}") from None
+    name = name if path is None else path
+    source = data.load(name, data_dir, train_limit=limit, validation=validation, seed=seed)
+    if source.num_classes != num_classes or source.image_shape[2] != image_shape[2]:
+        raise InputError(
+            f"{name} has {source.num_classes} classes and {source.image_shape[2]} channels, which "
+            f"do not fit {num_classes} and {image_shape[2]}"
+        )
+    images = data.resize(source.train_images, image_shape[0])
+    normalization = data.Normalization.of(images)
+    real = data.device_arrays(
+        images, source.train_labels, num_classes, normalization, source.class_names
+    )
+    return Source(options, real, fingerprint(images, source.train_labels), seed)
+
+
+def train(
+    source: Source,
+    network: Network,
+    architecture: dict[str, Any],
+    store: Path,
+    reporter: Reporter,
+) -> tuple[Array, clocks.Spent]:
+    """The parameter vectors f[count, P] of the networks, and the time that training them took.
+
+    From the store where it has them.
+
+    Raises:
+      Busy, Interrupted, Diverged: as `experts.train`.
+    """
+    images = {"images": source.images, "zca": False}
+    configuration = experts.configuration(source.options, architecture, images, source.seed)
+    path = experts.train(network, source.options, source.real, store, configuration, reporter)
+    snapshots = Snapshots(path)
+    last = snapshots.read_all(epochs=slice(snapshots.shape[1] - 1, snapshots.shape[1]))
+    return jnp.asarray(np.asarray(last[:, 0]), jnp.float32), experts.training_time(path)
+
+
+def as_trajectories(weights: Array) -> Array:
+    """Parameter vectors f[E, P] as the only snapshots of trajectories f[E, 1, P]."""
+    return jax.lax.expand_dims(weights, (1,))

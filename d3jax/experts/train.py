@@ -1,0 +1,318 @@
+"""Expert trajectories: networks trained on real data, one snapshot of their weights an epoch."""
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from d3jax.data.augment import STRATEGIES, Transformation
+from d3jax.experts.epoch import epoch_function
+from d3jax.experts.store import create, store_path
+from d3jax.host import clocks, processes
+from d3jax.host.files import write_json
+from d3jax.host.progress import Diverged, Interrupted, Reporter, interruption, locked
+from d3jax.keys import Stage, stage_key
+from d3jax.networks import initial_parameters, parameter_count
+from d3jax.types import InputError, Network, Real
+
+STORE_VERSION = 2  # of the draws and the layout: raised where either changes
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How experts are trained: plain SGD, as in the trajectory-matching literature."""
+
+    count: int = 4
+    """How many experts."""
+    epochs: int = 10
+    """Epochs, one snapshot each; what distillation does not read is wasted training."""
+    learning_rate: float | None = None
+    """Learning rate of SGD without momentum; default 0.01, 0.02 below 5000 images."""
+    batch_size: int | None = None
+    """Images per step, an incomplete last batch left out; default 256, 32 below 5000 images."""
+    augmentation: tuple[Transformation, ...] | None = None
+    """Siamese augmentation, one of these per step; default all (digits: no flip)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """How snapshots are stored."""
+    keep: Literal["all", "last"] = "all"
+    """Every epoch's snapshot, or the last one only."""
+    at_once: int = 4
+    """Experts trained together under vmap; they share each step's kind of augmentation."""
+
+
+class _Steps(NamedTuple):
+    batch_size: int
+    learning_rate: float
+
+
+def data_defaults(options: Options, images: int) -> _Steps:
+    """Batch size and learning rate for so many images: few make an epoch of only a few steps."""
+    usual = _Steps(256, 0.01) if images >= 5000 else _Steps(32, 0.02)
+    size, rate = options.batch_size, options.learning_rate
+    return _Steps(
+        usual.batch_size if size is None else size, usual.learning_rate if rate is None else rate
+    )
+
+
+def configuration(
+    options: Options, network: dict[str, Any], data: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """All that the experts depend on, as a JSON object; its hash names their folder in the store.
+
+    `network` are the fields of its configuration, `data` must identify the images themselves: see
+    `fingerprint`.
+    """
+    training = dataclasses.asdict(options)
+    del training["at_once"]
+    strategy = STRATEGIES if options.augmentation is None else options.augmentation
+    training["augmentation"] = list(strategy)
+    return {
+        "version": STORE_VERSION,
+        "training": training,
+        # The kind of augmentation is shared by the experts trained together.
+        "shared_augmentation": min(options.at_once, options.count),
+        # Float32 says nothing, as before there was a choice.
+        "network": {n: v for n, v in network.items() if (n, v) != ("compute", None)},
+        "data": data,
+        "seed": seed,
+    }
+
+
+def stored_bytes(network: Network, options: Options) -> int:
+    """How much disk the snapshots take, in bytes."""
+    each = {"float32": 4, "bfloat16": 2}[options.dtype]
+    kept = options.epochs + 1 if options.keep == "all" else 1
+    return options.count * kept * number_of_parameters(network) * each
+
+
+def written_bytes(path: Path) -> int:
+    """What an interrupted training has left of them: it writes over that, or goes on after it."""
+    files = (path / "snapshots").rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def number_of_parameters(network: Network) -> int:
+    """P, the length of a snapshot."""
+    return parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
+
+
+def train(
+    network: Network,
+    options: Options,
+    real: Real,
+    store: Path,
+    config: dict[str, Any],
+    reporter: Reporter,
+    starts: Callable[[], Array] | None = None,
+) -> Path:
+    """The folder with these experts' snapshots, trained if it does not hold them yet.
+
+    `starts` makes the parameters f[count, P] to begin with; default fresh ones. What they depend on
+    must be in `config`; a `subtask` there draws for itself.
+
+    An interrupted training goes on at the last complete epoch (where snapshots are
+    bfloat16 or only the last ones kept, at the last complete group of experts).
+
+    Raises:
+      InputError: options out of range, or too little disk.
+      Busy: another process is training these experts.
+      Interrupted: SIGTERM or SIGINT arrived; the snapshots so far are kept.
+      Diverged: their loss is not finite.
+    """
+    check(options)
+    path = store_path(store, config)
+    if complete(path):
+        reporter.say(f"experts: found in {path}")
+        return path
+    needed = stored_bytes(network, options)
+    make_room(store, needed - written_bytes(path))
+    reporter.say(f"experts: {options.count} x {options.epochs} epochs, {needed / 1e6:.1f} MB")
+    path.mkdir(exist_ok=True)
+    write_json(path / "config.json", config)
+    with locked(path, "training these experts"):
+        root = stage_key(config["seed"], Stage.EXPERTS, config.get("subtask"))
+        training = alone(network, options, real, root, starts)
+        train_side_by_side(training, options, number_of_parameters(network), {0: path}, reporter)
+    return path
+
+
+def complete(path: Path) -> bool:
+    """Whether a folder of the store has all its snapshots."""
+    return (path / "complete.json").exists()
+
+
+def make_room(store: Path, needed: int) -> None:
+    """Makes the folder of a store; raises InputError where it has not so many bytes to spare."""
+    free = free_bytes(store)
+    if needed > free:
+        raise InputError(
+            f"the experts need {needed / 1e9:.1f} GB in {store} but only {free / 1e9:.1f} GB are "
+            f"free; choose another --experts folder, fewer experts or epochs, or bfloat16"
+        )
+    store.mkdir(parents=True, exist_ok=True)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes to spare where a folder is, or would be."""
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.is_dir())
+    return shutil.disk_usage(there).free
+
+
+def check(options: Options) -> None:
+    """Raises InputError where an option is out of range."""
+    for name in ("count", "epochs", "batch_size", "at_once"):
+        value = getattr(options, name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise InputError(f"experts' {name} must be a number from 1 on, not {value!r}")
+    if options.dtype not in ("float32", "bfloat16"):
+        raise InputError(f"experts' dtype must be float32 or bfloat16, not {options.dtype!r}")
+    rate = options.learning_rate
+    if rate is not None and not (type(rate) in (int, float) and 0 < rate < math.inf):
+        raise InputError(f"experts' learning_rate must be positive, not {rate!r}")
+
+
+class Training(NamedTuple):
+    """How the experts of a run train, or those of several subtasks side by side.
+
+    Parameters are f[E, P], those of subtasks f[slots, E, P] on their devices. A subtask's number
+    stands for it; without subtasks, 0.
+    """
+
+    fresh: Callable[[Array], Array]  # experts' numbers i32[E] -> parameters
+    # (parameters, which are consumed; experts' numbers; the epoch's) -> (parameters, mean losses)
+    epoch: Callable[[Array, Array, int], tuple[Array, Array]]
+    load: Callable[[Callable[[int], np.ndarray]], Array]  # f[E, P] of a subtask -> parameters
+    own: Callable[[Array], dict[int, np.ndarray]]  # f[E, P] of this process's subtasks
+    rows: Callable[[Array], np.ndarray]  # losses of all subtasks f[subtasks, E], in every process
+    owned: tuple[int, ...] = (0,)  # this process's subtasks
+    subtasks: int = 1
+
+
+def alone(
+    network: Network,
+    options: Options,
+    real: Real,
+    root: Array,
+    starts: Callable[[], Array] | None = None,
+) -> Training:
+    """The training of one run's experts; `root` is the key of all that it draws."""
+    steps = data_defaults(options, real.images.shape[0])
+    epoch = jax.jit(epoch_function(network, options.augmentation, *steps), donate_argnums=0)
+    given = None if starts is None else starts()
+    fresh = jax.jit(jax.vmap(fresh_parameters(network)))
+    return Training(
+        lambda members: fresh(keys_of(root, members)) if given is None else given[members],
+        lambda params, members, number: epoch(params, keys_of(root, members, number), real),
+        lambda read: jnp.asarray(read(0)),
+        lambda params: {0: np.asarray(params)},
+        lambda losses: np.asarray(losses)[None],
+    )
+
+
+def keys_of(root: Array, members: Array, epoch: int | Array | None = None) -> Array:
+    """The keys of experts, or of one of their epochs."""
+    keys = jax.vmap(lambda expert: jax.random.fold_in(root, expert))(members)
+    return keys if epoch is None else jax.vmap(lambda key: jax.random.fold_in(key, epoch))(keys)
+
+
+def fresh_parameters(network: Network) -> Callable[[Array], Array]:
+    """(key of an expert) -> parameters f[P] before its first epoch."""
+    return lambda key: initial_parameters(network, jax.random.fold_in(key, 0))
+
+
+def train_side_by_side(
+    training: Training,
+    options: Options,
+    parameters: int,
+    paths: dict[int, Path],
+    reporter: Reporter,
+) -> None:
+    """Trains experts into the folders `paths`, where an interrupted training goes on.
+
+    Args:
+      training: of all subtasks.
+      options: see `Options`.
+      parameters: of an expert, P.
+      paths: of the subtasks in this process's rows; those that it owns exist, and are locked.
+      reporter: shows progress.
+
+    Raises:
+      Interrupted, Diverged: as `train` does, in every process.
+    """
+    kept = options.epochs + 1 if options.keep == "all" else 1
+    shape = (options.count, kept, parameters)
+    snapshots = {n: create(paths[n], options.dtype, shape) for n in training.owned}
+    # Snapshots written, counted group by group: what an interrupted run has done.
+    found = {n: _progress(paths[n]) for n in training.owned}
+    groups = range(0, options.count, options.at_once)
+    total = len(groups) * (options.epochs + 1)
+    done = min((done for done, _ in found.values()), default=total)
+    done = int(processes.gathered(done).min())
+    if options.dtype != "float32" or options.keep != "all":
+        done -= done % (options.epochs + 1)
+
+    def stored(n: int, where: slice, place: int) -> np.ndarray:
+        array = snapshots.get(n) or create(paths[n], options.dtype, shape)
+        return array[where, place].read().result()
+
+    begun = clocks.now()
+    with interruption() as asked, reporter.stage("expert epochs", total, done) as stage:
+        for group, first in enumerate(groups):
+            members = jnp.arange(first, min(first + options.at_once, options.count))
+            where = slice(first, first + len(members))
+            offset = group * (options.epochs + 1)
+            begin = min(max(done - offset, 0), options.epochs + 1)
+            if begin > options.epochs:
+                continue
+            params = (
+                training.fresh(members)
+                if begin == 0
+                else training.load(partial(stored, where=where, place=begin - 1))
+            )
+            for epoch in range(begin, options.epochs + 1):
+                loss = float("nan")
+                if epoch > 0:
+                    params, values = training.epoch(params, members, epoch)
+                    loss = float(training.rows(values).mean())
+                    if not np.isfinite(loss):
+                        raise Diverged(
+                            f"the experts' loss is not finite in epoch {epoch}; lower their "
+                            f"learning rate"
+                        )
+                own = training.own(params.astype(options.dtype))
+                done = offset + epoch + 1
+                for n, written in own.items():
+                    if options.keep == "all" or epoch == options.epochs:
+                        place = epoch if options.keep == "all" else 0
+                        snapshots[n][where, place].write(written).result()
+                    here = {n: s / training.subtasks for n, s in clocks.since(begun).items()}
+                    spent = clocks.total([found[n][1], here])
+                    write_json(paths[n] / "progress.json", {"done": done, **spent})
+                stage.update(done, f"loss {loss:.3f}" if epoch else "")
+                if processes.any_of(asked.requested)[0]:
+                    raise Interrupted
+    for n in training.owned:
+        write_json(paths[n] / "complete.json", _progress(paths[n])[1])
+
+
+def _progress(path: Path) -> tuple[int, clocks.Spent]:
+    """Snapshots written, and the time that took."""
+    try:
+        progress = json.loads((path / "progress.json").read_text())
+        return int(progress["done"]), clocks.of(progress)
+    except (OSError, ValueError, KeyError):
+        return 0, clocks.nothing()
+
+
+def training_time(path: Path) -> clocks.Spent:
+    """What training the experts in `path` took, in all its runs."""
+    return clocks.of(json.loads((path / "complete.json").read_text()))

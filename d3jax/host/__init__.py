@@ -1,0 +1,1 @@
+"""The machine: files, clocks, progress, events, processes, launch."""

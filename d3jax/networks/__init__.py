@@ -1,0 +1,19 @@
+"""The networks of experts and students, as pure functions."""
+
+from d3jax.networks.architectures import INITIALIZATIONS as INITIALIZATIONS
+from d3jax.networks.architectures import MLP as MLP
+from d3jax.networks.architectures import NAMES as NAMES
+from d3jax.networks.architectures import NORMS as NORMS
+from d3jax.networks.architectures import POOLINGS as POOLINGS
+from d3jax.networks.architectures import PRECISIONS as PRECISIONS
+from d3jax.networks.architectures import AlexCifarNet as AlexCifarNet
+from d3jax.networks.architectures import ConvNet as ConvNet
+from d3jax.networks.architectures import LeNet as LeNet
+from d3jax.networks.architectures import ResNet18 as ResNet18
+from d3jax.networks.architectures import create as create
+from d3jax.networks.architectures import default_depth as default_depth
+from d3jax.networks.architectures import from_module as from_module
+from d3jax.networks.architectures import initial_parameters as initial_parameters
+from d3jax.networks.architectures import number_of_classes as number_of_classes
+from d3jax.networks.architectures import parameter_count as parameter_count
+from d3jax.networks.architectures import unraveler as unraveler

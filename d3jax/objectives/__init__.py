@@ -1,8 +1,0 @@
-"""Objectives that several methods share; each knows theta only through `sample`."""
-
-from d3jax.objectives.mmd import feature_mmd as feature_mmd
-from d3jax.objectives.trajectory import trajectory_matching as trajectory_matching
-from d3jax.objectives.unrolling import Initialization as Initialization
-from d3jax.objectives.unrolling import descent as descent
-from d3jax.objectives.unrolling import step_items as step_items
-from d3jax.objectives.unrolling import unrolled as unrolled

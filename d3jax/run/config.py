@@ -1,0 +1,342 @@
+"""Configurations of the command line's stages: frozen dataclasses whose fields are its flags."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from d3jax import data, networks
+from d3jax.evaluate import Protocol
+from d3jax.evaluate.baselines import NAMES as BASELINES
+from d3jax.experts import Options as ExpertOptions
+from d3jax.host.launch import Processes
+from d3jax.methods.d3 import Options as D3Options
+from d3jax.methods.dd import Options as DDOptions
+from d3jax.methods.mtt import Options as MTTOptions
+from d3jax.synthetic.options import Parametrization
+from d3jax.types import Network
+
+NetworkName = Literal["convnet", "lenet", "alexcifarnet", "mlp", "resnet18"]
+NormName = Literal["instance", "group", "layer", "batch", "none"]
+PoolingName = Literal["average", "max", "none"]
+Inlined = tyro.conf.arg(name="")  # the group's flags have no prefix
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which real data."""
+
+    dataset: str = "digits"
+    """digits (embedded), a prepared TFDS set such as mnist, an .npz file or an image folder."""
+    data_dir: Path | None = None
+    """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
+    train_limit: int | None = None
+    """Use only the first so many training images; default all."""
+    test_limit: int | None = None
+    """Use only the first so many test images; default all."""
+    validation: int = 0
+    """Training images set aside, by seed, to choose learning rates on."""
+    zca: bool = False
+    """ZCA whitening (epsilon 0.1) after normalization."""
+
+    def load(self, seed: int) -> tuple[data.Dataset, data.Normalization]:
+        """The data set, and the normalization of its training images."""
+        loaded = self.read(seed)
+        return loaded, data.Normalization.of(loaded.train_images, self.zca)
+
+    def read(self, seed: int) -> data.Dataset:
+        """The data set."""
+        return data.load(
+            self.dataset,
+            self.data_dir,
+            train_limit=self.train_limit,
+            test_limit=self.test_limit,
+            validation=self.validation,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Which network experts and students are; to judge an artifact, default the artifact's own."""
+
+    network: NetworkName | None = None
+    """Architecture of experts and students; default convnet, for dd the paper's: lenet for grey
+    images of 28 or 32 pixels, alexcifarnet for coloured ones of 32, else convnet."""
+    width: int | None = None
+    """Channels per layer, or hidden units; default 32 for convnet (the field's figures have 128),
+    64 for resnet18, 128 for mlp."""
+    depth: int | None = None
+    """Blocks of a convnet; default by image size: 3 at 28 to 32 pixels, 4 at 64, 5 at 128."""
+    norm: NormName | None = None
+    """Normalization of convnet and resnet18; default instance."""
+    pooling: PoolingName | None = None
+    """Pooling of a convnet; default average."""
+    initialization: Literal["uniform_fan_in", "xavier_normal"] | None = None
+    """Initial weights; default uniform_fan_in (PyTorch's), for dd xavier_normal (the paper's);
+    another network that judges has the first."""
+    compute: Literal["float32", "bfloat16"] | None = None
+    """Precision of convolutions and linear layers; default float32. Weights, normalization and
+    losses stay float32; bfloat16 is for accelerators that have it, a CPU gains nothing."""
+
+    def create(self, image_shape: tuple[int, int, int], num_classes: int) -> Network:
+        """The network for images of this shape."""
+        options = {n: v for n, v in dataclasses.asdict(self).items() if v is not None}
+        name = options.pop("network", "convnet")
+        return networks.create(name, image_shape=image_shape, num_classes=num_classes, **options)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """`d3jax experts`: train expert trajectories into a store."""
+
+    data: Annotated[Data, Inlined] = field(default_factory=Data)
+    architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
+    expert: ExpertOptions = field(default_factory=ExpertOptions)
+    experts: Path = Path("runs/experts")
+    """The store: each set of experts is a folder in it, named by its configuration's hash."""
+    subtasks: str | None = None
+    """Experts of each subtask's classes alone, for `d3jax distill d3|mtt --subtasks`."""
+    seed: int = 0
+    """Of initial weights, order, augmentation, and the validation split."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every distillation has: a folder, a length, a seed."""
+
+    data: Annotated[Data, Inlined] = field(default_factory=Data)
+    architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
+    parametrization: Annotated[Parametrization, Inlined] = field(default_factory=Parametrization)
+    outer_steps: int = 1000
+    """Outer steps."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    experts: Path | None = None
+    """Store of trained networks, shareable between runs; default OUT/experts."""
+    storage: Literal["float16", "float32"] = "float16"
+    """How the artifact stores its arrays."""
+    label_storage: Literal["float", "int8"] = "float"
+    """How it stores labels that are given (--labels expert): as its arrays, or a byte each."""
+    chunk: int = 10
+    """Outer steps per compiled call; a signal is heeded in between."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints."""
+    tensorboard: bool = False
+    """Write TensorBoard event files to OUT/events (needs the extra `tensorboard`)."""
+    profile: Path | None = None
+    """Write a trace of the second chunk of outer steps to this folder, for xprof or TensorBoard."""
+    compilation_cache: bool = True
+    """Keep compiled programs between runs, in $JAX_COMPILATION_CACHE_DIR or the cache folder."""
+    out: Path = Path("runs/distill")
+    """The run's folder; the same command with the same folder resumes."""
+
+
+@dataclass(frozen=True)
+class Matching(Run):
+    """What methods have that need experts, and are judged by ordinary students."""
+
+    expert: ExpertOptions = field(default_factory=ExpertOptions)
+    student: Protocol = field(default_factory=Protocol)
+    snapshots: Literal["device", "disk"] = "device"
+    """Where experts' snapshots are while distilling: all in device memory, or on disk, each read
+    when a step needs it."""
+    baselines: tuple[Literal["random", "kmeans", "class_mean"], ...] = BASELINES
+    """What to compare with: whole images, at no fewer stored floats (class_mean: one a class)."""
+    baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    """Learning rates for baselines' students; the best is taken, on the validation images or, where
+    none are set aside, on 2000 training images (distilled data learns its own on those too)."""
+
+
+@dataclass(frozen=True)
+class Divided(Matching):
+    """What methods have whose classes can be cut into subtasks."""
+
+    subtasks: str | None = None
+    """Cut the classes into so many contiguous ranges, or into those listed (0-4,9:5-8); each is
+    distilled by itself, with experts and a decoder of its own, and all are joined at the end."""
+    together: bool = False
+    """The subtasks of a device together under vmap, faster on accelerators; default one after
+    another, which takes a subtask's memory only."""
+    processes: Annotated[Processes, Inlined] = field(default_factory=Processes)
+    subtask: int | None = None
+    """Distill only this one of the --subtasks, counted from 0 (`d3jax join` joins them)."""
+
+
+@dataclass(frozen=True)
+class DistillD3(Divided):
+    """`d3jax distill d3`: experts, distillation, evaluation and baselines, in one folder."""
+
+    d3: Annotated[D3Options, Inlined] = field(default_factory=D3Options)
+    out: Path = Path("runs/d3")
+    """The run's folder; the same command with the same folder resumes."""
+
+
+@dataclass(frozen=True)
+class DistillMTT(Divided):
+    """`d3jax distill mtt`: matching of expert trajectories, in one folder."""
+
+    mtt: Annotated[MTTOptions, Inlined] = field(default_factory=MTTOptions)
+    out: Path = Path("runs/mtt")
+    """The run's folder; the same command with the same folder resumes."""
+
+
+@dataclass(frozen=True)
+class DistillSeqMatch(Matching):
+    """`d3jax distill seqmatch`: subsets distilled one after another, in one folder."""
+
+    mtt: Annotated[MTTOptions, Inlined] = field(default_factory=MTTOptions)
+    subsets: int = 3
+    """Subsets K that each class's images are split into, as evenly as can be (1: mtt)."""
+    later_expert_epochs: int | None = None
+    """Epochs of the experts of subsets after the first; default as many as of the first's."""
+    out: Path = Path("runs/seqmatch")
+    """The run's folder; the same command with the same folder resumes, at its subset."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """How many distilled images."""
+
+    images_per_step: int = 1
+    """Images per class in each distilled step."""
+    images: int | None = None
+    """All distilled images instead, a multiple of the steps; needs --soft-labels if they are not
+    as many for each class."""
+    soft_labels: bool = False
+    """Learn the labels too, from one-hot ones: the same as --labels learned."""
+
+
+@dataclass(frozen=True)
+class DistillDD(Run):
+    """`d3jax distill dd`: images on which a few gradient steps train a network, in one folder."""
+
+    distilled: Annotated[Images, Inlined] = field(default_factory=Images)
+    dd: Annotated[DDOptions, Inlined] = field(default_factory=DDOptions)
+    adapt_from: str | None = None
+    """Data set to train networks on before the distilled steps, resized to --dataset's images."""
+    attack: str | None = None
+    """CLASS:CLASS, such as 0:1: networks trained on --dataset itself should take the first class
+    for the second after the distilled steps."""
+    source: ExpertOptions = field(
+        default_factory=lambda: ExpertOptions(
+            count=400,
+            epochs=5,
+            learning_rate=0.05,
+            batch_size=64,
+            augmentation=(),
+            at_once=20,
+            keep="last",
+        )
+    )
+    """How networks are trained for --adapt-from and --attack."""
+    unseen: int = 200
+    """Networks to judge by: fresh ones, or so many of the pretrained (never distilled with)."""
+    store_weights: bool = False
+    """Store the fixed initialization in the artifact, not only the seed that it is drawn from."""
+    out: Path = Path("runs/dd")
+    """The run's folder; the same command with the same folder resumes."""
+    baselines: tuple[Literal["random", "best_random", "kmeans", "class_mean"], ...] = (
+        "random",
+        "best_random",
+        "kmeans",
+        "class_mean",
+    )
+    """What to compare with under the same steps: whole images, at no fewer stored floats
+    (class_mean: one a class); best_random is the best of 20 draws."""
+    baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    """Learning rates of baselines' steps; the best is taken, on the validation images or, where
+    none are set aside, on 2000 training images."""
+
+
+Federated = DistillD3 | DistillMTT  # whose classes can be cut into subtasks
+Distillation = DistillD3 | DistillMTT | DistillSeqMatch | DistillDD
+Methods = Annotated[  # the same as subcommands
+    Annotated[DistillD3, tyro.conf.subcommand("d3")]
+    | Annotated[DistillMTT, tyro.conf.subcommand("mtt")]
+    | Annotated[DistillSeqMatch, tyro.conf.subcommand("seqmatch")]
+    | Annotated[DistillDD, tyro.conf.subcommand("dd")],
+    Inlined,
+]
+
+
+@dataclass(frozen=True)
+class Join:
+    """`d3jax join`: the artifacts of all subtasks, distilled as jobs of their own, as one."""
+
+    artifacts: tyro.conf.Positional[tuple[Path, ...]]
+    """What `d3jax distill d3|mtt --subtasks K --subtask NUMBER` left for each."""
+    out: Path = Path("joined.safetensors")
+    """The file to write."""
+    labels: Literal["hard", "expert"] = "hard"
+    """Labels as the parts have them; or the softmax, on each item's deterministic decode, of an
+    expert that is trained on all classes, after the epoch that is best on validation images (the
+    last, where none are set aside)."""
+    label_storage: Literal["float", "int8"] = "float"
+    """How those are stored: as the parts' arrays, or a byte each."""
+    data: Annotated[Data, Inlined] = field(default_factory=Data)
+    expert: ExpertOptions = field(default_factory=ExpertOptions)
+    experts: Path = Path("runs/experts")
+    """Store of the expert for --labels."""
+    seed: int = 0
+    """Of the expert, and of the validation split."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say what a run would take before it begins: disk, memory of a device, hours."""
+
+    method: Methods
+    devices: int | None = None
+    """How many devices it would have, in all processes; default those of this machine."""
+    classes: int | None = None
+    """As if the data set had so many classes; default its own."""
+    timed: bool = True
+    """Time three outer steps and three of the experts'; else hours are left out."""
+    images: int | None = None
+    """As if it had so many training images; default as many for each class as it has."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`d3jax evaluate`: what to judge an artifact by."""
+
+    dataset: str | None = None
+    """Whose test images; default the data set that the artifact names."""
+    data_dir: Path | None = None
+    """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
+    architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
+    test_limit: int | None = None
+    """Use only the first so many test images; default all."""
+    students: int | None = None
+    """How many fresh students; default as the artifact says, as all of the protocol (200 networks
+    where an artifact's own steps are replayed)."""
+    batch_statistics: bool = False
+    """Let a decoder normalize by each batch's own statistics, as in distillation, not by the frozen
+    ones: what freezing costs."""
+    ordinary: bool = False
+    """Train ordinary students on an artifact that has steps of its own to be replayed."""
+    experts: Path = Path("runs/experts")
+    """Store of the networks that an artifact adapts or attacks; trained again if not there."""
+    adapt_from: str | None = None
+    """The data set that those were trained on, where it is a file; default as the artifact names
+    it."""
+    epochs: int | None = None
+    """Epochs of each student."""
+    learning_rate: float | None = None
+    """Student learning rate."""
+    seed: int = 0
+    """Of the students."""
+    json: Path | None = None
+    """Write the result to this file too."""
+
+
+def plain(value: Any) -> Any:
+    """A configuration as YAML and JSON hold it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -1,0 +1,80 @@
+"""A run's folder: claimed by one configuration, refused to any other."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from d3jax import data
+from d3jax.experts.store import fingerprint
+from d3jax.host import files
+from d3jax.run import config
+from d3jax.run.config import Run
+from d3jax.types import InputError
+
+# What may differ between the runs of one folder: it changes no number (`together` the last bits).
+_FREE = (
+    *("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data_dir", "together"),
+    *("profile", "compilation_cache"),
+)
+
+
+@contextmanager
+def claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> Iterator[None]:
+    """Writes config.yaml, or refuses a folder that holds another configuration's run.
+
+    Where what follows is refused itself (too little disk, say), a new claim is taken back, unless
+    something was made in the folder by then: that is of this configuration.
+    """
+    before = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    new = _claim(out, method, options, dataset)
+    try:
+        yield
+    except InputError:
+        ours = {"config.yaml", ".lock"}
+        if new and {path.name for path in out.iterdir()} <= ours | before:
+            for name in ours:
+                (out / name).unlink(missing_ok=True)
+            with suppress(OSError):  # others' files are in it
+                out.rmdir()
+        raise
+
+
+def _claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> bool:
+    """Whether the folder was claimed by nobody before."""
+    values = {
+        "method": method,
+        **{name: value for name, value in config.plain(options).items() if name != "processes"},
+        "images": fingerprint(dataset.train_images, dataset.train_labels),
+    }
+    path = out / "config.yaml"
+    if path.exists():
+        try:
+            there = yaml.safe_load(path.read_text())
+        except yaml.YAMLError:
+            there = None
+        if not isinstance(there, dict):
+            raise InputError(f"{path} is not a configuration; choose another --out")
+        ours, theirs = _flat(values), _flat(there)
+        for name in sorted(set(ours) | set(theirs)):
+            if ours.get(name) != theirs.get(name):
+                raise InputError(
+                    f"{out} holds a run with {name} = {theirs.get(name)}, this one has "
+                    f"{ours.get(name)}; choose another --out or the same options"
+                )
+        return False
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, yaml.safe_dump(values, sort_keys=False))
+    return True
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif name not in _FREE:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,310 @@
+"""Judging an artifact: fresh students, its ledger, its picture."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from rich.table import Table
+
+from d3jax import artifact, data, evaluate
+from d3jax.data import subtasks
+from d3jax.evaluate import Protocol, replay, sequence, unseen
+from d3jax.experts.store import fingerprint
+from d3jax.host import files
+from d3jax.host.progress import Reporter
+from d3jax.keys import Stage, check_seed, stage_key
+from d3jax.run import config, resolve
+from d3jax.run import pictures as report
+from d3jax.types import HeldOut, InputError, Method, Network, State
+
+
+def dataset_name(name: str) -> str:
+    """How a data set is named in files: as given, but without the folders of a path."""
+    is_path = name.endswith(".npz") or name.startswith((".", "/", "~")) or Path(name).exists()
+    return Path(name).name if is_path else name
+
+
+def judge(
+    path: Path,
+    options: config.Judgement,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Runs `d3jax evaluate`: trains fresh students on the artifact at `path` and tests them.
+
+    Raises:
+      InputError: the artifact, the data set or the protocol cannot be used, or do not fit.
+    """
+    distilled = artifact.load(path)
+    ledger = distilled.ledger  # of the file, whatever is left out below
+    if options.json is not None and not options.json.parent.is_dir():
+        raise InputError(f"there is no folder {options.json.parent} to write {options.json} to")
+    if options.batch_statistics:
+        theta = {name: group for name, group in distilled.theta.items() if name != "statistics"}
+        distilled = distilled._replace(theta=theta)
+    header = distilled.header
+    specification = header["parametrization"]
+    name = options.dataset or header["dataset"]
+    zca = header["normalization"]["zca"]
+    recipe = zca or {"train_limit": None, "validation": 0, "seed": 0}
+    dataset = data.load(
+        name,
+        options.data_dir,
+        train_limit=recipe["train_limit"],
+        test_limit=options.test_limit,
+        validation=recipe["validation"],
+        seed=recipe["seed"],
+    )
+    normalization = stored_normalization(header, dataset)
+    if header.get("subtask") is not None:
+        dataset = _own_classes(header["subtask"], dataset)
+    if list(dataset.image_shape) != specification["image_shape"]:
+        raise InputError(
+            f"{name} has images of shape {list(dataset.image_shape)}, the artifact of "
+            f"{specification['image_shape']}; name the data set that it was distilled from"
+        )
+    if dataset.num_classes != specification["num_classes"]:
+        raise InputError(
+            f"{name} has {dataset.num_classes} classes, the artifact "
+            f"{specification['num_classes']}; name the data set that it was distilled from"
+        )
+    architecture = stored_architecture(header, options.architecture, dataset, path)
+    network = architecture.create(dataset.image_shape, dataset.num_classes)
+    test = data.held_out(dataset.test_images, dataset.test_labels, normalization)
+    key = stage_key(options.seed, Stage.STUDENTS)
+    more: dict[str, Any] = {}
+    if options.students is not None and options.students < 1:
+        raise InputError(f"students must be at least 1, not {options.students}")
+    if header.get("replay") is None or options.ordinary:
+        protocol = _stored_protocol(header, options, path)
+        reached = by_students(distilled, network, test, protocol, key, reporter)
+    else:
+        if options.epochs is not None or options.learning_rate is not None:
+            raise InputError(
+                f"{path} brings its own steps and learning rates; with --ordinary students train "
+                f"on it for --epochs at --learning-rate"
+            )
+        weights = unseen.weights(
+            distilled,
+            network,
+            config.plain(architecture),
+            unseen.NETWORKS if options.students is None else options.students,
+            options.seed,
+            options.data_dir,
+            options.experts,
+            reporter,
+            source=_source(header["replay"], options),
+        )
+        samples = stage_key(options.seed, Stage.REPLAY)
+        reached, more = replay.judge(distilled, network, weights, test, samples, reporter)
+    finished = {
+        "artifact": path.name,
+        "method": header["method"],
+        "dataset": dataset_name(name),
+        "network": architecture.network,
+        "accuracy": reached.summary(),
+        **more,
+        **ledger,
+        "seconds": {"student": reached.seconds},
+        "seed": options.seed,
+        "versions": artifact.versions(),
+    }
+    if options.json is not None:
+        files.write_json(options.json, finished)
+    reporter.console.print(accuracy_table({**finished, "baselines": {}}))
+    return finished
+
+
+def _source(recipe: dict[str, Any], options: config.Judgement) -> str | None:
+    """Where the data set lies that networks were pretrained on, if the command line says it."""
+    if options.adapt_from is not None or options.dataset is None:
+        return options.adapt_from
+    source = recipe.get("source")
+    stored = source.get("dataset") if isinstance(source, dict) else None
+    return options.dataset if dataset_name(options.dataset) == stored else None
+
+
+def _own_classes(subtask: dict[str, Any], dataset: data.Dataset) -> data.Dataset:
+    """The images of the classes that an artifact has."""
+    if list(dataset.class_names) != subtask["class_names"]:
+        raise InputError(
+            f"the artifact is of {len(subtask['classes'])} classes of another data set than "
+            f"{dataset.name}; name the one that it was distilled from"
+        )
+    return subtasks.of(dataset, subtask["classes"])
+
+
+def stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data.Normalization:
+    """The normalization that the artifact was made with, a ZCA matrix recomputed.
+
+    Raises:
+      InputError: it was whitened with other images than these.
+    """
+    recipe = header["normalization"]["zca"]
+    if recipe is not None:
+        images = fingerprint(dataset.train_images, dataset.train_labels)
+        if images != recipe["images"]:
+            raise InputError(
+                "the artifact was whitened with other images than this data set's; name the data "
+                "set that it was distilled from"
+            )
+        return data.Normalization.of(dataset.train_images, True, recipe["epsilon"])
+    mean, sd = (np.asarray(header["normalization"][n], np.float32) for n in ("mean", "sd"))
+    return data.Normalization(mean, sd)
+
+
+def stored_architecture(
+    header: dict[str, Any], wanted: config.Architecture, dataset: data.Dataset, path: Path
+) -> config.Architecture:
+    """The network in the header, with what the command line says otherwise of it; or another."""
+    said = dataclasses.asdict(wanted)
+    said = {name: value for name, value in said.items() if value is not None}
+    stored = header["architecture"]
+    if said.get("network", stored.get("network")) != stored.get("network"):
+        stored = {}
+    kinds = {f.name: str for f in dataclasses.fields(config.Architecture)}
+    kinds |= {"width": int, "depth": int}
+    for name, value in stored.items():
+        if name not in kinds or (value is not None and type(value) is not kinds[name]):
+            raise InputError(f"the network in {path} cannot be built: its {name} is {value!r}")
+    return resolve.architecture(config.Architecture(**{**stored, **said}), dataset)
+
+
+def _stored_protocol(header: dict[str, Any], options: config.Judgement, path: Path) -> Protocol:
+    """The protocol in the header, with what the command line says otherwise."""
+    stored = dict(header["protocol"])
+    if isinstance(stored.get("augmentation"), list):
+        stored["augmentation"] = tuple(stored["augmentation"])
+    said = {n: getattr(options, n) for n in ("students", "epochs", "learning_rate")}
+    try:
+        return Protocol(**{**stored, **{n: v for n, v in said.items() if v is not None}})
+    except TypeError as error:
+        raise InputError(f"the training protocol in {path} cannot be followed: {error}") from None
+
+
+def by_students(
+    distilled: artifact.Artifact,
+    network: Network,
+    test: HeldOut,
+    protocol: Protocol,
+    key: Array,
+    reporter: Reporter,
+) -> evaluate.Evaluation:
+    """What fresh students of `network` reach on an artifact, as it is stored."""
+    if distilled.header.get("sequence") is not None:
+        return sequence.judge(
+            network,
+            distilled.synthetic,
+            distilled.decodable(),
+            test,
+            sequence.recipe_of(distilled.header["sequence"]),
+            protocol,
+            key,
+            reporter,
+        )
+    return evaluate.evaluate(
+        network,
+        distilled.synthetic,
+        distilled.decodable(),
+        test,
+        protocol,
+        distilled.header["student_learning_rate"],
+        key,
+        reporter,
+    )
+
+
+def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> None:
+    """Runs `d3jax show`: the artifact's header, ledger and picture.
+
+    Raises:
+      InputError: the artifact cannot be used.
+    """
+    distilled = artifact.load(path)
+    reporter.console.print_json(data=distilled.header)
+    ledger = distilled.ledger
+    reporter.console.print(report.ledger_table(ledger["bytes"]))
+    ipc = ledger["ipc_equivalent"]
+    reporter.say(
+        f"{ledger['floats']} stored floats; as many bytes as {ipc['float32']:.2f} float32 or "
+        f"{ipc['uint8']:.2f} uint8 images per class"
+    )
+    normalization = distilled.header["normalization"]
+    if normalization["zca"] is not None:
+        reporter.say("the picture shows whitened images: their colours are not those of pixels")
+    mean, sd = (np.asarray(normalization[n], np.float32) for n in ("mean", "sd"))
+    target = path.with_suffix(".png") if picture is None else picture
+    if not target.parent.is_dir():
+        raise InputError(f"there is no folder {target.parent} to write {target} to")
+    check_seed(seed)
+    decoded_picture(target, distilled, data.Normalization(mean, sd), jax.random.key(seed))
+    reporter.say(f"picture: {target}")
+
+
+def decoded_picture(
+    path: Path, distilled: artifact.Artifact, normalization: data.Normalization, key: Array
+) -> None:
+    """One row a class: its first deterministic decodes, then samples (none of plain images).
+
+    Where there are fewer images than classes, one row an image.
+    """
+    header = distilled.header
+    names, title = tuple(header["class_names"]), f"{header['method']} on {header['dataset']}"
+    images = distilled.sample().images
+    if distilled.kind != "gaussian":
+        return _by_class(path, images, names, title, normalization)
+    items = len(images) // len(names)
+    columns = min(items, 4)
+    means = images.reshape(len(names), items, *images.shape[1:])[:, :columns]
+    draws = jax.random.split(key, math.ceil((10 - columns) / items))
+    samples = [distilled.sample(draw).images.reshape(len(names), items, *images.shape[1:])
+               for draw in draws]  # fmt: skip
+    rows = jnp.concatenate([means, *samples], axis=1)[:, :10]
+    title += f": decoded means (first {columns}), then samples"
+    flat = rows.reshape(-1, *images.shape[1:])
+    return _by_class(path, flat, names, title, normalization)
+
+
+def start_picture(
+    path: Path,
+    method: Method,
+    state: State,
+    dataset: data.Dataset,
+    normalization: data.Normalization,
+) -> None:
+    """What the images were before the first outer step."""
+    images = method.synthetic.sample(state.theta, None).images
+    title = f"{dataset_name(dataset.name)}: before the first outer step"
+    _by_class(path, images, dataset.class_names, title, normalization)
+
+
+def _by_class(
+    path: Path,
+    images: Array,
+    names: tuple[str, ...],
+    title: str,
+    normalization: data.Normalization,
+) -> None:
+    pixels = normalization.invert(np.asarray(images))
+    if len(pixels) % len(names):
+        names = tuple(f"image {number}" for number in range(len(pixels)))
+    report.picture(path, pixels.reshape(len(names), -1, *pixels.shape[1:])[:, :10], names, title)
+
+
+def accuracy_table(finished: dict[str, Any]) -> Table:
+    """A report's method and baselines, one row each."""
+    rows = [
+        {
+            "name": finished["method"],
+            "accuracy": finished["accuracy"],
+            "floats": finished["floats"],
+            "bytes": finished["bytes"]["total"],
+            "seconds": finished["seconds"]["student"],
+        }
+    ]
+    rows += [{"name": name, **row} for name, row in finished["baselines"].items()]
+    return report.comparison_table(rows)

@@ -1,0 +1,298 @@
+"""What a run would take, before it begins: `d3jax plan`."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from rich.filesize import decimal
+from rich.table import Table
+
+from d3jax import data, distill, experts, synthetic
+from d3jax.data import subtasks
+from d3jax.experts.epoch import epoch_function
+from d3jax.host.progress import Reporter
+from d3jax.run import config, matching, resolve
+from d3jax.run.dd import TEACHER, dd_method
+from d3jax.run.seqmatch import experts_of, first_turn
+from d3jax.types import InputError, Method, Network, PyTree, Real
+
+_STEPS = 3  # timed
+_IMAGES = 64  # in the stand-in for real data, at most
+
+
+class Piece(NamedTuple):
+    """Subtasks of equal size, or a whole run."""
+
+    number: int  # of subtasks
+    classes: int
+    images: int  # of the largest
+    network: Network
+    method: Method
+    experts: tuple[experts.Options, ...]  # of each subset of a sequence, one after another
+    snapshots: tuple[int, int]  # experts and epochs that distillation reads at once
+
+
+def plan(options: config.Plan, reporter: Reporter) -> dict[str, Any]:
+    """What `d3jax distill` with the same options would take; also printed.
+
+    Disk bytes of the experts; bytes of each device, from the compiled outer step's memory analysis
+    and the sizes of what lies there; hours, from three timed steps of the largest subtask on this
+    machine's first device, on random images, times what a device has of them. Students, baselines
+    and an expert of all classes for --labels expert are not in it.
+
+    Raises:
+      InputError: bad options, or the run does not fit; then nothing is timed.
+    """
+    run = options.method
+    dataset = _as_if(run.data.read(run.seed), options.classes, options.images)
+    for name in ("devices", "classes", "images"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    devices = options.devices or len(jax.devices())
+    run, pieces = _pieces(run, dataset)
+    disk = sum(_disk(piece) for piece in pieces)
+    store = run.experts or run.out
+    rows: dict[str, Any] = {
+        "subtasks": sum(piece.number for piece in pieces),
+        "devices": devices,
+        "subtasks_per_device": max(-(-piece.number // devices) for piece in pieces),
+        "experts_bytes": disk,
+        "disk_bytes_free": experts.free_bytes(store),
+    }
+    prepared = [_Prepared(piece, run, dataset.image_shape) for piece in pieces]
+    rows["device_bytes"] = max(one.device_bytes(devices) for one in prepared)
+    rows["device_bytes_there"] = _device_memory()
+    refusal = _refusal(rows, store)
+    if refusal is None and options.timed:
+        rows["seconds_per_step"] = [one.seconds_per_step() for one in prepared]
+        steps = sum(
+            seconds * run.outer_steps * -(-piece.number // devices)
+            for seconds, piece in zip(rows["seconds_per_step"], pieces)
+        )
+        trained = sum(one.expert_seconds() * -(-one.piece.number // devices) for one in prepared)
+        rows["hours"] = {"experts": trained / 3600, "distill": steps / 3600}
+    reporter.console.print(_table(rows))
+    if refusal is not None:
+        raise InputError(refusal)
+    return rows
+
+
+def _as_if(dataset: data.Dataset, classes: int | None, images: int | None) -> data.Dataset:
+    """A data set of so many classes and images, of which only shapes count from here on."""
+    classes = classes or dataset.num_classes
+    images = images or len(dataset.train_labels) * classes // dataset.num_classes
+    if classes < 1 or images < classes:
+        raise InputError(f"{images} images are not one for each of {classes} classes")
+    same = classes == dataset.num_classes and images == len(dataset.train_labels)
+    labels = np.arange(images, dtype=np.int32) % classes
+    return dataset._replace(
+        train_images=np.broadcast_to(np.uint8(0), (images, *dataset.image_shape)),
+        train_labels=dataset.train_labels if same else labels,
+        class_names=tuple(map(str, range(classes))),
+    )
+
+
+def _pieces(
+    run: config.Distillation, dataset: data.Dataset
+) -> tuple[config.Distillation, list[Piece]]:
+    """The run with its defaults filled in, and what it consists of."""
+    if isinstance(run, config.DistillDD):
+        run = resolve.dd(run, dataset)
+        return run, [_dd_piece(run, dataset)]
+    if isinstance(run, config.DistillSeqMatch):
+        run = resolve.seqmatch(run, dataset)
+        return run, [_matching_piece(run, dataset, [range(dataset.num_classes)])]
+    run = resolve.matching(run, dataset)
+    parts: Sequence[Sequence[int]] = [range(dataset.num_classes)]
+    if run.subtasks is not None:
+        parts = subtasks.split(run.subtasks, dataset.num_classes)
+        parts = parts if run.subtask is None else parts[run.subtask : run.subtask + 1]
+        if run.parametrization.labels == "expert":
+            hard = dataclasses.replace(run.parametrization, labels="hard")
+            run = dataclasses.replace(run, parametrization=hard)
+    sizes = sorted({len(part) for part in parts}, reverse=True)
+    groups = [[part for part in parts if len(part) == size] for size in sizes]
+    return run, [_matching_piece(run, dataset, group) for group in groups]
+
+
+def _matching_piece(
+    run: config.Matching, dataset: data.Dataset, parts: Sequence[Sequence[int]]
+) -> Piece:
+    experts.check(run.expert)
+    counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
+    classes = len(parts[0])
+    names = tuple(map(str, range(classes)))
+    normalization = data.Normalization(*2 * [np.full(dataset.image_shape[2], 0.5, np.float32)])
+    specification = run.parametrization.specification(
+        dataset._replace(class_names=names), normalization
+    )
+    network = run.architecture.create(dataset.image_shape, classes)
+    data_ = synthetic.create(specification)
+    if isinstance(run, config.DistillSeqMatch):
+        method = first_turn(network, data_, run)
+        trained = tuple(experts_of(run, subset) for subset in range(run.subsets))
+    else:
+        assert isinstance(run, config.DistillD3 | config.DistillMTT)
+        method, trained = matching.method_of(network, data_, run), (run.expert,)
+    read = (run.expert.count, 1 + max(options.epochs for options in trained))
+    images = max(int(counts[list(part)].sum()) for part in parts)
+    return Piece(len(parts), classes, images, network, method, trained, read)
+
+
+def _dd_piece(run: config.DistillDD, dataset: data.Dataset) -> Piece:
+    normalization = data.Normalization(*2 * [np.full(dataset.image_shape[2], 0.5, np.float32)])
+    specification = run.parametrization.specification(dataset, normalization, run.distilled.images)
+    network = run.architecture.create(dataset.image_shape, dataset.num_classes)
+    method = dd_method(run, network, synthetic.create(specification), dataset.num_classes)
+    trained, read = (), (0, 0)
+    if run.adapt_from is not None or run.attack is not None:
+        trained, read = (run.source,), (run.source.count - run.unseen, 1)
+    elif run.parametrization.labels == "expert":
+        trained, read = (resolve.expert(TEACHER, dataset),), (TEACHER.count, 1)
+    images = len(dataset.train_labels)
+    return Piece(1, dataset.num_classes, images, network, method, trained, read)
+
+
+def _disk(piece: Piece) -> int:
+    each = sum(experts.stored_bytes(piece.network, options) for options in piece.experts)
+    return piece.number * each
+
+
+def _device_memory() -> int:
+    """Bytes that the first device may use: its own, or this machine's, where it is a CPU."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+
+
+def _refusal(rows: dict[str, Any], store: Path) -> str | None:
+    if rows["experts_bytes"] > rows["disk_bytes_free"]:
+        return (
+            f"the run does not fit: its experts need {decimal(rows['experts_bytes'])} in {store}, "
+            f"where {decimal(rows['disk_bytes_free'])} are free; fewer experts or epochs, or "
+            f"--expert.dtype bfloat16, need less"
+        )
+    if rows["device_bytes"] > rows["device_bytes_there"]:
+        return (
+            f"the run does not fit: it needs {decimal(rows['device_bytes'])} on a device that has "
+            f"{decimal(rows['device_bytes_there'])}; more devices, --snapshots disk, or fewer "
+            f"images together (--mmd-classes, --inner-batch-size) need less"
+        )
+    return None
+
+
+class _Fake:
+    """Expert snapshots that are computed: no step is slower or faster for it."""
+
+    def __init__(self, shape: tuple[int, int, int], start: Array):
+        self.shape, self._start = shape, start
+
+    def __getitem__(self, index: tuple[Any, Any]) -> Array:
+        expert, epoch = (jnp.asarray(i, self._start.dtype)[..., None] for i in index)
+        return self._start * (1 + (epoch % self.shape[1] + expert) / 100)
+
+
+jax.tree_util.register_pytree_node(
+    _Fake, lambda fake: ((fake._start,), fake.shape), lambda shape, leaves: _Fake(shape, leaves[0])
+)
+
+
+class _Prepared:
+    """A piece with its outer step compiled."""
+
+    def __init__(self, piece: Piece, run: config.Distillation, image_shape: tuple[int, int, int]):
+        self.piece, self._run, self._shape = piece, run, image_shape
+        self._parameters = experts.number_of_parameters(piece.network)
+        self._program = distill.alone(piece.method, jax.random.key(0), self._real(), _STEPS)
+        self._state = jax.jit(piece.method.init)(jax.random.key(0), self._real())
+        lowered = self._program.function.lower(*self._program.arguments(self._state, 0))
+        self._compiled = lowered.compile()
+
+    def _real(self) -> Real:
+        piece = self.piece
+        images = min(piece.images, _IMAGES)
+        generator = np.random.default_rng(0)
+        pixels = generator.integers(0, 256, (images, *self._shape), np.uint8)
+        channels = self._shape[2]
+        half: Array = jnp.full((channels,), 0.5, jnp.float32)
+        index = generator.integers(0, images, (piece.classes, 8))
+        count, epochs = piece.snapshots
+        start = experts.fresh_parameters(piece.network)(jax.random.key(0))
+        return Real(
+            jnp.asarray(pixels),
+            jnp.asarray(np.arange(images) % piece.classes, jnp.int32),
+            jnp.asarray(index, jnp.int32),
+            jnp.full((piece.classes,), 8, jnp.int32),
+            half,
+            half,
+            _Fake((count, epochs, len(start)), start) if count else None,
+        )
+
+    def device_bytes(self, devices: int) -> int:
+        """What a device holds of its subtasks, and what one step of one of them needs besides."""
+        piece, here = self.piece, -(-self.piece.number // devices)
+        pixel = 4 if self._run.data.zca else 1
+        held = piece.images * (math.prod(self._shape) * pixel + 8) + _bytes(self._state)
+        if getattr(self._run, "snapshots", "device") == "device":
+            held += 4 * math.prod(piece.snapshots) * self._parameters
+        return here * held + self._compiled.memory_analysis().temp_size_in_bytes
+
+    def seconds_per_step(self) -> float:
+        """Of one subtask, the first step not counted."""
+        warm = self._compiled(*self._program.arguments(self._state, 1))
+        state = jax.block_until_ready(warm.state)
+        begun = time.perf_counter()
+        done = jax.block_until_ready(self._compiled(*self._program.arguments(state, 1 + _STEPS)))
+        return (time.perf_counter() - begun) / int(done.done)
+
+    def expert_seconds(self) -> float:
+        """Of all experts of one subtask, from an epoch of three steps."""
+        return sum(self._seconds_of(options) for options in self.piece.experts)
+
+    def _seconds_of(self, options: experts.Options) -> float:
+        steps = experts.data_defaults(options, self.piece.images)
+        size, together = steps.batch_size, min(options.at_once, options.count)
+        real = self._real()
+        few = jnp.arange(_STEPS * size, dtype=jnp.int32) % real.images.shape[0]
+        real = real._replace(images=real.images[few], labels=real.labels[few], trajectories=None)
+        epoch = jax.jit(epoch_function(self.piece.network, options.augmentation, *steps))
+        keys = jax.random.split(jax.random.key(0), together)
+        params = jax.vmap(experts.fresh_parameters(self.piece.network))(keys)
+        jax.block_until_ready(epoch(params, keys, real))
+        begun = time.perf_counter()
+        jax.block_until_ready(epoch(params, keys, real))
+        seconds = (time.perf_counter() - begun) / _STEPS
+        epochs = options.epochs * -(-options.count // together)
+        return seconds * max(1, self.piece.images // size) * epochs
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _table(rows: dict[str, Any]) -> Table:
+    table = Table(title="What the run would take", title_justify="left", show_header=False)
+    on = f"{rows['subtasks']} on {rows['devices']} devices"
+    table.add_row("subtasks", f"{on}, {rows['subtasks_per_device']} a device")
+    table.add_row(
+        "experts on disk", f"{decimal(rows['experts_bytes'])} of {decimal(rows['disk_bytes_free'])}"
+    )
+    memory = f"{decimal(rows['device_bytes'])} of {decimal(rows['device_bytes_there'])}"
+    table.add_row("memory of a device", memory)
+    if "hours" in rows:
+        seconds = ", ".join(f"{value:.3g}" for value in rows["seconds_per_step"])
+        table.add_row("seconds per outer step of a subtask", seconds)
+        table.add_row("hours of experts", f"{rows['hours']['experts']:.3g}")
+        table.add_row("hours of outer steps", f"{rows['hours']['distill']:.3g}")
+    return table
