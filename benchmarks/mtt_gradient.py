@@ -22,16 +22,16 @@ from d3jax import distill, networks
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
 from d3jax.host.progress import Reporter
-from d3jax.methods.mtt import Options, mtt
+from d3jax.methods.mtt import MTTOptions, mtt
 from d3jax.run import run as jobs
-from d3jax.run.config import Architecture, Data, DistillMTT
+from d3jax.run.options import Architecture, Data, command
 from d3jax.synthetic import pixels
 
 SHAPE, CHUNK = (28, 28, 1), 4
 ROOT = Path("runs/mtt_gradient")
 
 
-def measure(options: Options) -> dict[str, float]:
+def measure(options: MTTOptions) -> dict[str, float]:
     """Temporary bytes of a chunk, and CPU seconds of a step in it."""
     network = networks.create("convnet", image_shape=SHAPE, num_classes=CLASSES, width=32)
     data = pixels.create(image_shape=SHAPE, num_classes=CLASSES, num_items=CLASSES)
@@ -50,10 +50,10 @@ def measure(options: Options) -> dict[str, float]:
     }
 
 
-def reached(options: Options, outer_steps: int) -> dict[str, Any]:
+def reached(options: MTTOptions, outer_steps: int) -> dict[str, Any]:
     """The accuracy of students on what a run has distilled."""
     out = ROOT / f"{options.gradient}-{options.inner_steps}-{outer_steps}"
-    run = DistillMTT(
+    run = command("mtt")(
         data=Data(dataset="mnist", train_limit=10_000),
         architecture=Architecture(width=32),
         mtt=options,
@@ -67,7 +67,7 @@ def reached(options: Options, outer_steps: int) -> dict[str, Any]:
     return jobs.run(run, Reporter())["accuracy"]
 
 
-def row(options: Options, outer_steps: int) -> Row:
+def row(options: MTTOptions, outer_steps: int) -> Row:
     """One row."""
     named = {"gradient": options.gradient, "inner_steps": options.inner_steps}
     found = {**named, **measure(options), "outer_steps": outer_steps}
@@ -79,7 +79,7 @@ def cases(quick: bool) -> Cases:
     return {
         f"{gradient}, T = {steps}": partial(
             row,
-            Options(
+            MTTOptions(
                 inner_steps=steps, max_start_epoch=2, gradient=gradient, data_learning_rate=0.5
             ),
             10 if quick else 100,

@@ -32,7 +32,7 @@ from d3jax.distill import sharded
 from d3jax.distill.sharded import Slots
 from d3jax.host import processes
 from d3jax.keys import Stage, stage_key
-from d3jax.methods.mtt import Options, mtt
+from d3jax.methods.mtt import MTTOptions, mtt
 from d3jax.synthetic import pixels
 from d3jax.types import Method, Real
 
@@ -52,7 +52,7 @@ ROWS = [
 def _method() -> tuple[Method, Real]:
     network = networks.create("convnet", image_shape=SHAPE, num_classes=CLASSES, width=32)
     data = pixels.create(image_shape=SHAPE, num_classes=CLASSES, num_items=CLASSES)
-    options = Options(inner_steps=10, max_start_epoch=2)
+    options = MTTOptions(inner_steps=10, max_start_epoch=2)
     return mtt(network, data, options, 5000), random_real(SHAPE, network=network)
 
 

@@ -1,136 +1,150 @@
-"""The command line: `d3jax distill | plan | experts | join | evaluate | show | prepare`."""
+"""The command line: `d3jax distill | plan | experts | join | evaluate | show | prepare`.
+
+What a command needs is imported when it is chosen, so that help is quick; the methods and their
+flags come from `methods.registry.METHODS` and `run/options.py`.
+"""
 
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import jax
-import tyro
+if TYPE_CHECKING:
+    from d3jax.host import launch
+    from d3jax.host.progress import Reporter
 
-from d3jax.data.cache import cache_folder
-from d3jax.data.prepare import prepare
-from d3jax.host import launch
-from d3jax.host.processes import Elsewhere
-from d3jax.host.progress import UNFINISHED, Busy, Diverged, Interrupted, Reporter
-from d3jax.run import config
-from d3jax.run import judge as judging
-from d3jax.run import run as jobs
-from d3jax.types import InputError
-
-Subcommand = tyro.conf.subcommand
+COMMANDS = {
+    "distill": "Distill a data set: experts, distillation, evaluation and baselines, in one folder",
+    "plan": "Say what a run would take before it begins: disk, memory of a device, hours",
+    "experts": "Train expert trajectories into a store",
+    "join": "Join the artifacts of subtasks that were distilled as jobs of their own",
+    "evaluate": "Train fresh students on an artifact and test them",
+    "show": "Print an artifact's header and byte ledger, and write its picture",
+    "prepare": "Prepare a data set for --dataset NAME, through TFDS or from the official files",
+}
+_HELP = ("-h", "--help")
 
 
-@dataclass(frozen=True)
-class Distill:
-    """Distill a data set: experts, distillation, evaluation and baselines, in one folder."""
+def parse(arguments: Sequence[str] | None = None) -> tuple[str, Any]:
+    """The command that `arguments` (default this process's) say, and its options.
 
-    method: config.Methods
+    Exits with 0 after help that was asked for, with 2 where they say no command.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = _chosen(given, COMMANDS, "d3jax", "COMMAND", "Dataset distillation in JAX.")
+    rest, prog = given[1:], f"d3jax {name}"
+    import tyro
 
+    from d3jax.methods.registry import METHODS
+    from d3jax.run import options
 
-@dataclass(frozen=True)
-class Evaluate:
-    """Train fresh students on an artifact and test them."""
-
-    artifact: tyro.conf.Positional[Path]
-    """The artifact to judge."""
-    options: Annotated[config.Judgement, config.Inlined] = field(default_factory=config.Judgement)
-
-
-@dataclass(frozen=True)
-class Show:
-    """Print an artifact's header and byte ledger, and write its picture."""
-
-    artifact: tyro.conf.Positional[Path]
-    """The artifact to show."""
-    picture: Path | None = None
-    """The picture's file; default the artifact's name with .png."""
-    seed: int = 0
-    """Of the samples drawn."""
-
-
-@dataclass(frozen=True)
-class Prepare:
-    """Prepare a data set for `--dataset NAME`, through TFDS or from the official files."""
-
-    name: tyro.conf.Positional[str]
-    """The data set's TFDS name, such as mnist."""
-    source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Folder with the official files (idx for mnist and fashion_mnist, binary for cifar)."""
-    data_dir: Path | None = None
-    """Where to put it; default $D3JAX_DATA_DIR, else the TFDS default."""
+    if name == "distill":
+        lines = {method: spec.paper for method, spec in METHODS.items()}
+        method = _chosen(rest, lines, prog, "METHOD", COMMANDS[name])
+        rest, prog = rest[1:], f"{prog} {method}"
+        kind: Any = options.command(method)
+    else:
+        kinds = {
+            "plan": options.plan_options,
+            "experts": lambda: options.Experts,
+            "join": lambda: options.Join,
+            "evaluate": lambda: options.Evaluate,
+            "show": lambda: options.Show,
+            "prepare": lambda: options.Prepare,
+        }
+        kind = kinds[name]()
+    parsed = tyro.cli(kind, prog=prog, args=rest, config=(tyro.conf.OmitSubcommandPrefixes,))
+    return name, parsed
 
 
-Command = (
-    Annotated[Distill, Subcommand("distill")]
-    | Annotated[config.Plan, Subcommand("plan")]
-    | Annotated[config.Experts, Subcommand("experts")]
-    | Annotated[config.Join, Subcommand("join")]
-    | Annotated[Evaluate, Subcommand("evaluate")]
-    | Annotated[Show, Subcommand("show")]
-    | Annotated[Prepare, Subcommand("prepare")]
-)
+def _chosen(given: Sequence[str], known: dict[str, str], prog: str, what: str, about: str) -> str:
+    """The first argument, where it is known; else help, or what would be right."""
+    if given and given[0] in known:
+        return given[0]
+    width = max(map(len, known)) + 2
+    rows = "\n".join(f"  {name:{width}}{text}" for name, text in known.items())
+    usage = f"usage: {prog} {what} ...\n\n{about}\n\n{what}:\n{rows}\n\n"
+    usage += f"{prog} {what} --help says more of each."
+    if given and given[0] in _HELP:
+        print(usage)
+        raise SystemExit(0)
+    if not given:
+        print(usage, file=sys.stderr)
+    else:
+        _say(f"error: unknown {what.lower()} {given[0]!r}; known: {', '.join(known)}")
+    raise SystemExit(2)
 
 
-def run(command: Command, reporter: Reporter) -> None:
+def run(name: str, options: Any, reporter: "Reporter") -> None:
     """Runs one command.
 
     Raises:
       InputError, Busy, Interrupted, Diverged: as its stages do.
     """
-    match command:
-        case Distill():
-            jobs.run(command.method, reporter)
-        case config.Plan():
-            jobs.plan(command, reporter)
-        case config.Experts():
-            jobs.train_experts(command, reporter)
-        case config.Join():
-            jobs.join(command, reporter)
-        case Evaluate():
-            judging.judge(command.artifact, command.options, reporter)
-        case Show():
-            judging.show(command.artifact, command.picture, command.seed, reporter)
-        case Prepare():
-            reporter.say(f"prepared {prepare(command.name, command.data_dir, command.source)}")
+    if name == "distill":
+        from d3jax.run.run import run as distill
 
+        distill(options, reporter)
+    elif name == "plan":
+        from d3jax.run.plan import plan
 
-def parse(arguments: Sequence[str] | None = None) -> Command:
-    """The command that `arguments` (default this process's) say; exits with 2 if they say none."""
-    return tyro.cli(
-        Command,  # type: ignore[arg-type]
-        prog="d3jax",
-        description=__doc__,
-        args=arguments,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
+        plan(options, reporter)
+    elif name == "experts":
+        from d3jax.run.run import train_experts
+
+        train_experts(options, reporter)
+    elif name == "join":
+        from d3jax.run.join import join
+
+        join(options, reporter)
+    elif name == "evaluate":
+        from d3jax.run.judge import judge
+
+        judge(options.artifact, options.options, reporter)
+    elif name == "show":
+        from d3jax.run.judge import show
+
+        show(options.artifact, options.picture, options.seed, reporter)
+    else:
+        from d3jax.data.prepare import prepare
+
+        reporter.say(f"prepared {prepare(options.name, options.data_dir, options.source)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point.
 
-    Exits with 0, 2 (bad input), 75 (interrupted, or the files are in use: run again), 1 (diverged).
+    Exits with 0, 2 (bad input), 75 (interrupted, the files are in use or the disk is full: run
+    again), 1 (diverged).
     """
     # Stages that save catch signals themselves; between them, SIGTERM ends the run as SIGINT does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    command = parse(arguments)
-    processes = _processes(command)
+    name, options = parse(arguments)
+
+    import jax
+
+    from d3jax.host import launch
+    from d3jax.host.files import DISK_FULL
+    from d3jax.host.processes import Elsewhere
+    from d3jax.host.progress import UNFINISHED, Busy, Diverged, Interrupted, Reporter
+    from d3jax.types import InputError
+
+    processes = _processes(options)
     if processes is not None and not launch.is_worker():
         raise SystemExit(launch.supervise(sys.argv[1:] if arguments is None else arguments))
-    _keep_compiled(command)
+    _keep_compiled(options)
     try:
         reporter = Reporter()
         if processes is not None:
             launch.meet(processes)
             reporter.console.quiet = jax.process_index() > 0
-        run(command, reporter)
+        run(name, options, reporter)
     except InputError as error:
         _leave(f"error: {error}", 2)
-    except OSError as error:  # a folder that is a file, no permission, a full disk
-        _leave(f"error: {error}", 2)
+    except OSError as error:  # a folder that is a file, no permission
+        full = error.errno in DISK_FULL
+        _leave(f"error: {error}", UNFINISHED if full else 2)
     except (Interrupted, KeyboardInterrupt):
         _leave("interrupted, all is saved: resume with the same command", UNFINISHED)
     except Busy as error:
@@ -144,20 +158,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise
 
 
-def _processes(command: object) -> launch.Processes | None:
+def _processes(options: Any) -> "launch.Processes | None":
     """How this process finds the others of a run, if there are any."""
-    if isinstance(command, Distill) and isinstance(command.method, config.Divided):
-        try:
-            command.method.processes.check()
-        except InputError as error:
-            _leave(f"error: {error}", 2)
-        return command.method.processes if command.method.processes.several else None
-    return None
+    from d3jax.types import InputError
+
+    processes = getattr(options, "processes", None)
+    if processes is None:
+        return None
+    try:
+        processes.check()
+    except InputError as error:
+        _leave(f"error: {error}", 2)
+    return processes if processes.several else None
 
 
-def _keep_compiled(command: object) -> None:
+def _keep_compiled(options: Any) -> None:
     """Compiled programs are kept between runs, where JAX_COMPILATION_CACHE_DIR says, or in ours."""
-    if isinstance(command, Distill) and not command.method.compilation_cache:
+    import jax
+
+    from d3jax.data.cache import cache_folder
+
+    if not getattr(options, "compilation_cache", True):
         jax.config.update("jax_enable_compilation_cache", False)
     elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
@@ -165,7 +186,15 @@ def _keep_compiled(command: object) -> None:
 
 def _leave(text: str, code: int) -> NoReturn:
     """Ends with a line, said once where all processes of a run end alike."""
+    import jax
+
+    from d3jax.host.progress import Diverged, Interrupted
+
     one_of_many = isinstance(sys.exc_info()[1], Interrupted | Diverged)
     if not (one_of_many and jax.process_index() > 0):
-        print(f"d3jax: {text}", file=sys.stderr)
+        _say(text)
     raise SystemExit(code)
+
+
+def _say(text: str) -> None:
+    print(f"d3jax: {text}", file=sys.stderr)

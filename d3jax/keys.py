@@ -7,6 +7,8 @@ from jax import Array
 
 from d3jax.types import InputError
 
+DRAWS = 1  # raised where a run draws otherwise than before, so that its folder is not resumed
+
 
 class Stage(enum.IntEnum):
     """The stages that draw; a new one takes the next number, so that the others' draws stay."""

@@ -89,6 +89,7 @@ class Method(NamedTuple):
 
     init: Callable[[Array, "Real"], State]
     step: Callable[[Array, State, "Real"], tuple[State, dict[str, Array]]]  # (key, state, real)
+    result: Callable[[State, Array], dict[str, PyTree]]  # (state, key) -> frozen theta
     synthetic: Synthetic
     objectives: tuple[Objective, ...]
 

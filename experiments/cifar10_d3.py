@@ -34,22 +34,22 @@ import dataclasses
 from d3jax.data.augment import STRATEGIES
 from d3jax.evaluate import Protocol
 from d3jax.methods import d3
-from d3jax.run.config import Architecture, Data, DistillD3
+from d3jax.run.options import Architecture, Data, command
 from experiments import runner
 
-PAPER = DistillD3(
+PAPER = command("d3")(
     data=Data(dataset="cifar10", train_limit=10_000, validation=2000),
     architecture=Architecture(width=32),
     d3=d3.PAPER,
     student=Protocol(students=3),
     outer_steps=1000,
 )
-FASTER = dataclasses.replace(PAPER, d3=d3.Options(), baselines=())  # the same as above
+FASTER = dataclasses.replace(PAPER, d3=d3.D3Options(), baselines=())  # the same as above
 CONFIGURATIONS = {
     "paper": PAPER,
     "faster": FASTER,
     "faster, augmentation inside": dataclasses.replace(
-        FASTER, d3=d3.Options(inner_augmentation=STRATEGIES)
+        FASTER, d3=d3.D3Options(inner_augmentation=STRATEGIES)
     ),
     "faster, 2000 steps": dataclasses.replace(FASTER, outer_steps=2000),
 }

@@ -21,13 +21,13 @@ table: cifar10_dd (python -m experiments.tables)
 end of table
 """
 
-from d3jax.methods.dd import Options
-from d3jax.run.config import Data, DistillDD
+from d3jax.methods.dd import DDOptions
+from d3jax.run.options import Data, command
 from experiments import runner
 
-FIXED = DistillDD(
+FIXED = command("dd")(
     data=Data(dataset="cifar10", validation=1000),
-    dd=Options(
+    dd=DDOptions(
         init="fixed",
         real_batch=256,
         inner_learning_rate=0.02,

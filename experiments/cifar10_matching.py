@@ -30,15 +30,15 @@ import dataclasses
 
 from d3jax.evaluate import Protocol
 from d3jax.methods import mtt
-from d3jax.run.config import Architecture, DistillMTT, Matching, Parametrization
+from d3jax.run.options import Architecture, Matching, Parametrization, command
 from experiments import runner
 from experiments.cifar10_d3 import FASTER, PAPER
 
-MTT = DistillMTT(
+MTT = command("mtt")(
     data=PAPER.data,
     architecture=PAPER.architecture,
     parametrization=Parametrization(kind="pixels", images_per_class=2),
-    mtt=mtt.Options(max_start_epoch=8),
+    mtt=mtt.MTTOptions(max_start_epoch=8),
     student=Protocol(students=5),
     outer_steps=1000,
 )

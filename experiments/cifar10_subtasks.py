@@ -33,15 +33,16 @@ sure it is differs from seed to seed, and students with it.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from d3jax.evaluate import Protocol
 from d3jax.host.progress import Reporter
-from d3jax.run import config
-from d3jax.run import run as jobs
-from d3jax.run.config import Architecture, Data, DistillD3, Parametrization
+from d3jax.run import options as config
+from d3jax.run.join import join as join_parts
+from d3jax.run.options import Architecture, Data, Parametrization, command
 from experiments import runner
 
-ONE = DistillD3(
+ONE = command("d3")(
     data=Data(dataset="cifar10", train_limit=10_000, validation=2000),
     architecture=Architecture(width=32),
     parametrization=Parametrization(latent_size=64, decoder_width=64),
@@ -52,15 +53,14 @@ ONE = DistillD3(
 )
 
 
-def cut(one: DistillD3, subtasks: int, width: int, latent_size: int) -> DistillD3:
+def cut(one: Any, subtasks: int, width: int, latent_size: int) -> Any:
     """The same in so many subtasks, each with a smaller decoder."""
     parametrization = Parametrization(latent_size=latent_size, decoder_width=width)
     return dataclasses.replace(one, subtasks=str(subtasks), parametrization=parametrization)
 
 
-def labelled(options: config.Distillation, reporter: Reporter) -> Path:
+def labelled(options: Any, reporter: Reporter) -> Path:
     """A finished run's artifact with labels of an expert of all classes."""
-    assert isinstance(options, DistillD3)
     assert options.experts is not None
     path = options.out / "labelled.safetensors"
     parts = sorted(options.out.glob("subtask-*/artifact.safetensors"))
@@ -73,7 +73,7 @@ def labelled(options: config.Distillation, reporter: Reporter) -> Path:
         experts=options.experts,
         seed=options.seed,
     )
-    jobs.join(join, reporter)
+    join_parts(join, reporter)
     return path
 
 

@@ -23,10 +23,10 @@ end of table
 
 import dataclasses
 
-from d3jax.run.config import Architecture, DistillD3
+from d3jax.run.options import Architecture, command
 from experiments import runner
 
-DEFAULTS = DistillD3()
+DEFAULTS = command("d3")()
 FLOAT32 = dataclasses.replace(DEFAULTS, storage="float32", baselines=())
 COARSE = Architecture(compute="bfloat16")
 BFLOAT16 = dataclasses.replace(DEFAULTS, architecture=COARSE, baselines=())

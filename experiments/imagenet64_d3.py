@@ -32,22 +32,24 @@ which the decoders are nearly all, so few are the classes).
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
 from d3jax.host.progress import Reporter
-from d3jax.methods.d3 import Options
-from d3jax.run import config
+from d3jax.methods.d3 import D3Options
+from d3jax.run import options as config
 from d3jax.run import run as jobs
-from d3jax.run.config import Architecture, Data, DistillD3, Parametrization
+from d3jax.run.options import Architecture, Data, Parametrization, command
+from d3jax.run.plan import plan
 from experiments import generated, runner
 
 # The paper learns the rate itself, with the rates in comments; on the logarithm they are divided
 # by the first value's square.
 SETTINGS = {
-    "small": DistillD3(
+    "small": command("d3")(
         parametrization=Parametrization(
             latents_per_class=1,
             latent_size=64,
@@ -56,7 +58,7 @@ SETTINGS = {
             output="normalized",
             labels="expert",
         ),
-        d3=Options(
+        d3=D3Options(
             max_start_epoch=27,
             mmd_samples=30,
             latent_optimizer="sgd",
@@ -71,7 +73,7 @@ SETTINGS = {
         outer_steps=10_000,
         subtasks="5",
     ),
-    "medium": DistillD3(
+    "medium": command("d3")(
         parametrization=Parametrization(
             latents_per_class=2,
             latent_size=2048,
@@ -79,7 +81,7 @@ SETTINGS = {
             output="normalized",
             labels="expert",
         ),
-        d3=Options(
+        d3=D3Options(
             max_start_epoch=10,
             mmd_samples=12,
             inner_batch_size=250,
@@ -95,7 +97,7 @@ SETTINGS = {
         outer_steps=10_000,
         subtasks="2",
     ),
-    "large": DistillD3(
+    "large": command("d3")(
         parametrization=Parametrization(
             latents_per_class=10,
             latent_size=4096,
@@ -103,7 +105,7 @@ SETTINGS = {
             output="normalized",
             labels="expert",
         ),
-        d3=Options(
+        d3=D3Options(
             max_start_epoch=27,
             mmd_samples=20,
             inner_batch_size=250,
@@ -125,7 +127,7 @@ NETWORK = Architecture(width=128, depth=4)
 CLASSES, IMAGES = 20, 20  # of the rehearsal: classes, and images of each
 
 
-def configurations(names: list[str]) -> dict[str, DistillD3]:
+def configurations(names: list[str]) -> dict[str, Any]:
     """The settings by name; all of them where none is named."""
     chosen = {name: SETTINGS[name] for name in names or SETTINGS}
     return {
@@ -140,7 +142,7 @@ def configurations(names: list[str]) -> dict[str, DistillD3]:
     }
 
 
-def rehearsal(options: DistillD3, out: Path) -> DistillD3:
+def rehearsal(options: Any, out: Path) -> Any:
     """The same run, as wide and in as many subtasks, but for a few steps of each of its parts."""
     generated.write(
         out / "data", "imagenet_resized/64x64", classes=CLASSES, per_class=IMAGES, size=64
@@ -171,7 +173,7 @@ if __name__ == "__main__":
                 images=1_281_167,
                 timed=jax.default_backend() != "cpu",
             )
-            jobs.plan(full, Reporter())
+            plan(full, Reporter())
     elif mode == ["rehearse"]:
         for name, options in configurations(names).items():
             jobs.run(rehearsal(options, Path("runs/imagenet64_rehearsal") / name), Reporter())

@@ -41,23 +41,22 @@ end of table
 
 import dataclasses
 
-from d3jax.methods import mtt
-from d3jax.run.config import Architecture, Data, DistillSeqMatch, Parametrization
+from d3jax.methods.seqmatch import SeqMatchOptions
+from d3jax.run.options import Architecture, Data, Parametrization, Run, command
 from experiments import runner
 
-OPTIONS = mtt.Options(max_start_epoch=8, inner_batch_size=20)
+OPTIONS = SeqMatchOptions(max_start_epoch=8, inner_batch_size=20)
 MTT = {"mnist": dataclasses.replace(OPTIONS, data_learning_rate=0.5), "cifar10": OPTIONS}
 
 
-def configurations(dataset: str) -> dict[str, DistillSeqMatch]:
+def configurations(dataset: str) -> dict[str, Run]:
     """K = 1, 2, 3 on `dataset`."""
     return {
-        f"K = {subsets}": DistillSeqMatch(
+        f"K = {subsets}": command("seqmatch")(
             data=Data(dataset=dataset, train_limit=10_000, validation=2000),
             architecture=Architecture(width=32),
             parametrization=Parametrization(images_per_class=6),
-            mtt=MTT[dataset],
-            subsets=subsets,
+            seqmatch=dataclasses.replace(MTT[dataset], subsets=subsets),
             outer_steps=500,
             baselines=(),
         )

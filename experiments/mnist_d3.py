@@ -42,14 +42,14 @@ end of table
 
 import dataclasses
 
-from d3jax.methods.d3 import Options
-from d3jax.run.config import Architecture, Data, DistillD3, Parametrization
+from d3jax.methods.d3 import D3Options
+from d3jax.run.options import Architecture, Data, Parametrization, command
 from experiments import runner
 
-BASE = DistillD3(
+BASE = command("d3")(
     data=Data(dataset="mnist", train_limit=10_000, validation=2000),
     architecture=Architecture(width=32),
-    d3=Options(inner_batch_size=10),
+    d3=D3Options(inner_batch_size=10),
     outer_steps=500,
 )
 PARAMETRIZATIONS = {

@@ -85,14 +85,15 @@ end of table
 
 import dataclasses
 
-from d3jax.methods.dd import Options
-from d3jax.run.config import Architecture, Data, DistillDD, Images
+from d3jax.methods.dd import DDOptions
+from d3jax.run.options import Architecture, Data, Parametrization, command
 from experiments import runner
 
 MNIST = Data(dataset="mnist", validation=2000)
-FIXED = DistillDD(
+LEARNED = Parametrization(labels="learned")
+FIXED = command("dd")(
     data=MNIST,
-    dd=Options(
+    dd=DDOptions(
         init="fixed",
         steps=1,
         passes=3,
@@ -115,36 +116,44 @@ SOFT = dataclasses.replace(
         learning_rate_clip=0.03,
     ),
 )
-RANDOM = DistillDD(data=MNIST, dd=Options(init="random"), outer_steps=1500)
+RANDOM = command("dd")(data=MNIST, dd=DDOptions(init="random"), outer_steps=1500)
 ROWS = {
     "fixed, 10 images": FIXED,
     "random, 100 images": RANDOM,
-    "fixed, 10 images, soft labels": dataclasses.replace(SOFT, distilled=Images(soft_labels=True)),
+    "fixed, 10 images, soft labels": dataclasses.replace(SOFT, parametrization=LEARNED),
     "fixed, 5 images, soft labels": dataclasses.replace(
-        SOFT, distilled=Images(images=5, soft_labels=True)
+        SOFT, parametrization=LEARNED, dd=dataclasses.replace(SOFT.dd, images=5)
     ),
     "random, 100 images, soft labels": dataclasses.replace(
         RANDOM,
-        dd=Options(init="random", label_learning_rate=0.005),  # at 0.03 networks diverge
-        distilled=Images(soft_labels=True),
+        dd=DDOptions(init="random", label_learning_rate=0.005),  # at 0.03 networks diverge
+        parametrization=LEARNED,
     ),
-    "usps to mnist, 100 images": dataclasses.replace(RANDOM, adapt_from="usps", outer_steps=500),
+    "usps to mnist, 100 images": dataclasses.replace(
+        RANDOM, dd=dataclasses.replace(RANDOM.dd, adapt_from="usps"), outer_steps=500
+    ),
     "mnist to usps, 100 images": dataclasses.replace(
         RANDOM,
         data=Data(dataset="usps", validation=500),
-        adapt_from="mnist",
-        source=dataclasses.replace(RANDOM.source, count=120, epochs=2),
-        unseen=60,
+        dd=dataclasses.replace(
+            RANDOM.dd,
+            adapt_from="mnist",
+            source=dataclasses.replace(RANDOM.dd.source, count=120, epochs=2),
+            unseen=60,
+        ),
         outer_steps=500,
     ),
     "attack 0 to 1, 100 images": dataclasses.replace(
         RANDOM,
         data=Data(dataset="mnist", train_limit=10_000, validation=2000),
-        source=dataclasses.replace(RANDOM.source, count=200),
-        unseen=100,
-        dd=Options(steps=1, passes=1),
-        distilled=Images(images_per_step=10),
-        attack="0:1",
+        dd=DDOptions(
+            steps=1,
+            passes=1,
+            images_per_step=10,
+            attack="0:1",
+            source=dataclasses.replace(RANDOM.dd.source, count=200),
+            unseen=100,
+        ),
         outer_steps=500,
         baselines=(),
     ),

@@ -35,14 +35,14 @@ end of table
 import dataclasses
 
 from d3jax.methods import mtt
-from d3jax.run.config import DistillMTT, Parametrization
+from d3jax.run.options import Parametrization, command
 from experiments import runner
 from experiments.mnist_d3 import BASE
 
-MTT = DistillMTT(
+MTT = command("mtt")(
     data=BASE.data,
     architecture=BASE.architecture,
-    mtt=mtt.Options(max_start_epoch=8, inner_batch_size=20),
+    mtt=mtt.MTTOptions(max_start_epoch=8, inner_batch_size=20),
     outer_steps=500,
     baselines=(),  # those of mnist_d3's rows
 )
@@ -51,7 +51,9 @@ ROWS = {
     "1 image per class": dataclasses.replace(
         MTT,
         parametrization=Parametrization(images_per_class=1),
-        mtt=mtt.Options(inner_steps=40, expert_epochs=5, max_start_epoch=6, data_learning_rate=0.5),
+        mtt=mtt.MTTOptions(
+            inner_steps=40, expert_epochs=5, max_start_epoch=6, data_learning_rate=0.5
+        ),
         student=STUDENT,
         outer_steps=1000,
     ),
@@ -60,7 +62,7 @@ ROWS = {
         data=dataclasses.replace(MTT.data, train_limit=None),
         parametrization=Parametrization(images_per_class=10),
         expert=dataclasses.replace(MTT.expert, count=16, epochs=4),
-        mtt=mtt.Options(
+        mtt=mtt.MTTOptions(
             inner_steps=40,
             inner_batch_size=20,
             expert_epochs=1,

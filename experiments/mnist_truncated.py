@@ -27,16 +27,16 @@ end of table
 With an image rate of 0.01, where images hardly move, the first row ended far lower.
 """
 
-from d3jax.methods.dd import Options
-from d3jax.run.config import Architecture, Data, DistillDD, Images
+from d3jax.methods.dd import DDOptions
+from d3jax.run.options import Architecture, Data, Run, command
 from experiments import runner
 
 
-def _truncated(steps: int, images_per_step: int = 1) -> DistillDD:
-    return DistillDD(
+def _truncated(steps: int, images_per_step: int = 1) -> Run:
+    return command("dd")(
         data=Data(dataset="mnist", validation=2000),
         architecture=Architecture(network="convnet", width=32, initialization="uniform_fan_in"),
-        dd=Options(
+        dd=DDOptions(
             steps=steps,
             passes=60 // steps,
             window=20,
@@ -47,10 +47,10 @@ def _truncated(steps: int, images_per_step: int = 1) -> DistillDD:
             shared_learning_rate=True,
             data_learning_rate=0.15,
             learning_rate_learning_rate=0.005,
+            images_per_step=images_per_step,
+            unseen=50,
         ),
-        distilled=Images(images_per_step=images_per_step),
         outer_steps=2000,
-        unseen=50,
         baselines=(),
     )
 

@@ -19,8 +19,8 @@ import yaml
 
 from d3jax.host.files import write_json
 from d3jax.host.progress import UNFINISHED, Interrupted, Reporter
-from d3jax.run import config
 from d3jax.run import judge as judging
+from d3jax.run import options as config
 from d3jax.run import run as jobs
 from experiments import rows
 from experiments.provenance import COMMIT, hardware
@@ -28,13 +28,13 @@ from experiments.provenance import COMMIT, hardware
 
 def run(
     experiment: str,
-    configurations: Mapping[str, config.Distillation],
+    configurations: Mapping[str, config.Run],
     seeds: tuple[int, ...],
     *,
     judgements: Mapping[str, Mapping[str, Any]] | None = None,
     labels: list[str] | None = None,
     runs: str | None = None,
-    derived: Mapping[str, Callable[[config.Distillation, Reporter], Path]] | None = None,
+    derived: Mapping[str, Callable[[config.Run, Reporter], Path]] | None = None,
 ) -> None:
     """Runs every configuration for every seed, and writes results/EXPERIMENT.json after each run.
 
@@ -92,7 +92,7 @@ def _folder(root: Path, label: str, seed: int) -> Path:
     return root / f"{label.replace(',', '').replace(' ', '-')}-{seed}"
 
 
-def _run(options: config.Distillation, reporter: Reporter) -> None:
+def _run(options: config.Run, reporter: Reporter) -> None:
     """One run, unless it is finished; OUT/record.json says when, where and at which commits."""
     path = options.out / "record.json"
     finished = (options.out / "report.json").exists()

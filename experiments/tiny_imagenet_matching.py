@@ -28,26 +28,26 @@ end of table
 import dataclasses
 
 from d3jax.methods import d3, mtt
-from d3jax.run.config import DistillMTT, Matching, Parametrization
+from d3jax.run.options import Parametrization, command
 from experiments import runner
 from experiments.tiny_imagenet_d3 import configuration
 
 D3 = dataclasses.replace(
     configuration("tiny_imagenet_20"),
-    d3=d3.Options(max_start_epoch=6, mmd_samples=15),
+    d3=d3.D3Options(max_start_epoch=6, mmd_samples=15),
     outer_steps=300,
     baselines=(),
 )
-MTT = DistillMTT(
+MTT = command("mtt")(
     data=D3.data,
     architecture=D3.architecture,
-    mtt=mtt.Options(max_start_epoch=6, inner_batch_size=20),
+    mtt=mtt.MTTOptions(max_start_epoch=6, inner_batch_size=20),
     expert=D3.expert,
     student=D3.student,
     outer_steps=300,
     baselines=("random",),
 )
-ROWS: dict[str, Matching] = {
+ROWS = {
     "mtt, 1 image per class": MTT,
     "d3, 1 image per class": D3,
     "mtt, 2 images per class": dataclasses.replace(

@@ -28,16 +28,16 @@ later, faster commit.) An expert's labels lose at every number of subtasks, as i
 
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
-from d3jax.methods.d3 import Options
-from d3jax.run.config import Architecture, Data, DistillD3, Parametrization
+from d3jax.methods.d3 import D3Options
+from d3jax.run.options import Architecture, Data, Parametrization, command
 from experiments import runner
 from experiments.cifar10_subtasks import cut, labelled
 
-ONE = DistillD3(
+ONE = command("d3")(
     data=Data(dataset="tiny_imagenet_20", train_limit=9000, validation=1000),
     architecture=Architecture(width=32, depth=4),
     parametrization=Parametrization(latent_size=64, decoder_width=128),
-    d3=Options(max_start_epoch=6, mmd_samples=15),
+    d3=D3Options(max_start_epoch=6, mmd_samples=15),
     expert=ExpertOptions(count=2, epochs=8),
     student=Protocol(students=3),
     outer_steps=300,

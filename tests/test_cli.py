@@ -18,9 +18,11 @@ from PIL import Image
 from d3jax import artifact, cli, evaluate, experts
 from d3jax.host.progress import UNFINISHED, Reporter, locked
 from d3jax.methods import d3
-from d3jax.run import config, folder
+from d3jax.run import folder
 from d3jax.run import judge as judging
+from d3jax.run import options as config
 from d3jax.run import run as jobs
+from d3jax.run.options import command
 from d3jax.types import InputError
 
 OPTIONS = [
@@ -390,7 +392,7 @@ def test_a_refusal_for_want_of_disk_leaves_no_claim(capsys, tmp_path, monkeypatc
 
 @pytest.mark.parametrize(("there", "made"), [(None, None), (None, "subset-1"), ("notes", None)])
 def test_a_claim_is_taken_back_where_nothing_was_made(there, made, tmp_path):
-    options, out = config.DistillD3(), tmp_path / "d3"
+    options, out = command("d3")(), tmp_path / "d3"
     if there is not None:
         (out / there).mkdir(parents=True)
     dataset = options.data.read(0)
@@ -498,9 +500,9 @@ def test_experts_trained_alone_are_the_ones_that_distillation_finds(tmp_path):
         ),
         Reporter(),
     )
-    options = config.DistillD3(
+    options = command("d3")(
         architecture=config.Architecture(width=4),
-        d3=d3.Options(inner_steps=1, mmd_samples=2, max_start_epoch=1),
+        d3=d3.D3Options(inner_steps=1, mmd_samples=2, max_start_epoch=1),
         expert=experts.Options(count=1, epochs=2),
         student=evaluate.Protocol(students=1, epochs=1),
         outer_steps=1,
@@ -529,7 +531,7 @@ def test_a_header_names_the_data_set_but_no_folder(given, stored):
 
 
 def test_more_images_than_a_class_has_are_refused_before_training(tmp_path):
-    options = config.DistillD3(
+    options = command("d3")(
         parametrization=config.Parametrization(decoder_width=128, latent_size=64),
         out=tmp_path / "run",
     )

@@ -47,7 +47,7 @@ def test_a_run_and_its_report(fixed):
         assert f"│ {name} " in text
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["architecture"]["initialization"] == "xavier_normal"
-    assert (config["distilled"]["images"], config["dd"]["networks"]) == (20, 1)
+    assert (config["dd"]["images"], config["dd"]["networks"]) == (20, 1)
     header = artifact.load(out / "artifact.safetensors").header
     assert len(header["replay"]["learning_rates"]) == 4
 
@@ -109,7 +109,7 @@ def test_stored_weights_are_counted(fixed, capsys, tmp_path):
 def test_random_networks_and_fewer_images_than_classes(capsys, tmp_path):
     out = tmp_path / "dd"
     called(
-        capsys, "distill", "dd", "--out", out, "--steps=1", "--images=5", "--soft-labels",
+        capsys, "distill", "dd", "--out", out, "--steps=1", "--images=5", "--labels=learned",
         "--networks=2", *[o for o in NONE if not o.startswith("--steps")],
     )  # fmt: skip
     stored = artifact.load(out / "artifact.safetensors")
@@ -170,7 +170,7 @@ def test_adaptation_and_attack(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--images=5"], "--soft-labels"),
+        (["--images=5"], "--labels learned"),
         (["--images=20", "--steps=3"], "dealt out"),
         (["--images=0"], "images"),
         (["--attack=0-1"], "0:1"),

@@ -14,7 +14,7 @@ from d3jax.distill import objectives
 from d3jax.evaluate import replay, unseen
 from d3jax.evaluate.recipe import Recipe, recipe_of
 from d3jax.experts import source
-from d3jax.methods.dd import Options, dd
+from d3jax.methods.dd import DDOptions, dd
 from d3jax.synthetic import labels, pixels
 from d3jax.types import InputError, Network, Outputs, Real
 
@@ -183,7 +183,7 @@ def test_a_two_dimensional_problem_with_a_known_optimum():
         sd=jnp.ones(2),
     )
     data = pixels.create(image_shape=(1, 1, 2), num_classes=2, num_items=2, start="noise")
-    options = Options(
+    options = DDOptions(
         steps=1, passes=2, networks=8, real_batch=256, inner_learning_rate=1.0,
         data_learning_rate=0.05, learning_rate_learning_rate=0.05,
     )  # fmt: skip
@@ -231,7 +231,7 @@ def test_steps_are_dealt_out_with_all_classes_alike():
 )
 def test_options_that_cannot_be(tiny_network, options, message):
     with pytest.raises(InputError, match=message):
-        dd(tiny_network, images(), dataclasses.replace(Options(steps=2), **options), 1)
+        dd(tiny_network, images(), dataclasses.replace(DDOptions(steps=2), **options), 1)
 
 
 def test_replay_is_the_training_that_was_unrolled(tiny_network, tiny_real):
@@ -291,7 +291,7 @@ def test_any_parametrization_goes(tiny_network, tiny_real):
     }  # fmt: skip
     data = synthetic.create(specification)
     assert data is synthetic.create(dict(specification))
-    method = dd(tiny_network, data, Options(steps=2, networks=1, real_batch=4), 2)
+    method = dd(tiny_network, data, DDOptions(steps=2, networks=1, real_batch=4), 2)
     assert method.objectives[0].updates == ("data", "decoder", "learning_rates")
     state = jax.jit(method.init)(KEY, tiny_real)
     state, metrics = jax.jit(method.step)(KEY, state, tiny_real)

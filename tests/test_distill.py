@@ -46,7 +46,7 @@ def quadratic(noise=0.0, fails_at=None, theta_fails_at=None):
         moved = {"data": state.optimizer["data"] + draw}
         return State({"data": x}, moved, state.aux, number), {"square": square}
 
-    return Method(init, step, None, ())
+    return Method(init, step, lambda state, key: state.theta, None, ())
 
 
 def run(directory, method=None, steps=STEPS, **options):

@@ -13,7 +13,7 @@ from d3jax.experts.store import Snapshots
 from d3jax.host.processes import everywhere
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
-from d3jax.methods.mtt import Options, mtt
+from d3jax.methods.mtt import MTTOptions, mtt
 from d3jax.synthetic import pixels
 
 SEED, CHUNK = 7, 10
@@ -26,7 +26,7 @@ NETWORK = networks.create("mlp", image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSE
 @pytest.fixture(scope="module")
 def method():
     data = pixels.create(image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, num_items=6)
-    options = Options(
+    options = MTTOptions(
         inner_steps=2, max_start_epoch=2, inner_batch_size=4, inner_augmentation=("flip",)
     )
     return mtt(NETWORK, data, options, 2 * CHUNK)

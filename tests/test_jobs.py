@@ -13,22 +13,25 @@ from d3jax import artifact
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
 from d3jax.host.progress import Reporter
-from d3jax.methods.mtt import Options
-from d3jax.run import config
+from d3jax.methods.d3 import D3Options
+from d3jax.methods.dd import DDOptions
+from d3jax.methods.mtt import MTTOptions
+from d3jax.methods.seqmatch import SeqMatchOptions
 from d3jax.run import judge as judging
+from d3jax.run import options as config
 from d3jax.run import run as jobs
-from d3jax.run.config import Parametrization
+from d3jax.run.options import Parametrization, command
 from d3jax.types import InputError
 
 SMALL = {
     "data": config.Data(train_limit=200, test_limit=50),
     "architecture": config.Architecture(width=4, depth=2),
     "expert": ExpertOptions(count=1, epochs=2),
-    "mtt": Options(inner_steps=2, max_start_epoch=1, inner_augmentation=("color",)),
     "student": Protocol(students=2, epochs=4, augmentation=()),
     "outer_steps": 4,
     "baselines": (),
 }
+INNER = {"inner_steps": 2, "max_start_epoch": 1, "inner_augmentation": ("color",)}
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +42,10 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sequence(store, tmp_path_factory):
     """A finished SeqMatch run of two subsets, its report and its options."""
-    options = config.DistillSeqMatch(
+    options = command("seqmatch")(
         **SMALL,
         parametrization=Parametrization(images_per_class=3, labels="learned"),
-        subsets=2,
+        seqmatch=SeqMatchOptions(**INNER, subsets=2),
         experts=store,
         storage="float32",
         out=tmp_path_factory.mktemp("runs") / "sequence",
@@ -51,8 +54,9 @@ def sequence(store, tmp_path_factory):
 
 
 def test_spectral_mtt_with_an_experts_labels(store, tmp_path):
-    options = config.DistillMTT(
+    options = command("mtt")(
         **SMALL,
+        mtt=MTTOptions(**INNER),
         parametrization=Parametrization(
             kind="spectral", spectra_per_class=1, transformations=2, rank=4, labels="expert"
         ),
@@ -112,9 +116,9 @@ def test_an_interrupted_sequence_resumes_at_its_subset(sequence, tmp_path, capsy
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"subsets": 4}, "cannot be split into 4 subsets; give each class at least 4"),
-        ({"subsets": 0}, "subsets must be from 1 to the 4 outer steps, not 0"),
-        ({"later_expert_epochs": 1}, "raise --later-expert-epochs to 2"),
+        ({"own": {"subsets": 4}}, "cannot be split into 4 subsets; give each class at least 4"),
+        ({"own": {"subsets": 0}}, "subsets must be from 1 to the 4 outer steps, not 0"),
+        ({"own": {"later_expert_epochs": 1}}, "raise --later-expert-epochs to 2"),
         ({"student": Protocol(epochs=1)}, "1 epochs of students are too few for 3 subsets"),
         ({"expert": ExpertOptions(epochs=1)}, "raise --expert.epochs to 2"),
         ({"expert": ExpertOptions(epochs=2, keep="last")}, "leave out --expert.keep last"),
@@ -122,8 +126,11 @@ def test_an_interrupted_sequence_resumes_at_its_subset(sequence, tmp_path, capsy
 )
 def test_a_sequence_that_cannot_be_is_refused_before_training(options, message, tmp_path):
     options = {**SMALL, **options}
-    run = config.DistillSeqMatch(
-        **options, parametrization=Parametrization(images_per_class=3), out=tmp_path / "run"
+    run = command("seqmatch")(
+        seqmatch=SeqMatchOptions(**INNER, **options.pop("own", {})),
+        parametrization=Parametrization(images_per_class=3),
+        out=tmp_path / "run",
+        **options,
     )
     with pytest.raises(InputError, match=message):
         jobs.run(run, Reporter())
@@ -133,27 +140,24 @@ def test_a_sequence_that_cannot_be_is_refused_before_training(options, message, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"adapt_from": "digits"}, "--labels expert needs"),
+        ({"dd": DDOptions(adapt_from="digits")}, "--labels expert needs"),
         ({"parametrization": Parametrization(kind="gaussian", labels="expert")}, "needs --param"),
-        ({"distilled": config.Images(soft_labels=True)}, "not both"),
     ],
 )
 def test_dds_expert_labels_need_real_images(options, message, tmp_path):
     options = {"parametrization": Parametrization(labels="expert"), **options}
-    run = config.DistillDD(**options, out=tmp_path / "run")
+    run = command("dd")(**options, out=tmp_path / "run")
     with pytest.raises(InputError, match=message):
         jobs.run(run, Reporter())
 
 
 def test_dd_on_spectra_with_an_experts_labels(tmp_path):
-    options = config.DistillDD(
+    options = command("dd")(
         data=SMALL["data"],
         architecture=config.Architecture(network="mlp", width=8),
         parametrization=Parametrization(kind="spectral", transformations=2, labels="expert"),
-        distilled=config.Images(images=20),
-        dd=dataclasses.replace(config.DDOptions(), steps=2, passes=1, networks=2, real_batch=8),
+        dd=DDOptions(images=20, steps=2, passes=1, networks=2, real_batch=8, unseen=2),
         outer_steps=2,
-        unseen=2,
         baselines=(),
         out=tmp_path / "run",
     )
@@ -187,17 +191,17 @@ def test_every_objective_lifts_every_parametrization(kind, objective, store, tmp
             KINDS[kind], images_per_class=None, latents_per_class=None, spectra_per_class=None
         )
         each = 4 if kind == "spectral" else 2
-        dd = dataclasses.replace(config.DDOptions(), steps=1, passes=20, networks=1, real_batch=256)
-        images = config.Images(images=10 * each)
-        common |= {"dd": dd, "distilled": images, "unseen": 3}
-        make = config.DistillDD
+        common["dd"] = DDOptions(
+            images=10 * each, steps=1, passes=20, networks=1, real_batch=256, unseen=3
+        )
+        make = command("dd")
     else:
         common |= {"expert": ExpertOptions(count=2, epochs=10), "student": students}
-        make = config.DistillMTT
+        make = command("mtt")
         if objective == "mmd":
-            make = config.DistillD3
+            make = command("d3")
             common["d3"] = dataclasses.replace(
-                config.D3Options(), trajectory=False, student_learning_rate=0.03,
+                D3Options(), trajectory=False, student_learning_rate=0.03,
                 latent_learning_rate=0.03,
             )  # fmt: skip
     start = jobs.run(make(**common | {"outer_steps": 1, "out": tmp_path / "start"}), Reporter())

@@ -12,12 +12,13 @@ from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
 from d3jax.host import launch
 from d3jax.host.progress import Reporter
-from d3jax.methods.d3 import Options as D3Options
-from d3jax.methods.mtt import Options
-from d3jax.run import config
+from d3jax.methods.d3 import D3Options
+from d3jax.methods.mtt import MTTOptions
 from d3jax.run import judge as judging
+from d3jax.run import options as config
 from d3jax.run import run as jobs
-from d3jax.run.config import Parametrization
+from d3jax.run.join import join
+from d3jax.run.options import Parametrization, command
 from d3jax.synthetic import pixels
 from d3jax.types import InputError
 
@@ -26,11 +27,11 @@ CLASSES = [[7, 8, 9], [0, 1, 2, 3, 4, 5, 6]]
 
 
 def options(out, store, **changes):
-    return config.DistillMTT(
+    return command("mtt")(
         data=config.Data(train_limit=200, test_limit=50, validation=40),
         architecture=config.Architecture(network="mlp", width=4),
         expert=ExpertOptions(count=1, epochs=2),
-        mtt=Options(inner_steps=2, max_start_epoch=1, inner_augmentation=()),
+        mtt=MTTOptions(inner_steps=2, max_start_epoch=1, inner_augmentation=()),
         student=Protocol(students=2, epochs=4, augmentation=()),
         parametrization=Parametrization(images_per_class=2, labels=changes.pop("labels", "hard")),
         outer_steps=3,
@@ -75,7 +76,7 @@ def test_jobs_of_their_own_joined_are_the_joint_run(together, apart, store, tmp_
         expert=ExpertOptions(count=1, epochs=2),
         experts=store,
     )
-    made = jobs.join(arguments, Reporter())
+    made = join(arguments, Reporter())
     jax.tree.map(np.testing.assert_array_equal, made.theta, whole.theta)
     assert made.header == whole.header
     assert artifact.load(tmp_path / "joined.safetensors").header == whole.header
@@ -86,7 +87,7 @@ def test_jobs_of_their_own_joined_are_the_joint_run(together, apart, store, tmp_
     for wrong in ({"train_limit": 150}, {"train_limit": 150, "zca": True}):
         other = dataclasses.replace(arguments, data=config.Data(validation=40, **wrong))
         with pytest.raises(InputError, match="normalized by other images than these"):
-            jobs.join(other, Reporter())
+            join(other, Reporter())
     plain = joining.join([artifact.load(path) for path in apart])
     assert "labels" not in plain.theta
     rates = [artifact.load(path).header["student_learning_rate"] for path in apart]
@@ -122,7 +123,7 @@ def test_a_part_is_judged_on_its_own_classes(apart, tmp_path):
 def test_d3_in_parts_with_an_experts_labels(store, tmp_path):
     """Each part has a decoder and statistics of its own; students visit the means too."""
     plain = options(tmp_path / "d3", store, labels="expert")
-    run = config.DistillD3(
+    run = command("d3")(
         **{f.name: getattr(plain, f.name) for f in dataclasses.fields(config.Divided)},
         d3=D3Options(trajectory=False, mmd_samples=2),
     )
@@ -200,7 +201,7 @@ def test_wrong_joins_are_refused(tmp_path, capsys):
     artifact.save(by_hand([1, 3], parametrization=learned)._replace(theta=labelled.theta), other)
     wanted = config.Join((path, other), tmp_path / "joined.safetensors", "expert")
     with pytest.raises(InputError, match="parts with hard labels"):
-        jobs.join(wanted, Reporter())
+        join(wanted, Reporter())
     artifact.save(good, path)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["join", str(path), "--out", str(tmp_path / "joined.safetensors")])

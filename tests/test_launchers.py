@@ -11,7 +11,7 @@ import yaml
 
 from d3jax import cli
 from d3jax.host.launch import Processes
-from d3jax.run import config
+from d3jax.run import options as config
 
 LAUNCH = Path(__file__).parent.parent / "experiments" / "launch"
 TOLD = {"DATASET": "digits", "SUBTASKS": "5", "OUT": "out"}

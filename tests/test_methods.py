@@ -12,12 +12,10 @@ import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_real, to_float64
 from jax.sharding import AxisType, PartitionSpec
 
-from d3jax.methods.d3 import Options, d3
-from d3jax.methods.dd import Options as DDOptions
-from d3jax.methods.dd import dd
-from d3jax.methods.mtt import Options as MTTOptions
-from d3jax.methods.mtt import mtt
-from d3jax.methods.seqmatch import seqmatch
+from d3jax.methods import registry
+from d3jax.methods.d3 import D3Options, d3
+from d3jax.methods.dd import DDOptions, dd
+from d3jax.methods.mtt import MTTOptions, mtt
 from d3jax.synthetic import gaussian, pixels, spectral
 from d3jax.types import InputError, Method, State
 
@@ -28,7 +26,7 @@ def _d3(network, label_kind="hard", **options):
         width=8, label_kind=label_kind,
     )  # fmt: skip
     sizes = {"inner_steps": 2, "max_start_epoch": 2, "mmd_samples": 3}
-    return d3(network, data, Options(**sizes, **options), outer_steps=10)
+    return d3(network, data, D3Options(**sizes, **options), outer_steps=10)
 
 
 def _dd(network, label_kind="hard", initialization=None, attack=None, **options):
@@ -49,15 +47,6 @@ def _spectral(label_kind="hard"):
     )  # fmt: skip
 
 
-def _seqmatch(network):
-    data = pixels.create(
-        image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, num_items=6, label_kind="free"
-    )
-    options = MTTOptions(inner_steps=2, max_start_epoch=2, inner_augmentation=())
-    theta = data.init(jax.random.key(3), make_real(network, 0))
-    return seqmatch(network, data, options, 10, subsets=2, subset=1, theta=theta)
-
-
 def _mtt(network, label_kind="hard", data=None, expert_labels=False, **options):
     data = data or pixels.create(
         image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, num_items=6, label_kind=label_kind
@@ -67,21 +56,24 @@ def _mtt(network, label_kind="hard", data=None, expert_labels=False, **options):
     return mtt(network, data, options, outer_steps=10, expert_labels=expert_labels)
 
 
-def _skeleton(network):
-    """The method that CONTRIBUTING.md shows, as printed there."""
-    del network
+def skeleton():
+    """The method that CONTRIBUTING.md shows, as printed there; registered while it is looked at."""
     text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
     block = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert block is not None
-    room: dict = {}
-    exec(compile(block[1], "CONTRIBUTING.md", "exec"), room)
-    data = pixels.create(image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, num_items=6)
-    return room["mean_matching"](data)
+    return block[1]
 
 
-# name: network -> Method, tiny, on images of conftest.IMAGE_SHAPE.
-METHODS = {
-    "d3": _d3,
+def _skeleton(network):
+    room: dict = {"__name__": "skeleton"}
+    exec(compile(skeleton(), "CONTRIBUTING.md", "exec"), room)
+    registry.METHODS._specs.pop(room["SPEC"].name)
+    return room["SPEC"].tiny(network)
+
+
+# name: network -> Method, tiny, on images of conftest.IMAGE_SHAPE. To register is to be tested; the
+# other rows are of options.
+METHODS = {name: spec.tiny for name, spec in registry.METHODS.items()} | {
     "skeleton": _skeleton,
     "d3-options": lambda network: _d3(
         network,
@@ -95,13 +87,11 @@ METHODS = {
     ),
 }
 METHODS |= {
-    "dd": _dd,
     "dd-options": lambda network: _dd(
         network, label_kind="free", init="fixed", window=2, inner_optimizer="adam", clip=1.0,
         shared_learning_rate=True,
     ),
     "dd-pretrained": lambda network: _dd(network, initialization="pretrained", attack=(0, 2)),
-    "mtt": _mtt,
     "mtt-options": lambda network: _mtt(
         network, label_kind="logits", gradient="tesla", first_max_start_epoch=1, growth_steps=2,
         inner_batch_size=4, optimizer="sgd", schedule="constant",
@@ -109,7 +99,6 @@ METHODS |= {
     "mtt-spectral": lambda network: _mtt(
         network, data=_spectral("probabilities"), expert_labels=True, inner_augmentation=()
     ),
-    "seqmatch": _seqmatch,
 }  # fmt: skip
 KEY = jax.random.key(7)
 SUBTASKS = 4
@@ -263,7 +252,7 @@ def test_subtasks_may_be_sharded_one_after_another_and_seeds_on_the_same_data(ca
 def test_d3_refuses_options_that_cannot_be(tiny_network, options, message):
     data = gaussian.create(image_shape=IMAGE_SHAPE, num_classes=3, width=8)
     with pytest.raises(InputError, match=message):
-        d3(tiny_network, data, Options(**options), outer_steps=1)
+        d3(tiny_network, data, D3Options(**options), outer_steps=1)
 
 
 def test_d3s_ablations_leave_their_update_out(tiny_network):

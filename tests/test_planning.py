@@ -7,11 +7,12 @@ import pytest
 from d3jax import cli
 from d3jax.experts import Options as ExpertOptions
 from d3jax.host.progress import Reporter
-from d3jax.methods.dd import Options as DDOptions
-from d3jax.methods.mtt import Options
-from d3jax.run import config
-from d3jax.run import run as jobs
-from d3jax.run.config import Parametrization
+from d3jax.methods.dd import DDOptions
+from d3jax.methods.mtt import MTTOptions
+from d3jax.methods.seqmatch import SeqMatchOptions
+from d3jax.run import options as config
+from d3jax.run.options import Parametrization, command
+from d3jax.run.plan import plan
 from d3jax.types import InputError
 
 # A perceptron of width 4 on 64 pixels: 64 x 4 + 4, 4 x 4 + 4, 4 x K + K parameters.
@@ -22,11 +23,15 @@ SMALL = {
 }
 
 
-def matching(tmp_path, kind=config.DistillMTT, **changes):
-    return kind(
+KINDS: dict = {"mtt": MTTOptions, "seqmatch": SeqMatchOptions}
+
+
+def matching(tmp_path, kind="mtt", own=(), **changes):
+    chosen = {"inner_steps": 2, "max_start_epoch": 1, "inner_augmentation": ("flip",), **dict(own)}
+    return command(kind)(
         **SMALL,
         expert=ExpertOptions(count=3, epochs=2),
-        mtt=Options(inner_steps=2, max_start_epoch=1, inner_augmentation=("flip",)),
+        **{kind: KINDS[kind](**chosen)},
         parametrization=Parametrization(images_per_class=2),
         outer_steps=3600,
         out=tmp_path / "nowhere",
@@ -37,7 +42,7 @@ def matching(tmp_path, kind=config.DistillMTT, **changes):
 def test_subtasks_of_unequal_size(tmp_path):
     """10 classes in 3 subtasks: one of four classes, two of three."""
     run = matching(tmp_path, subtasks="3")
-    found = jobs.plan(config.Plan(run, devices=1), Reporter())
+    found = plan(config.Plan(run, devices=1), Reporter())
     assert found["experts_bytes"] == 4 * 3 * 3 * (PARAMETERS[4] + 2 * PARAMETERS[3])
     assert (found["subtasks"], found["subtasks_per_device"]) == (3, 2)
     first, second = found["seconds_per_step"]
@@ -52,25 +57,25 @@ def test_subtasks_of_unequal_size(tmp_path):
 def test_as_if_the_data_set_were_larger(tmp_path):
     run = matching(tmp_path, subtasks="5")
     as_if = partial(config.Plan, run, devices=5, classes=20, timed=False)
-    few = jobs.plan(as_if(images=400), Reporter())
-    many = jobs.plan(as_if(images=400_000), Reporter())
+    few = plan(as_if(images=400), Reporter())
+    many = plan(as_if(images=400_000), Reporter())
     assert few["subtasks_per_device"] == many["subtasks_per_device"] == 1
     assert few["experts_bytes"] == many["experts_bytes"] == 4 * 3 * 3 * 5 * PARAMETERS[4]
     assert many["device_bytes"] - few["device_bytes"] == (400_000 - 400) // 5 * (64 + 8)
 
 
 def test_other_methods(tmp_path):
-    sequence = matching(tmp_path, config.DistillSeqMatch, subsets=2)
-    found = jobs.plan(config.Plan(sequence, devices=1, timed=False), Reporter())
+    sequence = matching(tmp_path, "seqmatch", {"subsets": 2})
+    found = plan(config.Plan(sequence, devices=1, timed=False), Reporter())
     assert found["experts_bytes"] == 2 * 4 * 3 * 3 * PARAMETERS[10]
     options = DDOptions(init="fixed", steps=1, passes=1, real_batch=8)
-    images = config.DistillDD(**SMALL, dd=options, out=tmp_path / "nowhere")
-    assert jobs.plan(config.Plan(images, devices=1, timed=False), Reporter())["experts_bytes"] == 0
+    images = command("dd")(**SMALL, dd=options, out=tmp_path / "nowhere")
+    assert plan(config.Plan(images, devices=1, timed=False), Reporter())["experts_bytes"] == 0
 
 
 def test_experts_of_later_subsets(tmp_path):
-    sequence = matching(tmp_path, config.DistillSeqMatch, subsets=2, later_expert_epochs=5)
-    found = jobs.plan(config.Plan(sequence, devices=1, timed=False), Reporter())
+    sequence = matching(tmp_path, "seqmatch", {"subsets": 2, "later_expert_epochs": 5})
+    found = plan(config.Plan(sequence, devices=1, timed=False), Reporter())
     assert found["experts_bytes"] == 4 * 3 * (3 + 6) * PARAMETERS[10]
 
 
@@ -78,13 +83,14 @@ def test_experts_of_later_subsets(tmp_path):
     ("changes", "networks"),
     [
         ({"adapt_from": "digits", "source": ExpertOptions(count=5, keep="last"), "unseen": 3}, 5),
-        ({"parametrization": Parametrization(labels="expert")}, 1),
+        ({}, 1),
     ],
 )
 def test_networks_of_dataset_distillation(tmp_path, changes, networks):
-    options = DDOptions(steps=1, passes=1, networks=2, real_batch=8)
-    images = config.DistillDD(**SMALL, dd=options, out=tmp_path / "nowhere", **changes)
-    found = jobs.plan(config.Plan(images, devices=1), Reporter())
+    options = DDOptions(steps=1, passes=1, networks=2, real_batch=8, **changes)
+    stored = Parametrization(labels="hard" if changes else "expert")
+    images = command("dd")(**SMALL, dd=options, parametrization=stored, out=tmp_path / "nowhere")
+    found = plan(config.Plan(images, devices=1), Reporter())
     assert found["experts_bytes"] == 4 * networks * PARAMETERS[10]
     assert found["hours"]["experts"] > 0
 
@@ -100,7 +106,7 @@ def test_what_does_not_fit_is_not_timed(tmp_path, monkeypatch, what, message):
     monkeypatch.setattr(f"d3jax.run.plan.{what}", lambda *_: 1000)
     monkeypatch.setattr("d3jax.run.plan._Prepared.seconds_per_step", None)
     with pytest.raises(InputError, match=message):
-        jobs.plan(config.Plan(matching(tmp_path)), Reporter())
+        plan(config.Plan(matching(tmp_path)), Reporter())
 
 
 def test_the_command_line(capsys):

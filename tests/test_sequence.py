@@ -11,13 +11,13 @@ from conftest import IMAGE_SHAPE, NUM_CLASSES
 
 from d3jax import evaluate
 from d3jax.evaluate import Protocol, sequence
-from d3jax.methods.mtt import Options, mtt
+from d3jax.methods.mtt import MTTOptions, mtt
 from d3jax.methods.seqmatch import seqmatch
 from d3jax.networks import unraveler
 from d3jax.synthetic import gaussian, pixels, spectral, subsets
 from d3jax.types import InputError
 
-OPTIONS = Options(inner_steps=2, max_start_epoch=2, inner_augmentation=())
+OPTIONS = MTTOptions(inner_steps=2, max_start_epoch=2, inner_augmentation=())
 SHAPE = {"image_shape": IMAGE_SHAPE, "num_classes": NUM_CLASSES}
 
 

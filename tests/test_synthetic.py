@@ -136,6 +136,18 @@ def test_draws_have_the_mean_and_variance_of_their_gaussian(monkeypatch):
     np.testing.assert_array_equal(fixed.images.reshape(3, 2), mean)
 
 
+def test_means_that_are_not_sampled_around_store_no_variances():
+    shape = {"image_shape": (8, 8, 1), "num_classes": 2, "latent_size": 3, "width": 8}
+    data = gaussian.create(**shape, stochastic=False)
+    theta = data.init(jax.random.key(0), None)
+    frozen = data.freeze(theta, jax.random.key(1))
+    assert set(frozen["data"]) == {"mean"}
+    several = data.sample(frozen, jax.random.key(2), jnp.asarray([1, 0]))
+    np.testing.assert_array_equal(several.images, data.sample(frozen, None).images[::-1])
+    sampled = gaussian.create(**shape)
+    assert set(sampled.freeze(theta, jax.random.key(1))["data"]) == {"mean", "log_variance"}
+
+
 def test_a_frozen_decode_does_not_depend_on_its_neighbours(theta, frozen, sample):
     indices = jnp.asarray([4, 0, 3])
     together, alone = sample(frozen, None), sample(frozen, None, indices)

@@ -105,7 +105,7 @@ def _method(name: str, world: World, inner_steps: int, outer_steps: int) -> Meth
     }
     if name == "MTT":
         chosen = pixels.create(**shape, num_items=shape["num_classes"])
-        options = mtt.Options(inner_steps=inner_steps)
+        options = mtt.MTTOptions(inner_steps=inner_steps)
         return mtt.mtt(world.network, chosen, options, outer_steps)
     mean, sd = world.normalization.mean, world.normalization.sd
     latents: Synthetic = gaussian.create(
@@ -115,7 +115,7 @@ def _method(name: str, world: World, inner_steps: int, outer_steps: int) -> Meth
         shift=[float(x) for x in (0.5 - mean) / sd],
         scale=[float(x) for x in 0.5 / sd],
     )
-    return d3.d3(world.network, latents, d3.Options(inner_steps=inner_steps), outer_steps)
+    return d3.d3(world.network, latents, d3.D3Options(inner_steps=inner_steps), outer_steps)
 
 
 def _run(

@@ -14,7 +14,7 @@ from benchmarks.peers.mtt import EXPERT_EPOCHS, RATE, SHAPE, as_torch, convnet, 
 from benchmarks.peers.pair import Pair, channels_first, device, tensor
 from benchmarks.world import CLASSES, random_real
 from d3jax import losses, networks
-from d3jax.methods.d3 import PAPER, Options, d3
+from d3jax.methods.d3 import PAPER, D3Options, d3
 from d3jax.synthetic import gaussian
 
 LATENT, STAGE, STAGES = 64, 64, 4
@@ -29,7 +29,7 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
     synthetic = gaussian.create(
         image_shape=SHAPE, num_classes=CLASSES, latent_size=LATENT, decoder="small", width=STAGE
     )
-    options = Options(
+    options = D3Options(
         inner_steps=inner_steps,
         expert_epochs=EXPERT_EPOCHS,
         max_start_epoch=1,

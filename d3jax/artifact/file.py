@@ -4,6 +4,7 @@ A `.safetensors` file: the arrays of theta, and a JSON header under the metadata
 says how to decode them. No pickle: a file is checked against its header before any array is read.
 """
 
+import html
 import json
 import math
 from importlib import metadata
@@ -39,6 +40,20 @@ class Artifact(NamedTuple):
 
     header: dict[str, Any]
     theta: dict[str, PyTree]  # as stored: float16 or float32, given labels perhaps in bytes
+
+    def _repr_html_(self) -> str:
+        """For notebooks; `d3jax.show` draws the images."""
+        ledger = self.ledger
+        rows = {
+            "method": self.header["method"],
+            "data set": self.header["dataset"],
+            "parametrization": self.kind,
+            "classes": len(self.header["class_names"]),
+            "stored floats": f"{ledger['floats']:,}",
+            "stored bytes": f"{ledger['bytes']['total']:,}",
+        }
+        cells = (f"<tr><th>{n}</th><td>{html.escape(str(v))}</td></tr>" for n, v in rows.items())
+        return f"<table>{''.join(cells)}</table>"
 
     @property
     def synthetic(self) -> Synthetic:

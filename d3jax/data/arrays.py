@@ -5,6 +5,7 @@ folder. Pixels stay uint8 until they are used; `Normalization` says how they are
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +32,59 @@ class Dataset(NamedTuple):
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train_images: np.ndarray,
+        train_labels: np.ndarray,
+        test_images: np.ndarray,
+        test_labels: np.ndarray,
+        *,
+        class_names: Sequence[str] | None = None,
+        name: str = "arrays",
+        validation: int = 0,
+        seed: int = 0,
+    ) -> "Dataset":
+        """A data set of images u8[N, H, W, C] or u8[N, H, W] and labels i[N] from 0 on.
+
+        validation: so many images, drawn by `seed`, are set aside from the training images.
+
+        Raises:
+          InputError: arrays that are none, differ in length or shape, or labels out of range.
+        """
+        from d3jax.data.splits import Splits, checked
+
+        images = [np.asarray(x) for x in (train_images, test_images)]
+        images = [x[..., None] if x.ndim == 3 else x for x in images]
+        labels = [np.asarray(x) for x in (train_labels, test_labels)]
+        if class_names is None:
+            class_names = tuple(map(str, range(int(labels[0].max()) + 1 if labels[0].size else 0)))
+        names = tuple(class_names)
+        splits = checked(Splits(images[0], labels[0], images[1], labels[1], names), name)
+        if not 0 <= validation < len(labels[0]):
+            raise InputError(
+                f"validation must be from 0 to below the {len(labels[0])} training images, "
+                f"not {validation}"
+            )
+        kept, drawn = _split(len(labels[0]), None, validation, seed)
+        return cls(
+            name,
+            splits.train_images[kept],
+            splits.train_labels[kept],
+            splits.train_images[drawn],
+            splits.train_labels[drawn],
+            splits.test_images,
+            splits.test_labels,
+            splits.class_names,
+        )
+
+    def real(self, normalization: Normalization | None = None) -> Real:
+        """The training images on the device, for `Method.init` and `Method.step`."""
+        chosen = Normalization.of(self.train_images) if normalization is None else normalization
+        return device_arrays(
+            self.train_images, self.train_labels, self.num_classes, chosen, self.class_names
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -8,3 +8,6 @@ from d3jax.distill.loop import chunk_function as chunk_function
 from d3jax.distill.loop import drive as drive
 from d3jax.distill.loop import run as run
 from d3jax.distill.loop import start as start
+from d3jax.host.callable import make_callable
+
+make_callable(__name__, "d3jax.run.api", "distill")

@@ -87,4 +87,8 @@ def compose(
             metrics |= {f"{objective.name}/{name}": value for name, value in measured.items()}
         return State(theta, optimizer, tuple(aux), state.step + 1), metrics
 
-    return Method(initialize, step, synthetic, objectives)
+    def result(state: State, key: Array) -> dict[str, PyTree]:
+        theta = {name: group for name, group in state.theta.items() if name != "learning_rates"}
+        return synthetic.freeze(theta, key)
+
+    return Method(initialize, step, result, synthetic, objectives)

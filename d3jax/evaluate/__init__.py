@@ -10,3 +10,6 @@ from d3jax.evaluate.students import evaluate as evaluate
 from d3jax.evaluate.students import evaluate_best as evaluate_best
 from d3jax.evaluate.students import tested as tested
 from d3jax.evaluate.students import train_students as train_students
+from d3jax.host.callable import make_callable
+
+make_callable(__name__, "d3jax.run.api", "evaluate")

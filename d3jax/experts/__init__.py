@@ -15,6 +15,7 @@ from d3jax.experts.train import make_room as make_room
 from d3jax.experts.train import number_of_parameters as number_of_parameters
 from d3jax.experts.train import stored_bytes as stored_bytes
 from d3jax.experts.train import train as train
+from d3jax.experts.train import train_experts as train_experts
 from d3jax.experts.train import train_side_by_side as train_side_by_side
 from d3jax.experts.train import training_time as training_time
 from d3jax.experts.train import written_bytes as written_bytes

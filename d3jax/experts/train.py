@@ -105,6 +105,40 @@ def number_of_parameters(network: Network) -> int:
     return parameter_count(jax.eval_shape(network.init, jax.random.key(0)))
 
 
+def train_experts(
+    network: Network, real: Real, options: Options | None = None, *, seed: int = 0
+) -> Array:
+    """Trains experts in memory; their snapshots f[E, epochs + 1, P], for `Real.trajectories`.
+
+    Args:
+      network: what they are.
+      real: the images.
+      options: see `Options`; `keep` and `dtype` have no say, all are kept in float32.
+      seed: of weights, order and augmentation.
+
+    Raises:
+      InputError: options out of range.
+      Diverged: the loss is not finite.
+    """
+    options = Options() if options is None else options
+    check(options)
+    training = alone(network, options, real, stage_key(seed, Stage.EXPERTS))
+    groups = []
+    for first in range(0, options.count, options.at_once):
+        members = jnp.arange(first, min(first + options.at_once, options.count))
+        params = training.fresh(members)
+        snapshots = [np.asarray(params)]
+        for epoch in range(1, options.epochs + 1):
+            params, losses = training.epoch(params, members, epoch)
+            if not np.isfinite(np.asarray(losses)).all():
+                raise Diverged(
+                    f"the experts' loss is not finite in epoch {epoch}; lower their learning rate"
+                )
+            snapshots.append(np.asarray(params))
+        groups.append(np.stack(snapshots, axis=1))
+    return jnp.asarray(np.concatenate(groups))
+
+
 def train(
     network: Network,
     options: Options,

@@ -1,5 +1,6 @@
 """Files that are whole or not there at all."""
 
+import errno
 import json
 import math
 import os
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # what an OSError then says: run again with room
 
 
 @contextmanager

@@ -1,20 +1,23 @@
 """D3: distributional dataset distillation (arXiv 2403.00999)."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
 from jax import Array
 
+from d3jax.data import Dataset
 from d3jax.data.augment import Transformation
 from d3jax.distill import objectives
 from d3jax.distill.compose import check_rates, compose
+from d3jax.methods.registry import TINY, Reads, Setting, Spec, register
+from d3jax.synthetic import gaussian
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class D3Options:
     """D3's outer step: the paper's smallest setting, but for optimizers that learn faster.
 
     The paper's own are `PAPER`; each ablation is one option.
@@ -59,7 +62,7 @@ class Options:
     """Schedule of the latents', decoder's and labels' learning rates (the paper: constant)."""
 
 
-PAPER = Options(
+PAPER = D3Options(
     latent_optimizer="sgd",
     latent_learning_rate=3e-4,
     decoder_learning_rate=3e-4,
@@ -68,14 +71,14 @@ PAPER = Options(
 """The optimizers of the paper's smallest setting (one latent per class, small decoder)."""
 
 
-def d3(network: Network, synthetic: Synthetic, options: Options, outer_steps: int) -> Method:
+def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: int) -> Method:
     """D3's two updates a step: trajectory matching, then MMD in an expert's features.
 
     Args:
       network: the experts' and students' architecture.
       synthetic: Gaussians with a decoder (`synthetic.gaussian`) in the paper; labels that are
         learned are moved by trajectory matching alone.
-      options: see `Options`.
+      options: see `D3Options`.
       outer_steps: the length of the run, for the cosine schedule.
 
     Raises:
@@ -129,7 +132,7 @@ def d3(network: Network, synthetic: Synthetic, options: Options, outer_steps: in
     return compose(synthetic, tuple(chosen), optimizers, init)
 
 
-def _check(options: Options) -> None:
+def _check(options: D3Options) -> None:
     if not (options.trajectory or options.mmd):
         raise InputError("D3 without trajectory matching and without MMD learns nothing; keep one")
     for name in ("inner_steps", "expert_epochs", "max_start_epoch", "inner_batch_size"):
@@ -144,7 +147,7 @@ def _check(options: Options) -> None:
 
 
 def _optimizers(
-    options: Options, outer_steps: int, updates: int
+    options: D3Options, outer_steps: int, updates: int
 ) -> dict[str, optax.GradientTransformation]:
     """One optimizer per group; `updates` is how often the latents' and decoder's will step."""
 
@@ -165,3 +168,46 @@ def _optimizers(
         ),
         "learning_rates": optax.sgd(options.learning_rate_learning_rate, momentum=0.5),
     }
+
+
+def _resolve(run: Any, dataset: Dataset) -> Any:
+    """The epoch of the MMD's features, and the items of an inner step, where they are not given."""
+    own, items = run.d3, run.synthetic_items(dataset)
+    epoch = run.expert.epochs if own.mmd_epoch is None else own.mmd_epoch
+    batch = items if own.inner_batch_size is None else min(own.inner_batch_size, items)
+    return dataclasses.replace(
+        run, d3=dataclasses.replace(own, mmd_epoch=epoch, inner_batch_size=batch)
+    )
+
+
+def _reads(run: Any, dataset: Dataset, turn: int) -> Reads:
+    del dataset, turn
+    own = run.d3
+    last = own.max_start_epoch - 1 + own.expert_epochs if own.trajectory else 1
+    return Reads(run.expert, max(own.mmd_epoch or 0, last))
+
+
+def _build(options: D3Options, setting: Setting) -> Method:
+    return d3(setting.network, setting.synthetic, options, setting.outer_steps)
+
+
+def _tiny(network: Network) -> Method:
+    data = gaussian.create(**TINY, latents_per_class=2, latent_size=4, width=8)
+    return d3(network, data, D3Options(inner_steps=2, max_start_epoch=2, mmd_samples=3), 10)
+
+
+SPEC = register(
+    Spec(
+        name="d3",
+        options=D3Options,
+        build=_build,
+        tiny=_tiny,
+        paper="Distributional Dataset Distillation, arXiv 2403.00999",
+        figure="ImageNet-1K at 64x64, bytes of 2 images per class: 17.4 % (ConvNet)",
+        resolve=_resolve,
+        experts=_reads,
+        parametrization="gaussian",
+        labels="end",
+        divisible=True,
+    )
+)

@@ -6,21 +6,23 @@ and an MMD after it (`d3.py`).
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from d3jax.data.augment import STRATEGIES, Transformation
+from d3jax.data import Dataset
+from d3jax.data.augment import STRATEGIES, Transformation, default_strategy
 from d3jax.distill import objectives
 from d3jax.distill.compose import check_rates, compose
-from d3jax.synthetic import labels
+from d3jax.methods.registry import TINY, Reads, Setting, Spec, register
+from d3jax.synthetic import labels, pixels
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class MTTOptions:
     """The outer step of trajectory matching."""
 
     inner_steps: int = 10
@@ -60,7 +62,7 @@ class Options:
 def mtt(
     network: Network,
     synthetic: Synthetic,
-    options: Options,
+    options: MTTOptions,
     outer_steps: int,
     *,
     expert_labels: bool = False,
@@ -70,7 +72,7 @@ def mtt(
     Args:
       network: the experts' and students' architecture.
       synthetic: pixels in the paper.
-      options: see `Options`.
+      options: see `MTTOptions`.
       outer_steps: the length of the run, for the schedules.
       expert_labels: labels that `synthetic` stores but does not learn are what the first expert, at
         its end, says of the items as they start (TESLA, section 3.3).
@@ -103,7 +105,7 @@ def mtt(
 
 
 def begin(
-    network: Network, synthetic: Synthetic, options: Options, expert_labels: bool
+    network: Network, synthetic: Synthetic, options: MTTOptions, expert_labels: bool
 ) -> Callable[[Array, Real], dict[str, PyTree]]:
     """(key, real) -> theta: what the run starts from; see `mtt`."""
 
@@ -117,13 +119,13 @@ def begin(
     return init
 
 
-def growth_steps(options: Options, outer_steps: int) -> int:
+def growth_steps(options: MTTOptions, outer_steps: int) -> int:
     """Outer steps over which max_start_epoch grows."""
     return max(1, outer_steps // 2) if options.growth_steps is None else options.growth_steps
 
 
 def optimizers(
-    synthetic: Synthetic, options: Options, outer_steps: int
+    synthetic: Synthetic, options: MTTOptions, outer_steps: int
 ) -> dict[str, optax.GradientTransformation]:
     """One optimizer for each group that is learned."""
 
@@ -141,10 +143,66 @@ def optimizers(
     return {group: known[group] for group in (*synthetic.groups, "learning_rates")}
 
 
-def check(options: Options) -> None:
+def check(options: MTTOptions) -> None:
     """Raises InputError where an option is out of range."""
     for name in ("inner_steps", "expert_epochs", "inner_batch_size", "growth_steps"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
     check_rates(options)
+
+
+def resolved(options: MTTOptions, run: Any, dataset: Dataset, outer_steps: int) -> MTTOptions:
+    """The options with every default that depends on the data, or on a turn's steps, filled in."""
+    items = run.synthetic_items(dataset)
+    batch, inner = options.inner_batch_size, options.inner_augmentation
+    return dataclasses.replace(
+        options,
+        growth_steps=growth_steps(options, outer_steps),
+        inner_batch_size=items if batch is None else min(batch, items),
+        inner_augmentation=default_strategy(dataset.name) if inner is None else inner,
+    )
+
+
+def last_epoch(options: MTTOptions) -> int:
+    """The last expert epoch that is read."""
+    return options.max_start_epoch - 1 + options.expert_epochs
+
+
+def _resolve(run: Any, dataset: Dataset) -> Any:
+    return dataclasses.replace(run, mtt=resolved(run.mtt, run, dataset, run.outer_steps))
+
+
+def _reads(run: Any, dataset: Dataset, turn: int) -> Reads:
+    del dataset, turn
+    return Reads(run.expert, last_epoch(run.mtt))
+
+
+def _build(options: MTTOptions, setting: Setting) -> Method:
+    return mtt(
+        setting.network,
+        setting.synthetic,
+        options,
+        setting.outer_steps,
+        expert_labels=setting.expert_labels,
+    )
+
+
+def _tiny(network: Network) -> Method:
+    options = MTTOptions(inner_steps=2, max_start_epoch=2, inner_augmentation=("color", "flip"))
+    return mtt(network, pixels.create(**TINY, num_items=6), options, 10)
+
+
+SPEC = register(
+    Spec(
+        name="mtt",
+        options=MTTOptions,
+        build=_build,
+        tiny=_tiny,
+        paper="Matching Training Trajectories, CVPR 2022; TESLA, ICML 2023; DATM, ICLR 2024",
+        figure="CIFAR-10, 1 / 10 images per class: 46.2 / 65.4 % (ConvNet)",
+        resolve=_resolve,
+        experts=_reads,
+        divisible=True,
+    )
+)

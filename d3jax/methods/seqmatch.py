@@ -1,5 +1,7 @@
 """SeqMatch: Sequential Subset Matching (arXiv 2311.01570), trajectory matching in turns."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,16 +10,33 @@ import numpy as np
 import optax
 from jax import Array
 
+from d3jax.data import Dataset
 from d3jax.distill.compose import compose
+from d3jax.evaluate import sequence
+from d3jax.experts.store import fingerprint
+from d3jax.host.progress import Reporter
+from d3jax.keys import Stage
 from d3jax.methods import mtt
+from d3jax.methods.registry import TINY, Finished, Reads, Setting, Spec, register
+from d3jax.synthetic import labels, pixels
 from d3jax.synthetic import subsets as parts
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
+
+
+@dataclasses.dataclass(frozen=True)
+class SeqMatchOptions(mtt.MTTOptions):
+    """Trajectory matching, and the subsets that are distilled one after another."""
+
+    subsets: int = 3
+    """Subsets K that each class's images are split into, as evenly as can be (1: mtt)."""
+    later_expert_epochs: int | None = None
+    """Epochs of the experts of subsets after the first; default as many as of the first's."""
 
 
 def seqmatch(
     network: Network,
     synthetic: Synthetic,
-    options: mtt.Options,
+    options: mtt.MTTOptions,
     outer_steps: int,
     *,
     subsets: int,
@@ -82,3 +101,110 @@ def _only(
         return jax.tree.map(lambda x: jnp.zeros_like(x).at[rows].set(x[rows]), change), state
 
     return optax.GradientTransformation(optimizer.init, update)
+
+
+def _resolve(run: Any, dataset: Dataset) -> Any:
+    own = run.seqmatch
+    if not 1 <= own.subsets <= run.outer_steps:
+        raise InputError(
+            f"subsets must be from 1 to the {run.outer_steps} outer steps, not {own.subsets}"
+        )
+    if run.student.epochs < own.subsets:
+        raise InputError(
+            f"{run.student.epochs} epochs of students are too few for {own.subsets} subsets"
+        )
+    later, read = own.later_expert_epochs, mtt.last_epoch(own)
+    if later is not None and later < read:
+        raise InputError(
+            f"distillation reads expert epochs up to {read}, but those of later subsets are "
+            f"trained for {later}; raise --later-expert-epochs to {read}"
+        )
+    turn = run.outer_steps // own.subsets
+    return dataclasses.replace(run, seqmatch=mtt.resolved(own, run, dataset, turn))
+
+
+def _reads(run: Any, dataset: Dataset, turn: int) -> Reads:
+    del dataset
+    later = run.seqmatch.later_expert_epochs
+    trained = run.expert
+    if turn > 0 and later is not None:
+        trained = dataclasses.replace(trained, epochs=later)
+    return Reads(trained, mtt.last_epoch(run.seqmatch))
+
+
+def _build(options: SeqMatchOptions, setting: Setting) -> Method:
+    return seqmatch(
+        setting.network,
+        setting.synthetic,
+        options,
+        setting.outer_steps,
+        subsets=options.subsets,
+        subset=setting.turn,
+        theta=setting.theta,
+        expert_labels=setting.expert_labels,
+    )
+
+
+def _starts(
+    run: Any, setting: Setting, rates: list[float], reporter: Reporter
+) -> tuple[dict[str, Any], Callable[[], Array]]:
+    """A later turn's experts start from networks trained through the subsets so far."""
+    assert setting.theta is not None
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(setting.theta)]
+    protocol = dataclasses.asdict(run.student)
+    del protocol["students"]
+    told = {
+        "after": fingerprint(*arrays, np.asarray(rates, np.float32)),
+        "student": {**protocol, "subsets": run.seqmatch.subsets},
+    }
+
+    def weights() -> Array:
+        assert setting.theta is not None
+        recipe = sequence.Recipe(run.seqmatch.subsets, tuple(rates))
+        key = jax.random.fold_in(setting.key(Stage.PARTLY_TRAINED), len(rates))
+        groups = []
+        for first in range(0, run.expert.count, run.expert.at_once):
+            number = min(run.expert.at_once, run.expert.count - first)
+            students = dataclasses.replace(run.student, students=number)
+            own = jax.random.fold_in(key, first) if first else key
+            trained, _ = sequence.train(
+                setting.network, setting.synthetic, setting.theta, recipe, students, len(rates),
+                own, reporter,
+            )  # fmt: skip
+            groups.append(trained)
+        return jnp.concatenate(groups)
+
+    return told, weights
+
+
+def _finish(run: Any, finished: Finished) -> tuple[dict[str, PyTree], dict[str, Any]]:
+    subsets = run.seqmatch.subsets
+    return {}, {"sequence": {"subsets": subsets, "learning_rates": finished.learning_rates}}
+
+
+def _tiny(network: Network) -> Method:
+    """The turn of the second of two subsets."""
+    data = pixels.create(**TINY, num_items=6, label_kind="free")
+    options = SeqMatchOptions(inner_steps=2, max_start_epoch=2, inner_augmentation=(), subsets=2)
+    before = {
+        "data": {"images": jax.random.normal(jax.random.key(3), (6, *TINY["image_shape"]))},
+        "labels": labels.start(6, TINY["num_classes"]),
+    }
+    return seqmatch(network, data, options, 10, subsets=2, subset=1, theta=before)
+
+
+SPEC = register(
+    Spec(
+        name="seqmatch",
+        options=SeqMatchOptions,
+        build=_build,
+        tiny=_tiny,
+        paper="Sequential Subset Matching, arXiv 2311.01570",
+        figure="none that could be found: K subsets against one at equal floats and outer steps",
+        resolve=_resolve,
+        experts=_reads,
+        turns=lambda options: options.subsets,
+        starts=_starts,
+        finish=_finish,
+    )
+)

@@ -10,26 +10,26 @@ import yaml
 from d3jax import data
 from d3jax.experts.store import fingerprint
 from d3jax.host import files
-from d3jax.run import config
-from d3jax.run.config import Run
+from d3jax.keys import DRAWS
+from d3jax.run.options import Run, plain
 from d3jax.types import InputError
 
 # What may differ between the runs of one folder: it changes no number (`together` the last bits).
 _FREE = (
-    *("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data_dir", "together"),
+    *("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data.data_dir", "together"),
     *("profile", "compilation_cache"),
 )
 
 
 @contextmanager
-def claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> Iterator[None]:
+def claim(out: Path, options: Run, dataset: data.Dataset) -> Iterator[None]:
     """Writes config.yaml, or refuses a folder that holds another configuration's run.
 
     Where what follows is refused itself (too little disk, say), a new claim is taken back, unless
     something was made in the folder by then: that is of this configuration.
     """
     before = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    new = _claim(out, method, options, dataset)
+    new = _claim(out, options, dataset)
     try:
         yield
     except InputError:
@@ -42,11 +42,12 @@ def claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> Iterat
         raise
 
 
-def _claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> bool:
+def _claim(out: Path, options: Run, dataset: data.Dataset) -> bool:
     """Whether the folder was claimed by nobody before."""
     values = {
-        "method": method,
-        **{name: value for name, value in config.plain(options).items() if name != "processes"},
+        "method": options.spec.name,
+        "draws": DRAWS,
+        **{name: value for name, value in plain(options).items() if name != "processes"},
         "images": fingerprint(dataset.train_images, dataset.train_labels),
     }
     path = out / "config.yaml"
@@ -57,6 +58,11 @@ def _claim(out: Path, method: str, options: Run, dataset: data.Dataset) -> bool:
             there = None
         if not isinstance(there, dict):
             raise InputError(f"{path} is not a configuration; choose another --out")
+        if there.get("draws") != DRAWS:
+            raise InputError(
+                f"{out} holds a run of another version of d3jax, which draws other random numbers; "
+                f"finish it with that version, or choose another --out"
+            )
         ours, theirs = _flat(values), _flat(there)
         for name in sorted(set(ours) | set(theirs)):
             if ours.get(name) != theirs.get(name):
@@ -75,6 +81,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
-        elif name not in _FREE:
+        elif prefix + name not in _FREE:
             flat[prefix + name] = value
     return flat

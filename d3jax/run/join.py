@@ -12,14 +12,14 @@ from d3jax.experts.store import Snapshots
 from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
 from d3jax.networks import unraveler
-from d3jax.run import config, resolve
 from d3jax.run import judge as judging
 from d3jax.run import pictures as report
-from d3jax.run.frame import World, make_world, stored_experts
+from d3jax.run.options import Architecture, Join, resolved_experts
+from d3jax.run.stages import World, make_world, stored_experts
 from d3jax.types import InputError
 
 
-def join(options: config.Join, reporter: Reporter) -> artifact.Artifact:
+def join(options: Join, reporter: Reporter) -> artifact.Artifact:
     """Runs `d3jax join`: reads the artifacts of all subtasks and writes the whole.
 
     Raises:
@@ -43,11 +43,11 @@ def join(options: config.Join, reporter: Reporter) -> artifact.Artifact:
                 f"name their data set with --dataset"
             )
         architecture = judging.stored_architecture(
-            whole.header, config.Architecture(), dataset, options.artifacts[0]
+            whole.header, Architecture(), dataset, options.artifacts[0]
         )
         normalization = _normalization(whole.header, dataset)
         world = make_world(dataset, normalization, architecture, on_device=False)
-        filled = dataclasses.replace(options, expert=resolve.expert(options.expert, dataset))
+        filled = dataclasses.replace(options, expert=resolved_experts(options.expert, dataset))
         whole, _ = labelled(whole, world, architecture, filled, reporter)
     elif options.label_storage != "float":
         raise InputError("--label-storage int8 is for labels of an expert: add --labels expert")
@@ -72,8 +72,8 @@ def _normalization(header: dict[str, Any], dataset: data.Dataset) -> data.Normal
 def labelled(
     whole: artifact.Artifact,
     world: World,
-    architecture: config.Architecture,
-    options: config.Federated | config.Join,
+    architecture: Architecture,
+    options: Any,
     reporter: Reporter,
 ) -> tuple[artifact.Artifact, Spent]:
     """With labels of one expert of all classes, and the time that its training took."""

@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,14 @@ from rich.table import Table
 
 from d3jax import artifact, data, evaluate
 from d3jax.data import subtasks
-from d3jax.evaluate import Protocol, replay, sequence, unseen
+from d3jax.evaluate import Protocol, baselines, replay, sequence, unseen
+from d3jax.evaluate.recipe import recipe_of
 from d3jax.experts.store import fingerprint
 from d3jax.host import files
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, check_seed, stage_key
-from d3jax.run import config, resolve
 from d3jax.run import pictures as report
+from d3jax.run.options import Architecture, Judgement, Run, Studied, plain, resolved_architecture
 from d3jax.types import HeldOut, InputError, Method, Network, State
 
 
@@ -30,16 +32,20 @@ def dataset_name(name: str) -> str:
 
 
 def judge(
-    path: Path,
-    options: config.Judgement,
+    path: Path | artifact.Artifact,
+    options: Judgement,
     reporter: Reporter,
+    dataset: data.Dataset | None = None,
 ) -> dict[str, Any]:
     """Runs `d3jax evaluate`: trains fresh students on the artifact at `path` and tests them.
+
+    dataset: instead of the one that the options, or the artifact, name.
 
     Raises:
       InputError: the artifact, the data set or the protocol cannot be used, or do not fit.
     """
-    distilled = artifact.load(path)
+    distilled = artifact.load(path) if isinstance(path, Path) else path
+    path = path if isinstance(path, Path) else Path("artifact")
     ledger = distilled.ledger  # of the file, whatever is left out below
     if options.json is not None and not options.json.parent.is_dir():
         raise InputError(f"there is no folder {options.json.parent} to write {options.json} to")
@@ -51,14 +57,15 @@ def judge(
     name = options.dataset or header["dataset"]
     zca = header["normalization"]["zca"]
     recipe = zca or {"train_limit": None, "validation": 0, "seed": 0}
-    dataset = data.load(
-        name,
-        options.data_dir,
-        train_limit=recipe["train_limit"],
-        test_limit=options.test_limit,
-        validation=recipe["validation"],
-        seed=recipe["seed"],
-    )
+    if dataset is None:
+        dataset = data.load(
+            name,
+            options.data_dir,
+            train_limit=recipe["train_limit"],
+            test_limit=options.test_limit,
+            validation=recipe["validation"],
+            seed=recipe["seed"],
+        )
     normalization = stored_normalization(header, dataset)
     if header.get("subtask") is not None:
         dataset = _own_classes(header["subtask"], dataset)
@@ -91,7 +98,7 @@ def judge(
         weights = unseen.weights(
             distilled,
             network,
-            config.plain(architecture),
+            plain(architecture),
             unseen.NETWORKS if options.students is None else options.students,
             options.seed,
             options.data_dir,
@@ -119,7 +126,7 @@ def judge(
     return finished
 
 
-def _source(recipe: dict[str, Any], options: config.Judgement) -> str | None:
+def _source(recipe: dict[str, Any], options: Judgement) -> str | None:
     """Where the data set lies that networks were pretrained on, if the command line says it."""
     if options.adapt_from is not None or options.dataset is None:
         return options.adapt_from
@@ -158,23 +165,23 @@ def stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data.
 
 
 def stored_architecture(
-    header: dict[str, Any], wanted: config.Architecture, dataset: data.Dataset, path: Path
-) -> config.Architecture:
+    header: dict[str, Any], wanted: Architecture, dataset: data.Dataset, path: Path
+) -> Architecture:
     """The network in the header, with what the command line says otherwise of it; or another."""
     said = dataclasses.asdict(wanted)
     said = {name: value for name, value in said.items() if value is not None}
     stored = header["architecture"]
     if said.get("network", stored.get("network")) != stored.get("network"):
         stored = {}
-    kinds = {f.name: str for f in dataclasses.fields(config.Architecture)}
+    kinds = {f.name: str for f in dataclasses.fields(Architecture)}
     kinds |= {"width": int, "depth": int}
     for name, value in stored.items():
         if name not in kinds or (value is not None and type(value) is not kinds[name]):
             raise InputError(f"the network in {path} cannot be built: its {name} is {value!r}")
-    return resolve.architecture(config.Architecture(**{**stored, **said}), dataset)
+    return resolved_architecture(Architecture(**{**stored, **said}), dataset)
 
 
-def _stored_protocol(header: dict[str, Any], options: config.Judgement, path: Path) -> Protocol:
+def _stored_protocol(header: dict[str, Any], options: Judgement, path: Path) -> Protocol:
     """The protocol in the header, with what the command line says otherwise."""
     stored = dict(header["protocol"])
     if isinstance(stored.get("augmentation"), list):
@@ -248,6 +255,20 @@ def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> Non
 def decoded_picture(
     path: Path, distilled: artifact.Artifact, normalization: data.Normalization, key: Array
 ) -> None:
+    """Writes what `_decoded` shows of an artifact."""
+    _by_class(path, *_decoded(distilled, key), normalization)
+
+
+def decoded_figure(distilled: artifact.Artifact, seed: int) -> report.Picture:
+    """The same as a figure; whitened images keep their colours."""
+    check_seed(seed)
+    stored = distilled.header["normalization"]
+    normalization = data.Normalization(*(np.asarray(stored[n], np.float32) for n in ("mean", "sd")))
+    images, names, title = _decoded(distilled, jax.random.key(seed))
+    return report.drawn(*_rows(images, names, normalization), title)
+
+
+def _decoded(distilled: artifact.Artifact, key: Array) -> tuple[Array, tuple[str, ...], str]:
     """One row a class: its first deterministic decodes, then samples (none of plain images).
 
     Where there are fewer images than classes, one row an image.
@@ -256,7 +277,7 @@ def decoded_picture(
     names, title = tuple(header["class_names"]), f"{header['method']} on {header['dataset']}"
     images = distilled.sample().images
     if distilled.kind != "gaussian":
-        return _by_class(path, images, names, title, normalization)
+        return images, names, title
     items = len(images) // len(names)
     columns = min(items, 4)
     means = images.reshape(len(names), items, *images.shape[1:])[:, :columns]
@@ -265,8 +286,7 @@ def decoded_picture(
                for draw in draws]  # fmt: skip
     rows = jnp.concatenate([means, *samples], axis=1)[:, :10]
     title += f": decoded means (first {columns}), then samples"
-    flat = rows.reshape(-1, *images.shape[1:])
-    return _by_class(path, flat, names, title, normalization)
+    return rows.reshape(-1, *images.shape[1:]), names, title
 
 
 def start_picture(
@@ -289,14 +309,26 @@ def _by_class(
     title: str,
     normalization: data.Normalization,
 ) -> None:
+    report.picture(path, *_rows(images, names, normalization), title)
+
+
+def _rows(
+    images: Array, names: tuple[str, ...], normalization: data.Normalization
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Pixels u8[rows, columns, H, W, C], and the rows' names."""
     pixels = normalization.invert(np.asarray(images))
     if len(pixels) % len(names):
         names = tuple(f"image {number}" for number in range(len(pixels)))
-    report.picture(path, pixels.reshape(len(names), -1, *pixels.shape[1:])[:, :10], names, title)
+    return pixels.reshape(len(names), -1, *pixels.shape[1:])[:, :10], names
 
 
 def accuracy_table(finished: dict[str, Any]) -> Table:
     """A report's method and baselines, one row each."""
+    return report.comparison_table(accuracy_rows(finished))
+
+
+def accuracy_rows(finished: dict[str, Any]) -> list[dict[str, Any]]:
+    """A report's method and baselines, as `pictures.comparison_table` takes them."""
     rows = [
         {
             "name": finished["method"],
@@ -306,5 +338,79 @@ def accuracy_table(finished: dict[str, Any]) -> Table:
             "seconds": finished["seconds"]["student"],
         }
     ]
-    rows += [{"name": name, **row} for name, row in finished["baselines"].items()]
-    return report.comparison_table(rows)
+    return rows + [{"name": name, **row} for name, row in finished.get("baselines", {}).items()]
+
+
+class Judge(NamedTuple):
+    """How an artifact and its baselines are judged: alike."""
+
+    # (artifact, test images) -> what students reached, and what else belongs into the report
+    reached: Callable[[artifact.Artifact, HeldOut], tuple[evaluate.Evaluation, dict[str, Any]]]
+    # (baseline, images that choose the learning rate, test images) -> what it reached
+    best: Callable[[artifact.Artifact, HeldOut, HeldOut], baselines.Judged]
+    # (baseline, images that choose) -> accuracy, quickly, where draws are to be compared
+    score: Callable[[artifact.Artifact, HeldOut], float] | None = None
+
+
+def judge_of(
+    made: artifact.Artifact,
+    network: Network,
+    options: Run,
+    trained_on: str | None,
+    reporter: Reporter,
+) -> Judge:
+    """By ordinary students; or, where an artifact has steps of its own, by replaying them."""
+    if made.header.get("replay") is None:
+        return _students_judge(network, options, reporter)
+    return _replay_judge(made, network, options, trained_on, reporter)
+
+
+def _students_judge(network: Network, options: Run, reporter: Reporter) -> Judge:
+    assert isinstance(options, Studied)
+    key = stage_key(options.seed, Stage.STUDENTS)
+    plainly = dataclasses.replace(options.student, learning_rate=None, with_means=False)
+
+    def reached(made: artifact.Artifact, test: HeldOut) -> tuple[evaluate.Evaluation, dict]:
+        return by_students(made, network, test, options.student, key, reporter), {}
+
+    def best(made: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
+        return evaluate.evaluate_best(
+            network, made.synthetic, made.decodable(), choosing, test, plainly,
+            options.baseline_learning_rates, key, reporter,
+        )  # fmt: skip
+
+    return Judge(reached, best)
+
+
+def _replay_judge(
+    made: artifact.Artifact,
+    network: Network,
+    options: Run,
+    trained_on: str | None,
+    reporter: Reporter,
+) -> Judge:
+    recipe = recipe_of(made.header["replay"])
+    key, rates = stage_key(options.seed, Stage.REPLAY), options.baseline_learning_rates
+    assert options.experts is not None
+    weights = unseen.weights(
+        made, network, plain(options.architecture), made.header["replay"]["unseen"], options.seed,
+        options.data.data_dir, options.experts, reporter, trained_on,
+    )  # fmt: skip
+
+    def reached(made: artifact.Artifact, test: HeldOut) -> tuple[evaluate.Evaluation, dict]:
+        return replay.judge(made, network, weights, test, key, reporter)
+
+    def best(baseline: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
+        data_ = baseline.synthetic
+        return replay.evaluate_best(
+            network, data_, baseline.decodable(), recipe.dealt(data_.num_items), weights,
+            choosing, test, rates, key,
+        )  # fmt: skip
+
+    def score(baseline: artifact.Artifact, choosing: HeldOut) -> float:
+        data_ = baseline.synthetic
+        dealt = recipe.dealt(data_.num_items).at(rates[len(rates) // 2])
+        theta, few = baseline.decodable(), weights[:4]
+        return replay.score(network, data_, theta, dealt, few, choosing, key)
+
+    return Judge(reached, best, score)

@@ -1,5 +1,6 @@
 """Tables and pictures of what was distilled."""
 
+import html
 import io
 import math
 import os
@@ -27,13 +28,25 @@ _INK, _FAINT, _LINE, _RAW = "#222222", "#8a8a8a", "#1f4e8c", "#9dbbe0"
 _DPI = 100
 
 
+class Picture(Figure):
+    """A figure that a notebook displays without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return _png(self)
+
+
 def picture(
     path: str | os.PathLike[str],
     rows: np.ndarray,
     row_names: Sequence[str],
     title: str | None = None,
 ) -> None:
-    """Write images `rows` u8[R, n, H, W, C] as a PNG, one row of n images per name in `row_names`.
+    """Write images as a PNG: what `drawn` draws."""
+    files.write_bytes(path, _png(drawn(rows, row_names, title)))
+
+
+def drawn(rows: np.ndarray, row_names: Sequence[str], title: str | None = None) -> Picture:
+    """Images `rows` u8[R, n, H, W, C] as a figure, one row of n images per name in `row_names`.
 
     C is 1 (grey) or 3 (colour). Images are enlarged by a whole factor, without smoothing. Only the
     first 20 rows and 40 columns (10 of large images) are drawn, and the title then says so.
@@ -84,7 +97,7 @@ def picture(
     if title:
         pixel_width = max(pixel_width, round(letter * len(title)) + 2 * margin)
     pixel_height = top + mosaic.shape[0] + margin
-    figure = Figure(figsize=(pixel_width / _DPI, pixel_height / _DPI), dpi=_DPI, facecolor="white")
+    figure = Picture(figsize=(pixel_width / _DPI, pixel_height / _DPI), dpi=_DPI, facecolor="white")
     figure.figimage(mosaic, xo=left, yo=margin, origin="upper")
     for r, name in enumerate(row_names):
         y = pixel_height - top - r * cell_height - height * factor / 2
@@ -97,7 +110,7 @@ def picture(
             margin / pixel_width, 1 - margin / pixel_height, _plain(title),
             ha="left", va="top", fontsize=size * 1.1, color=_INK,
         )  # fmt: skip
-    _save(figure, path)
+    return figure
 
 
 def curves(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -125,7 +138,7 @@ def curves(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> N
             [math.nan if row[name] is None else float(row[name]) for row in present], float
         )
         _panel(figure.add_subplot(panels, columns, index + 1), name, steps, values)
-    _save(figure, path)
+    files.write_bytes(path, _png(figure))
 
 
 def _panel(axes: Axes, name: str, steps: np.ndarray, values: np.ndarray) -> None:
@@ -193,6 +206,26 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The same table as HTML."""
+    header = ("method", "test accuracy %", "stored floats", "stored bytes", "seconds per student")
+    cells = [
+        (
+            html.escape(row["name"]),
+            accuracy_text(row["accuracy"]),
+            f"{row['floats']:,}",
+            f"{int(row['bytes']):,}",
+            _seconds(row["seconds"]),
+        )
+        for row in rows
+    ]
+    lines = [
+        "".join(f"<{tag}>{cell}</{tag}>" for cell in line)
+        for tag, line in (("th", header), *(("td", row) for row in cells))
+    ]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
 def accuracy_text(accuracy: Mapping[str, Any]) -> str:
     """A test accuracy {"mean", "sd", "students"}, in fractions, as "91.23 ± 0.45 (n=5)" per cent.
 
@@ -242,11 +275,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     )
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def _png(figure: Figure) -> bytes:
     # The Agg canvas by name: pyplot would keep global state, and may want a display.
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
-    files.write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _plain(text: str) -> str:

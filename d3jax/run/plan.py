@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +16,14 @@ from jax import Array
 from rich.filesize import decimal
 from rich.table import Table
 
-from d3jax import data, distill, experts, synthetic
-from d3jax.data import subtasks
+from d3jax import distill, experts, synthetic
+from d3jax.data import Dataset, Normalization, subtasks
 from d3jax.experts.epoch import epoch_function
 from d3jax.host.progress import Reporter
-from d3jax.run import config, matching, resolve
-from d3jax.run.dd import TEACHER, dd_method
-from d3jax.run.seqmatch import experts_of, first_turn
+from d3jax.keys import stage_key
+from d3jax.methods.registry import Setting
+from d3jax.run.options import Divided, Plan, Run, labels_at_start, resolved
+from d3jax.run.stages import reads_of, turn_steps
 from d3jax.types import InputError, Method, Network, PyTree, Real
 
 _STEPS = 3  # timed
@@ -40,7 +42,7 @@ class Piece(NamedTuple):
     snapshots: tuple[int, int]  # experts and epochs that distillation reads at once
 
 
-def plan(options: config.Plan, reporter: Reporter) -> dict[str, Any]:
+def plan(options: Plan, reporter: Reporter) -> dict[str, Any]:
     """What `d3jax distill` with the same options would take; also printed.
 
     Disk bytes of the experts; bytes of each device, from the compiled outer step's memory analysis
@@ -86,7 +88,7 @@ def plan(options: config.Plan, reporter: Reporter) -> dict[str, Any]:
     return rows
 
 
-def _as_if(dataset: data.Dataset, classes: int | None, images: int | None) -> data.Dataset:
+def _as_if(dataset: Dataset, classes: int | None, images: int | None) -> Dataset:
     """A data set of so many classes and images, of which only shapes count from here on."""
     classes = classes or dataset.num_classes
     images = images or len(dataset.train_labels) * classes // dataset.num_classes
@@ -101,19 +103,11 @@ def _as_if(dataset: data.Dataset, classes: int | None, images: int | None) -> da
     )
 
 
-def _pieces(
-    run: config.Distillation, dataset: data.Dataset
-) -> tuple[config.Distillation, list[Piece]]:
+def _pieces(run: Run, dataset: Dataset) -> tuple[Run, list[Piece]]:
     """The run with its defaults filled in, and what it consists of."""
-    if isinstance(run, config.DistillDD):
-        run = resolve.dd(run, dataset)
-        return run, [_dd_piece(run, dataset)]
-    if isinstance(run, config.DistillSeqMatch):
-        run = resolve.seqmatch(run, dataset)
-        return run, [_matching_piece(run, dataset, [range(dataset.num_classes)])]
-    run = resolve.matching(run, dataset)
+    run = resolved(run, dataset)
     parts: Sequence[Sequence[int]] = [range(dataset.num_classes)]
-    if run.subtasks is not None:
+    if isinstance(run, Divided) and run.subtasks is not None:
         parts = subtasks.split(run.subtasks, dataset.num_classes)
         parts = parts if run.subtask is None else parts[run.subtask : run.subtask + 1]
         if run.parametrization.labels == "expert":
@@ -121,45 +115,33 @@ def _pieces(
             run = dataclasses.replace(run, parametrization=hard)
     sizes = sorted({len(part) for part in parts}, reverse=True)
     groups = [[part for part in parts if len(part) == size] for size in sizes]
-    return run, [_matching_piece(run, dataset, group) for group in groups]
+    return run, [_piece(run, dataset, group) for group in groups]
 
 
-def _matching_piece(
-    run: config.Matching, dataset: data.Dataset, parts: Sequence[Sequence[int]]
-) -> Piece:
-    experts.check(run.expert)
+def _piece(run: Run, dataset: Dataset, parts: Sequence[Sequence[int]]) -> Piece:
     counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
     classes = len(parts[0])
-    names = tuple(map(str, range(classes)))
-    normalization = data.Normalization(*2 * [np.full(dataset.image_shape[2], 0.5, np.float32)])
-    specification = run.parametrization.specification(
-        dataset._replace(class_names=names), normalization
-    )
+    own = dataset._replace(class_names=tuple(map(str, range(classes))))
+    normalization = Normalization(*2 * [np.full(dataset.image_shape[2], 0.5, np.float32)])
+    items = run.spec.items(run.method, classes)
+    data_ = synthetic.create(run.parametrization.specification(own, normalization, items))
     network = run.architecture.create(dataset.image_shape, classes)
-    data_ = synthetic.create(specification)
-    if isinstance(run, config.DistillSeqMatch):
-        method = first_turn(network, data_, run)
-        trained = tuple(experts_of(run, subset) for subset in range(run.subsets))
-    else:
-        assert isinstance(run, config.DistillD3 | config.DistillMTT)
-        method, trained = matching.method_of(network, data_, run), (run.expert,)
-    read = (run.expert.count, 1 + max(options.epochs for options in trained))
+    setting = Setting(
+        network, data_, turn_steps(run)[0], partial(stage_key, run.seed), labels_at_start(run)
+    )
+    method = run.spec.build(run.method, setting)
+    reads = [reads_of(run, dataset, turn) for turn in range(run.spec.turns(run.method))]
+    for one in reads:
+        if one is not None:
+            experts.check(one.experts)
+    trained = tuple(one.experts for one in reads if one is not None)
+    read = (0, 0)
+    if trained:
+        kept = max(one.kept for one in reads if one is not None)
+        epochs = max(o.epochs + 1 if o.keep == "all" else 1 for o in trained)
+        read = (trained[0].count - kept, epochs)
     images = max(int(counts[list(part)].sum()) for part in parts)
     return Piece(len(parts), classes, images, network, method, trained, read)
-
-
-def _dd_piece(run: config.DistillDD, dataset: data.Dataset) -> Piece:
-    normalization = data.Normalization(*2 * [np.full(dataset.image_shape[2], 0.5, np.float32)])
-    specification = run.parametrization.specification(dataset, normalization, run.distilled.images)
-    network = run.architecture.create(dataset.image_shape, dataset.num_classes)
-    method = dd_method(run, network, synthetic.create(specification), dataset.num_classes)
-    trained, read = (), (0, 0)
-    if run.adapt_from is not None or run.attack is not None:
-        trained, read = (run.source,), (run.source.count - run.unseen, 1)
-    elif run.parametrization.labels == "expert":
-        trained, read = (resolve.expert(TEACHER, dataset),), (TEACHER.count, 1)
-    images = len(dataset.train_labels)
-    return Piece(1, dataset.num_classes, images, network, method, trained, read)
 
 
 def _disk(piece: Piece) -> int:
@@ -211,7 +193,7 @@ jax.tree_util.register_pytree_node(
 class _Prepared:
     """A piece with its outer step compiled."""
 
-    def __init__(self, piece: Piece, run: config.Distillation, image_shape: tuple[int, int, int]):
+    def __init__(self, piece: Piece, run: Run, image_shape: tuple[int, int, int]):
         self.piece, self._run, self._shape = piece, run, image_shape
         self._parameters = experts.number_of_parameters(piece.network)
         self._program = distill.alone(piece.method, jax.random.key(0), self._real(), _STEPS)

@@ -1,58 +1,57 @@
-"""The stages that the command line runs, from a configuration to files in a folder."""
+"""A run of any method: load, experts, distill, save, evaluate."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
-from d3jax.data import subtasks
+from d3jax.data import Dataset, subtasks
 from d3jax.host.progress import Reporter
-from d3jax.run import config, matching, resolve
-from d3jax.run import subtasks as federated
-from d3jax.run.dd import distill_dd
-from d3jax.run.frame import Part, make_world, stored_experts
-from d3jax.run.join import join as join
-from d3jax.run.plan import plan as plan
-from d3jax.run.seqmatch import distill_seqmatch
+from d3jax.run import subtasks as divided
+from d3jax.run.options import Experts, Run, resolved_architecture, resolved_experts
+from d3jax.run.stages import (
+    Part,
+    Report,
+    distilled,
+    judged,
+    load,
+    make_world,
+    opened,
+    parts_of,
+    stored_experts,
+)
 
 
-def run(options: config.Distillation, reporter: Reporter) -> dict[str, Any]:
+def run(options: Run, reporter: Reporter, dataset: Dataset | None = None) -> Report:
     """Runs `d3jax distill`; returns the report, which is also in OUT/report.json.
+
+    dataset: instead of the one that the options name.
 
     Raises:
       InputError, Busy, Interrupted, Diverged: as the stages do.
     """
-    match options:
-        case config.DistillD3() | config.DistillMTT():
-            if options.subtasks is not None and options.subtask is None:
-                return federated.distill(options, reporter)
-            return matching.distill(options, reporter)
-        case config.DistillSeqMatch():
-            return distill_seqmatch(options, reporter)
-        case config.DistillDD():
-            return distill_dd(options, reporter)
+    if divided.wanted(options):
+        return divided.run(options, reporter)
+    job = load(options, dataset)
+    with opened(job.options, job.world, job.synthetic, reporter) as finished:
+        if finished is not None:
+            return finished
+        made, spent = distilled(job, reporter)
+        return judged(job, made, spent, reporter)
 
 
-def train_experts(options: config.Experts, reporter: Reporter) -> list[Path]:
+def train_experts(options: Experts, reporter: Reporter) -> list[Path]:
     """Runs `d3jax experts`; returns the folders of the snapshots, one for each subtask."""
     dataset, normalization = options.data.load(options.seed)
     parts: list[Part | None] = [None]
     if options.subtasks is not None:
-        parts = [*matching.divided(options.subtasks, dataset)]
-    options = dataclasses.replace(
-        options,
-        architecture=resolve.architecture(options.architecture, dataset),
-        expert=resolve.expert(
-            options.expert, dataset, [part.classes for part in parts if part is not None]
-        ),
-    )
+        parts = [*parts_of(options.subtasks, dataset)]
+    architecture = resolved_architecture(options.architecture, dataset)
+    classes = [part.classes for part in parts if part is not None]
+    expert = resolved_experts(options.expert, dataset, classes)
     paths = []
     for part in parts:
         own = dataset if part is None else subtasks.of(dataset, part.classes)
-        world = make_world(own, normalization, options.architecture, part)
+        world = make_world(own, normalization, architecture, part)
         paths.append(
-            stored_experts(
-                world, options.architecture, options.expert, options.experts, options.seed, reporter
-            )
+            stored_experts(world, architecture, expert, options.experts, options.seed, reporter)
         )
         reporter.say(f"experts: {paths[-1]}")
     return paths

@@ -14,7 +14,7 @@ import numpy as np
 from d3jax import artifact, data, evaluate, experts, synthetic
 from d3jax import distill as outer
 from d3jax.artifact import join as joining
-from d3jax.data import subtasks
+from d3jax.data import Dataset, Normalization, subtasks
 from d3jax.distill import metrics, sharded
 from d3jax.distill.metrics import METRICS
 from d3jax.distill.sharded import Slots
@@ -23,10 +23,21 @@ from d3jax.host import clocks, processes
 from d3jax.host.files import write_json, write_text
 from d3jax.host.progress import Reporter, locked
 from d3jax.keys import Stage, stage_key
-from d3jax.run import config, resolve
-from d3jax.run.frame import Part, expert_recipe, frozen, in_folder, make_world, observer, origin
+from d3jax.methods.registry import Setting
 from d3jax.run.join import labelled
-from d3jax.run.matching import by_students, divided, method_of
+from d3jax.run.options import Divided, Run, labels_at_start, plain, resolved, resolved_experts
+from d3jax.run.stages import (
+    Job,
+    Part,
+    Report,
+    expert_recipe,
+    judged,
+    make_world,
+    observer,
+    opened,
+    origin,
+    parts_of,
+)
 from d3jax.types import Method, Network, Real, Synthetic
 
 
@@ -44,70 +55,81 @@ class Group(NamedTuple):
     method: Method
 
 
-class Job(NamedTuple):
+class Whole(NamedTuple):
     """A run over all subtasks that may begin."""
 
-    options: config.Federated  # of each subtask
+    options: Divided  # of each subtask
     soft: bool  # label the whole by an expert of all classes
-    dataset: data.Dataset
-    normalization: data.Normalization
+    dataset: Dataset
+    normalization: Normalization
     groups: list[Group]
 
 
-def distill(options: config.Federated, reporter: Reporter) -> dict[str, Any]:
+def wanted(options: Run) -> bool:
+    """Whether a run is of several subtasks."""
+    divided = isinstance(options, Divided)
+    return divided and options.subtasks is not None and options.subtask is None
+
+
+def run(options: Run, reporter: Reporter) -> Report:
     """Runs `d3jax distill d3|mtt --subtasks ...`, on all devices of all processes.
 
     OUT/subtask-N holds what a job of its own would have left of subtask N: artifact and metrics.
     The first process joins and judges them, and returns the report; the others wait for that.
     """
+    assert isinstance(options, Divided)
     asked = options.expert
     options, dataset = processes.agreed(partial(_read, options))
     assert options.subtasks is not None
-    parts = divided(options.subtasks, dataset)
+    parts = parts_of(options.subtasks, dataset)
     normalization = _normalization(dataset, parts, options.data.zca)
-    job = processes.agreed(partial(_prepared, options, dataset, normalization, parts))
+    whole = processes.agreed(partial(_prepared, options, dataset, normalization, parts))
     if not processes.first():
         if processes.gathered(True).all():
-            _distill_parts(job, options.out, reporter)
+            _distill_parts(whole, options.out, reporter)
             processes.wait_for(options.out / "report.json")
         return {}
     begun = False
-
-    def distilled() -> tuple[artifact.Artifact, clocks.Spent]:
-        nonlocal begun
-        begun = bool(processes.gathered(True).all())
-        spent = _distill_parts(job, options.out, reporter)
-        folders = [options.out / f"subtask-{n}" for n in range(_number(job))]
-        _mean_metrics(options.out, [[folders[p.number] for p in g.parts] for g in job.groups])
-        whole = joining.join([artifact.load(f / "artifact.safetensors") for f in folders])
-        if job.soft:
-            # Its defaults are those of all images, as `d3jax join` has them.
-            own = dataclasses.replace(options, expert=resolve.expert(asked, dataset))
-            whole, more = labelled(whole, world, options.architecture, own, reporter)
-            spent = clocks.total([spent, more])
-        return whole, spent
-
     try:
-        world = make_world(job.dataset, job.normalization, options.architecture, on_device=False)
-        judge, compare = by_students(options, world, reporter)
-        return in_folder(options, world, _joined(job), distilled, judge, compare, reporter)
+        world = make_world(dataset, normalization, options.architecture, on_device=False)
+        joined = _joined(whole)
+        with opened(options, world, joined, reporter) as finished:
+            if finished is not None:
+                return finished
+            begun = bool(processes.gathered(True).all())
+            spent = _distill_parts(whole, options.out, reporter)
+            folders = [options.out / f"subtask-{n}" for n in range(len(parts))]
+            own = [[folders[part.number] for part in group.parts] for group in whole.groups]
+            _mean_metrics(options.out, own)
+            made = joining.join([artifact.load(f / "artifact.safetensors") for f in folders])
+            if whole.soft:
+                # Its defaults are those of all images, as `d3jax join` has them.
+                expert = resolved_experts(asked, dataset)
+                one = dataclasses.replace(whole.options, expert=expert)
+                made, more = labelled(made, world, options.architecture, one, reporter)
+                spent = clocks.total([spent, more])
+            method = whole.groups[0].method
+            job = Job(options, world, made.header["parametrization"], joined, method)
+            return judged(job, made, spent, reporter)
     finally:
         if not begun:  # finished before, or refused: the others leave
             processes.gathered(False)
 
 
-def _read(options: config.Federated) -> tuple[config.Federated, data.Dataset]:
+def _read(options: Divided) -> tuple[Divided, Dataset]:
     """The data, and the options with every default that depends on it filled in."""
     dataset = options.data.read(options.seed)
-    return resolve.matching(options, dataset), dataset
+    filled = resolved(options, dataset)
+    assert isinstance(filled, Divided)
+    return filled, dataset
 
 
 def _prepared(
-    options: config.Federated,
-    dataset: data.Dataset,
-    normalization: data.Normalization,
+    options: Divided,
+    dataset: Dataset,
+    normalization: Normalization,
     parts: Sequence[Part],
-) -> Job:
+) -> Whole:
     """What every process finds out for itself, without a word of the others."""
     soft = options.parametrization.labels == "expert"
     hard = dataclasses.replace(options.parametrization, labels="hard")
@@ -125,29 +147,28 @@ def _prepared(
         ]
         network = options.architecture.create(dataset.image_shape, size)
         data_ = synthetic.create(specifications[0])
-        method = method_of(network, data_, each)
+        setting = Setting(
+            network, data_, each.outer_steps, partial(stage_key, each.seed), labels_at_start(each)
+        )
+        method = each.spec.build(each.method, setting)
         groups.append(Group(own, specifications, network, data_, method))
-    return Job(each, soft, dataset, normalization, groups)
+    return Whole(each, soft, dataset, normalization, groups)
 
 
-def _normalization(dataset: data.Dataset, parts: Sequence[Part], zca: bool) -> data.Normalization:
+def _normalization(dataset: Dataset, parts: Sequence[Part], zca: bool) -> Normalization:
     """Of all images; each process counts the pixels of a share of the subtasks."""
     if zca:
-        return data.Normalization.of(dataset.train_images, zca)
+        return Normalization.of(dataset.train_images, zca)
     own = parts[jax.process_index() :: jax.process_count()]
     counts = np.zeros((dataset.image_shape[-1], 256), np.int64)
     for part in own:
         counts += data.histogram(subtasks.of(dataset, part.classes).train_images)
     # As halves, since JAX would make 32 bits of 64.
     everyones = processes.gathered(counts.view(np.int32)).view(np.int64)
-    return data.Normalization.of_histogram(everyones.sum(0))
+    return Normalization.of_histogram(everyones.sum(0))
 
 
-def _number(job: Job) -> int:
-    return sum(len(group.parts) for group in job.groups)
-
-
-def _joined(job: Job) -> Synthetic:
+def _joined(job: Whole) -> Synthetic:
     pairs = [pair for g in job.groups for pair in zip(g.parts, g.specifications, strict=True)]
     pairs.sort(key=lambda pair: pair[0].number)
     classes = [part.classes for part, _ in pairs]
@@ -155,7 +176,7 @@ def _joined(job: Job) -> Synthetic:
     return synthetic.create({**whole, "label_kind": "probabilities"} if job.soft else whole)
 
 
-def _distill_parts(job: Job, out: Path, reporter: Reporter) -> clocks.Spent:
+def _distill_parts(job: Whole, out: Path, reporter: Reporter) -> clocks.Spent:
     """Distills what is not there yet into OUT/subtask-N; the time that all experts took."""
     spent = clocks.nothing()
     for group in job.groups:
@@ -184,7 +205,7 @@ def _slots(numbers: Sequence[int]) -> Slots:
     return Slots(tuple(numbers), sharded.make_mesh())
 
 
-def _images(job: Job, group: Group) -> Callable[[int], Real]:
+def _images(job: Whole, group: Group) -> Callable[[int], Real]:
     """The images of a subtask as host arrays, as large for all of the group."""
     counts = np.bincount(job.dataset.train_labels, minlength=job.dataset.num_classes)
     most = max(int(counts[list(part.classes)].sum()) for part in group.parts)
@@ -202,7 +223,7 @@ def _images(job: Job, group: Group) -> Callable[[int], Real]:
     return of
 
 
-def _train_experts(job: Job, group: Group, reporter: Reporter) -> dict[int, Path]:
+def _train_experts(job: Whole, group: Group, reporter: Reporter) -> dict[int, Path]:
     """The folders of the experts of this process's own subtasks; all are trained then."""
     options, store = job.options, _store(job)
     everyone = _slots([part.number for part in group.parts])
@@ -243,12 +264,12 @@ def _train_experts(job: Job, group: Group, reporter: Reporter) -> dict[int, Path
     return {number: path(number) for number in everyone.owned()}
 
 
-def _store(job: Job) -> Path:
+def _store(job: Whole) -> Path:
     assert job.options.experts is not None
     return job.options.experts
 
 
-def _recipe(job: Job, parts: dict[int, Part], number: int) -> dict[str, Any]:
+def _recipe(job: Whole, parts: dict[int, Part], number: int) -> dict[str, Any]:
     options, own = job.options, subtasks.of(job.dataset, parts[number].classes)
     return expert_recipe(
         own, job.normalization, options.architecture, options.expert, options.seed, number
@@ -256,7 +277,7 @@ def _recipe(job: Job, parts: dict[int, Part], number: int) -> dict[str, Any]:
 
 
 def _distill_group(
-    job: Job, group: Group, folders: list[Path], checkpoints: Path, reporter: Reporter
+    job: Whole, group: Group, folders: list[Path], checkpoints: Path, reporter: Reporter
 ) -> None:
     """Runs the outer steps of a group; the first process writes an artifact into each folder."""
     options = job.options
@@ -298,11 +319,14 @@ def _distill_group(
     ):
         theta = jax.tree.map(lambda x, row=row: jnp.asarray(x[row]), thetas)
         made = artifact.create(
-            frozen(group.data, theta, stage_key(options.seed, Stage.FREEZE, part.number)),
-            method=resolve.name(options),
+            group.data.freeze(
+                {name: x for name, x in theta.items() if name != "learning_rates"},
+                stage_key(options.seed, Stage.FREEZE, part.number),
+            ),
+            method=options.spec.name,
             parametrization=specification,
             student_learning_rate=float(jnp.exp(jnp.mean(theta["learning_rates"]))),
-            protocol=config.plain(options.student),
+            protocol=plain(options.student),
             dtype=options.storage,
             **origin(
                 options,

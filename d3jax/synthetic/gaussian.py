@@ -33,7 +33,8 @@ def create(
 
     `freeze` averages the statistics of `FREEZE_BATCHES` sampled batches; the variance includes that
     of the batches' means (law of total variance). Afterwards an image's decode does not depend on
-    its neighbours (the authors' code decodes with batch statistics).
+    its neighbours (the authors' code decodes with batch statistics). Means that are not sampled
+    around keep no variances.
 
     Args:
       image_shape: (H, W, C).
@@ -108,7 +109,10 @@ def create(
 
         stacked = jax.lax.map(statistics, jax.random.split(key, FREEZE_BATCHES))
         frozen = [(mean.mean(0), variance.mean(0) + mean.var(0)) for mean, variance in stacked]
-        return {**theta, "statistics": tuple(frozen)}
+        kept = dict(theta)
+        if not stochastic:  # what nothing reads is not stored
+            kept["data"] = {"mean": theta["data"]["mean"]}
+        return {**kept, "statistics": tuple(frozen)}
 
     groups = ("data", "decoder", *labels.groups(label_kind))
     return Synthetic(init, sample, freeze, num_items, num_classes, groups)

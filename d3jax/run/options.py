@@ -1,0 +1,518 @@
+"""The options of every command: frozen dataclasses whose fields are its flags, and their defaults.
+
+What a method adds stands in its own file (`methods/`); `command(name)` is the run of a method as
+one dataclass. `resolved` fills in what depends on the data, and refuses what does not fit together.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import numpy as np
+import tyro
+
+from d3jax import data, experts, networks
+from d3jax.data import Dataset, subtasks
+from d3jax.data.augment import default_strategy
+from d3jax.evaluate import Protocol
+from d3jax.experts import Options as ExpertOptions
+from d3jax.host.launch import Processes
+from d3jax.methods.registry import METHODS, Spec
+from d3jax.synthetic.options import Parametrization
+from d3jax.types import InputError, Network
+
+NetworkName = Literal["convnet", "lenet", "alexcifarnet", "mlp", "resnet18"]
+NormName = Literal["instance", "group", "layer", "batch", "none"]
+PoolingName = Literal["average", "max", "none"]
+Inlined = tyro.conf.arg(name="")  # the group's flags have no prefix
+BaselineName = Literal["random", "best_random", "kmeans", "class_mean"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which real data."""
+
+    dataset: str = "digits"
+    """digits (embedded), a prepared TFDS set such as mnist, an .npz file or an image folder."""
+    data_dir: Path | None = None
+    """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
+    train_limit: int | None = None
+    """Use only the first so many training images; default all."""
+    test_limit: int | None = None
+    """Use only the first so many test images; default all."""
+    validation: int = 0
+    """Training images set aside, by seed, to choose learning rates on."""
+    zca: bool = False
+    """ZCA whitening (epsilon 0.1) after normalization."""
+
+    def load(self, seed: int) -> tuple[data.Dataset, data.Normalization]:
+        """The data set, and the normalization of its training images."""
+        loaded = self.read(seed)
+        return loaded, data.Normalization.of(loaded.train_images, self.zca)
+
+    def read(self, seed: int) -> data.Dataset:
+        """The data set."""
+        return data.load(
+            self.dataset,
+            self.data_dir,
+            train_limit=self.train_limit,
+            test_limit=self.test_limit,
+            validation=self.validation,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Which network experts and students are; to judge an artifact, default the artifact's own."""
+
+    network: NetworkName | None = None
+    """Architecture of experts and students; default convnet, for dd the paper's: lenet for grey
+    images of 28 or 32 pixels, alexcifarnet for coloured ones of 32, else convnet."""
+    width: int | None = None
+    """Channels per layer, or hidden units; default 32 for convnet (the field's figures have 128),
+    64 for resnet18, 128 for mlp."""
+    depth: int | None = None
+    """Blocks of a convnet; default by image size: 3 at 28 to 32 pixels, 4 at 64, 5 at 128."""
+    norm: NormName | None = None
+    """Normalization of convnet and resnet18; default instance."""
+    pooling: PoolingName | None = None
+    """Pooling of a convnet; default average."""
+    initialization: Literal["uniform_fan_in", "xavier_normal"] | None = None
+    """Initial weights; default uniform_fan_in (PyTorch's), for dd xavier_normal (the paper's);
+    another network that judges has the first."""
+    compute: Literal["float32", "bfloat16"] | None = None
+    """Precision of convolutions and linear layers; default float32. Weights, normalization and
+    losses stay float32; bfloat16 is for accelerators that have it, a CPU gains nothing."""
+
+    def create(self, image_shape: tuple[int, int, int], num_classes: int) -> Network:
+        """The network for images of this shape."""
+        options = {n: v for n, v in dataclasses.asdict(self).items() if v is not None}
+        name = options.pop("network", "convnet")
+        return networks.create(name, image_shape=image_shape, num_classes=num_classes, **options)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """`d3jax experts`: train expert trajectories into a store."""
+
+    data: Annotated[Data, Inlined] = field(default_factory=Data)
+    architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
+    expert: ExpertOptions = field(default_factory=ExpertOptions)
+    experts: Path = Path("runs/experts")
+    """The store: each set of experts is a folder in it, named by its configuration's hash."""
+    subtasks: str | None = None
+    """Experts of each subtask's classes alone, for `d3jax distill d3|mtt --subtasks`."""
+    seed: int = 0
+    """Of initial weights, order, augmentation, and the validation split."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every distillation has: a folder, a length, a seed."""
+
+    data: Annotated[Data, Inlined] = field(default_factory=Data)
+    architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
+    parametrization: Annotated[Parametrization, Inlined] = field(default_factory=Parametrization)
+    outer_steps: int = 1000
+    """Outer steps."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    experts: Path | None = None
+    """Store of trained networks, shareable between runs; default OUT/experts."""
+    storage: Literal["float16", "float32"] = "float16"
+    """How the artifact stores its arrays."""
+    label_storage: Literal["float", "int8"] = "float"
+    """How it stores labels that are given (--labels expert): as its arrays, or a byte each."""
+    chunk: int = 10
+    """Outer steps per compiled call; a signal is heeded in between."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints."""
+    tensorboard: bool = False
+    """Write TensorBoard event files to OUT/events (needs the extra `tensorboard`)."""
+    profile: Path | None = None
+    """Write a trace of the second chunk of outer steps to this folder, for xprof or TensorBoard."""
+    compilation_cache: bool = True
+    """Keep compiled programs between runs, in $JAX_COMPILATION_CACHE_DIR or the cache folder."""
+    out: Path = Path("runs/distill")
+    """The run's folder; the same command with the same folder resumes."""
+    baselines: tuple[BaselineName, ...] = ("random", "kmeans", "class_mean")
+    """What to compare with under the same protocol: whole images, at no fewer stored floats
+    (class_mean: one a class); best_random, for dd, is the best of 20 draws."""
+    baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    """Learning rates for baselines; the best is taken, on the validation images or, where none are
+    set aside, on 2000 training images (distilled data learns its own on those too)."""
+
+    @property
+    def spec(self) -> Spec:
+        """Of the method."""
+        raise NotImplementedError
+
+    @property
+    def method(self) -> Any:
+        """The method's own options."""
+        return getattr(self, self.spec.name)
+
+    def synthetic_items(self, dataset: Dataset) -> int:
+        """How many items a resolved parametrization has, where the method does not count them."""
+        own = self.parametrization
+        each = {
+            "gaussian": own.latents_per_class,
+            "pixels": own.images_per_class,
+            "spectral": (own.spectra_per_class or 0) * (own.transformations or 0),
+        }
+        return dataset.num_classes * (each[own.kind or "pixels"] or 0)
+
+
+@dataclass(frozen=True)
+class Studied(Run):
+    """What methods have that are judged by ordinary students."""
+
+    student: Protocol = field(default_factory=Protocol)
+
+
+@dataclass(frozen=True)
+class Matching(Studied):
+    """What methods have that read experts of the data, too."""
+
+    expert: ExpertOptions = field(default_factory=ExpertOptions)
+    snapshots: Literal["device", "disk"] = "device"
+    """Where experts' snapshots are while distilling: all in device memory, or on disk, each read
+    when a step needs it."""
+
+
+@dataclass(frozen=True)
+class Divided(Matching):
+    """What methods have whose classes can be cut into subtasks."""
+
+    subtasks: str | None = None
+    """Cut the classes into so many contiguous ranges, or into those listed (0-4,9:5-8); each is
+    distilled by itself, with experts and a decoder of its own, and all are joined at the end."""
+    together: bool = False
+    """The subtasks of a device together under vmap, faster on accelerators; default one after
+    another, which takes a subtask's memory only."""
+    processes: Annotated[Processes, Inlined] = field(default_factory=Processes)
+    subtask: int | None = None
+    """Distill only this one of the --subtasks, counted from 0 (`d3jax join` joins them)."""
+
+
+@cache
+def command(name: str) -> Any:
+    """The options of `d3jax distill NAME`: the run's, and under the method's name its own.
+
+    Raises:
+      InputError: an unknown method.
+    """
+    chosen = METHODS[name]
+    base = Run
+    if chosen.judge == "students":
+        base = Studied if chosen.experts is None else Divided if chosen.divisible else Matching
+    own = Annotated[chosen.options, Inlined]
+    default: Any = field(default_factory=chosen.options)
+
+    @dataclass(frozen=True)
+    class Distill(base):  # type: ignore[misc, valid-type]
+        out: Path = Path(f"runs/{name}")
+        """The run's folder; the same command with the same folder resumes."""
+        baselines: tuple[BaselineName, ...] = chosen.baselines  # type: ignore[assignment]
+        """What to compare with under the same protocol: whole images, at no fewer stored floats
+        (class_mean: one a class); best_random, for dd, is the best of 20 draws."""
+        baseline_learning_rates: tuple[float, ...] = chosen.baseline_learning_rates
+        """Learning rates for baselines; the best is taken, on the validation images or, where none
+        are set aside, on 2000 training images (distilled data learns its own on those too)."""
+
+        @property
+        def spec(self) -> Spec:
+            return chosen
+
+    made = dataclasses.make_dataclass(
+        f"Distill_{name}", [(name, own, default)], bases=(Distill,), frozen=True
+    )
+    made.__doc__ = f"Distill a data set: {chosen.paper}."
+    made.__module__ = __name__
+    return made
+
+
+@dataclass(frozen=True)
+class Join:
+    """`d3jax join`: the artifacts of all subtasks, distilled as jobs of their own, as one."""
+
+    artifacts: tyro.conf.Positional[tuple[Path, ...]]
+    """What `d3jax distill d3|mtt --subtasks K --subtask NUMBER` left for each."""
+    out: Path = Path("joined.safetensors")
+    """The file to write."""
+    labels: Literal["hard", "expert"] = "hard"
+    """Labels as the parts have them; or the softmax, on each item's deterministic decode, of an
+    expert that is trained on all classes, after the epoch that is best on validation images (the
+    last, where none are set aside)."""
+    label_storage: Literal["float", "int8"] = "float"
+    """How those are stored: as the parts' arrays, or a byte each."""
+    data: Annotated[Data, Inlined] = field(default_factory=Data)
+    expert: ExpertOptions = field(default_factory=ExpertOptions)
+    experts: Path = Path("runs/experts")
+    """Store of the expert for --labels."""
+    seed: int = 0
+    """Of the expert, and of the validation split."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say what a run would take before it begins: disk, memory of a device, hours."""
+
+    method: Run
+    """The run."""
+    devices: int | None = None
+    """How many devices it would have, in all processes; default those of this machine."""
+    classes: int | None = None
+    """As if the data set had so many classes; default its own."""
+    timed: bool = True
+    """Time three outer steps and three of the experts'; else hours are left out."""
+    images: int | None = None
+    """As if it had so many training images; default as many for each class as it has."""
+
+
+def plan_options() -> type[Plan]:
+    """The options of `d3jax plan`: each method's run is a subcommand."""
+    commands = [Annotated[command(name), tyro.conf.subcommand(name)] for name in METHODS]
+    methods = Annotated[Union[tuple(commands)], Inlined]  # type: ignore[valid-type]  # noqa: UP007
+    made = dataclasses.make_dataclass("Plan", [("method", methods)], bases=(Plan,), frozen=True)
+    made.__doc__ = Plan.__doc__
+    return made
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`d3jax evaluate`: what to judge an artifact by."""
+
+    dataset: str | None = None
+    """Whose test images; default the data set that the artifact names."""
+    data_dir: Path | None = None
+    """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
+    architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
+    test_limit: int | None = None
+    """Use only the first so many test images; default all."""
+    students: int | None = None
+    """How many fresh students; default as the artifact says, as all of the protocol (200 networks
+    where an artifact's own steps are replayed)."""
+    batch_statistics: bool = False
+    """Let a decoder normalize by each batch's own statistics, as in distillation, not by the frozen
+    ones: what freezing costs."""
+    ordinary: bool = False
+    """Train ordinary students on an artifact that has steps of its own to be replayed."""
+    experts: Path = Path("runs/experts")
+    """Store of the networks that an artifact adapts or attacks; trained again if not there."""
+    adapt_from: str | None = None
+    """The data set that those were trained on, where it is a file; default as the artifact names
+    it."""
+    epochs: int | None = None
+    """Epochs of each student."""
+    learning_rate: float | None = None
+    """Student learning rate."""
+    seed: int = 0
+    """Of the students."""
+    json: Path | None = None
+    """Write the result to this file too."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """`d3jax evaluate`: train fresh students on an artifact and test them."""
+
+    artifact: tyro.conf.Positional[Path]
+    """The artifact to judge."""
+    options: Annotated[Judgement, Inlined] = field(default_factory=Judgement)
+
+
+@dataclass(frozen=True)
+class Show:
+    """`d3jax show`: print an artifact's header and byte ledger, and write its picture."""
+
+    artifact: tyro.conf.Positional[Path]
+    """The artifact to show."""
+    picture: Path | None = None
+    """The picture's file; default the artifact's name with .png."""
+    seed: int = 0
+    """Of the samples drawn."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """`d3jax prepare`: a data set for `--dataset NAME`, through TFDS or from official files."""
+
+    name: tyro.conf.Positional[str]
+    """The data set's TFDS name, such as mnist."""
+    source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Folder with the official files (idx for mnist and fashion_mnist, binary for cifar)."""
+    data_dir: Path | None = None
+    """Where to put it; default $D3JAX_DATA_DIR, else the TFDS default."""
+
+
+def plain(value: Any) -> Any:
+    """A configuration as YAML and JSON hold it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def resolved(options: Run, dataset: data.Dataset) -> Run:
+    """The options of a run with every default that depends on the data filled in.
+
+    Raises:
+      InputError: options that do not fit together.
+    """
+    replace, spec = dataclasses.replace, options.spec
+    _check(options, dataset)
+    parametrization = options.parametrization.resolved(
+        dataset,
+        kind=spec.parametrization,
+        items=spec.items(options.method, dataset.num_classes),
+        least=spec.turns(options.method),
+    )
+    changes: dict[str, Any] = {
+        "parametrization": parametrization,
+        "architecture": resolved_architecture(
+            options.architecture,
+            dataset,
+            network=spec.network(dataset.image_shape),
+            initialization=spec.initialization,
+        ),
+        "experts": options.experts or options.out / "experts",
+    }
+    if isinstance(options, Matching):
+        _check_reads(options, dataset)
+        changes["expert"] = resolved_experts(options.expert, dataset, _subtasks(options, dataset))
+    if isinstance(options, Studied):
+        student = options.student
+        if student.augmentation is None:
+            student = replace(student, augmentation=default_strategy(dataset.name))
+        if parametrization.labels == "expert" and parametrization.kind == "gaussian":
+            student = replace(student, with_means=True)
+        changes["student"] = student
+    return spec.resolve(replace(options, **changes), dataset)
+
+
+def _check_reads(options: Matching, dataset: data.Dataset) -> None:
+    reads = options.spec.experts and options.spec.experts(options, dataset, 0)
+    if not reads:
+        return
+    if options.expert.epochs < reads.last_epoch:
+        raise InputError(
+            f"distillation reads expert epochs up to {reads.last_epoch} (of max_start_epoch, "
+            f"expert_epochs and mmd_epoch) but experts are trained for {options.expert.epochs}; "
+            f"raise --expert.epochs to {reads.last_epoch}"
+        )
+    if options.expert.keep != "all":
+        raise InputError("experts are read epoch by epoch: leave out --expert.keep last")
+
+
+def labels_at_start(options: Run) -> bool:
+    """Whether an expert labels what the data starts from: real images."""
+    stored = options.parametrization
+    real = options.spec.labels == "start" and stored.start == "real"
+    return real and stored.labels == "expert"
+
+
+def resolved_architecture(
+    options: Architecture,
+    dataset: data.Dataset,
+    *,
+    network: str = "convnet",
+    initialization: str = "uniform_fan_in",
+) -> Architecture:
+    """The network with its defaults filled in; what it does not have stays None.
+
+    `network` and `initialization` are those to take where none is named.
+    """
+    name = options.network or network
+    defaults: dict[str, dict[str, Any]] = {
+        "convnet": {
+            "width": 32,
+            "depth": networks.default_depth(dataset.image_shape[0]),
+            "norm": "instance",
+            "pooling": "average",
+        },
+        "resnet18": {"width": 64, "norm": "instance"},
+        "mlp": {"width": 128},
+    }
+    said = {key: value for key, value in dataclasses.asdict(options).items() if value is not None}
+    filled = {"initialization": initialization, **defaults.get(name, {}), **said}
+    return Architecture(**{**filled, "network": name})  # type: ignore[arg-type]
+
+
+def resolved_experts(
+    options: ExpertOptions, dataset: data.Dataset, parts: Sequence[Sequence[int]] = ()
+) -> ExpertOptions:
+    """The experts' options with every default that depends on the data filled in.
+
+    `parts` are the classes of subtasks, if there are any: their experts all train alike, as suits
+    the smallest.
+    """
+    images = len(dataset.train_labels)
+    if parts:
+        counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
+        images = int(min(counts[list(part)].sum() for part in parts))
+    steps = experts.data_defaults(options, images)
+    if parts and steps.batch_size > images:
+        steps = steps._replace(batch_size=max(1, images))
+    return dataclasses.replace(
+        options,
+        **steps._asdict(),
+        augmentation=default_strategy(dataset.name)
+        if options.augmentation is None
+        else options.augmentation,
+    )
+
+
+def _subtasks(options: Run, dataset: data.Dataset) -> Sequence[Sequence[int]]:
+    """The classes of each subtask, if there are any."""
+    if not isinstance(options, Divided):
+        return ()
+    options.processes.check()
+    if options.processes.several and (options.subtasks is None or options.subtask is not None):
+        raise InputError(
+            "several processes share the subtasks: give --subtasks, at least as many as devices, "
+            "without --subtask"
+        )
+    if options.subtasks is None:
+        if options.subtask is not None:
+            raise InputError("--subtask is one of --subtasks; say how many there are")
+        return ()
+    parts = subtasks.split(options.subtasks, dataset.num_classes)
+    number = len(parts)
+    if options.subtask is not None and not 0 <= options.subtask < number:
+        raise InputError(f"subtask must be from 0 to {number - 1}, not {options.subtask}")
+    if options.subtask is not None and options.parametrization.labels == "expert":
+        raise InputError(
+            "an expert of all classes labels what is joined: leave --labels expert out of a single "
+            "subtask, and give it to `d3jax join`"
+        )
+    return parts
+
+
+def _check(options: Run, dataset: data.Dataset) -> None:
+    items = options.spec.items(options.method, dataset.num_classes)
+    uneven = items is not None and items % dataset.num_classes
+    if uneven and options.parametrization.labels != "learned":
+        raise InputError(
+            f"{items} images are not as many for each of {dataset.num_classes} classes: give "
+            f"--labels learned, or a multiple"
+        )
+    if isinstance(options, Matching) and "best_random" in options.baselines:
+        raise InputError("best_random is a baseline of dd; leave it out of --baselines")
+    baseline_learning_rates = options.baseline_learning_rates
+    if options.label_storage == "int8" and options.parametrization.labels != "expert":
+        raise InputError("--label-storage int8 is for labels that are given: add --labels expert")
+    if options.outer_steps < 1 or options.chunk < 1:
+        raise InputError("outer_steps and chunk must be at least 1")
+    if not baseline_learning_rates:
+        raise InputError("baselines need a learning rate: give --baseline-learning-rates 0.01")
+    if not all(0 < rate < math.inf for rate in baseline_learning_rates):
+        raise InputError(
+            f"baseline learning rates must be positive, they are {baseline_learning_rates}"
+        )
