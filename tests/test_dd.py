@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, check_gradient, make_real, to_float64
 from jax.flatten_util import ravel_pytree
+from jax.sharding import AxisType, PartitionSpec
 
 from d3jax import distill, experts, losses, networks, synthetic
 from d3jax.distill import objectives
@@ -60,6 +61,46 @@ def test_meta_gradient_of_the_whole_unroll(tiny_network, tiny_real, optimizer):
             return objective.loss(theta, images().sample, aux, jax.random.key(5), real)[0]
 
         check_gradient(loss, {**theta, "weights": start}, step=1e-6, tolerance=2e-5)
+
+
+@pytest.mark.parametrize("initialization", ["fixed", "random", "pretrained"])
+def test_devices_that_share_theta_and_draw_by_keys_of_their_own(
+    tiny_network, tiny_real, initialization
+):
+    """The meta-gradient under shard_map is the sum of the devices'."""
+    objective = unrolled(tiny_network, initialization=initialization, weights_key=KEY)
+    keys = jax.random.split(KEY, 2)
+    mesh = jax.make_mesh((2,), ("seed",), (AxisType.Auto,), devices=jax.devices()[:2])
+    spread, shared = PartitionSpec("seed"), PartitionSpec()
+    with jax.enable_x64(True):
+        theta, real = to_float64((theta_of(images(), tiny_real), tiny_real))
+        aux = to_float64(objective.init(KEY, real))
+
+        def both(key, theta, aux, real):
+            def loss(theta):
+                return objective.loss(theta, images().sample, aux, key, real)[0]
+
+            return jax.value_and_grad(loss)(theta)
+
+        def on_a_device(keys, theta, aux, real):
+            value, gradient = both(keys[0], theta, aux, real)
+            return value[None], gradient
+
+        value, gradient = jax.jit(
+            jax.shard_map(
+                on_a_device,
+                mesh=mesh,
+                in_specs=(spread, shared, shared, shared),
+                out_specs=(spread, shared),
+            )
+        )(keys, theta, aux, real)
+        alone = jax.jit(both)
+        (first, for_first), (second, for_second) = (alone(key, theta, aux, real) for key in keys)
+        np.testing.assert_allclose(value, [first, second], rtol=1e-10)
+        jax.tree.map(
+            lambda g, a, b: np.testing.assert_allclose(g, a + b, rtol=1e-8, atol=1e-12),
+            gradient, for_first, for_second,
+        )  # fmt: skip
 
 
 def test_the_loss_is_that_of_plain_training(tiny_network, tiny_real):

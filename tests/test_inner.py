@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import check_gradient
+from jax.sharding import AxisType, PartitionSpec
 
 from d3jax.distill.inner import (
     direct_unroll,
@@ -257,3 +258,195 @@ def test_a_window_out_of_range_is_refused(window):
         truncated_unroll(
             _with_data, params, jnp.ones(()), batches, rates, jnp.zeros((), jnp.int32), window
         )
+
+
+SHARDS = 2
+
+
+def _sharded(function, in_specs, out_specs):
+    devices = jax.devices()[:SHARDS]
+    mesh = jax.make_mesh((SHARDS,), ("shard",), (AxisType.Auto,), devices=devices)
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+
+
+def _trained(name, params, data, batches, rates):
+    """Params after training on `data`, which the loss closes over where it can."""
+    if name == "direct":
+        return direct_unroll(_with_data, params, data, batches, rates)
+    if name == "window":
+        start = jnp.asarray(1, jnp.int32)
+        return truncated_unroll(_with_data, params, data, batches, rates, start, 2)
+    if name == "whole window":  # no step before it
+        start = jnp.asarray(0, jnp.int32)
+        return truncated_unroll(_with_data, params, data, batches, rates, start, STEPS)
+    optimizer = optax.adam(1.0, eps_root=1e-12) if name == "adam" else None
+    return unroll(
+        lambda p, batch: _with_data(p, batch, data), params, batches, rates, optimizer=optimizer,
+        rematerialize=name != "stored",
+    )  # fmt: skip
+
+
+def _outer(name, batches):
+    def outer(params, rates, data):
+        ends = jax.tree.leaves(_trained(name, params, data, batches, rates))
+        return sum(jnp.sum(jnp.sin(x) ** 2) for x in ends)
+
+    return outer
+
+
+SHARDED = ["descent", "stored", "adam", "window", "whole window", "direct"]
+DATA = [[0.7, 1.3, -0.4], [1.1, 0.2, 0.5]]  # a row for each device
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_data_that_differs_from_device_to_device_trains_params_that_start_alike(name):
+    with jax.enable_x64(True):
+        params, batches, rates = _problem(jnp.float64)
+        outer, data = _outer(name, batches), jnp.asarray(DATA)
+        both = jax.value_and_grad(outer, (0, 1, 2))
+        alone = [jax.jit(both)(params, rates, row) for row in data]
+
+        def on_a_device(params, rates, data):
+            value, (for_params, for_rates, for_data) = both(params, rates, data[0])
+            return value[None], for_params, for_rates, for_data[None]
+
+        spread, shared = PartitionSpec("shard"), PartitionSpec()
+        value, for_params, for_rates, for_data = jax.jit(
+            _sharded(on_a_device, (shared, shared, spread), (spread, shared, shared, spread))
+        )(params, rates, data)
+        np.testing.assert_allclose(value, [x for x, _ in alone], rtol=1e-12)
+        np.testing.assert_allclose(for_data, [g[2] for _, g in alone], rtol=1e-10)
+        # What the devices share, all of them move: its gradient is the sum.
+        np.testing.assert_allclose(for_rates, alone[0][1][1] + alone[1][1][1], rtol=1e-10)
+        jax.tree.map(
+            lambda g, a, b: np.testing.assert_allclose(g, a + b, rtol=1e-10),
+            for_params, alone[0][1][0], alone[1][1][0],
+        )  # fmt: skip
+
+        # And differentiated from outside.
+        def total(params, rates, data):
+            values = _sharded(
+                lambda p, r, x: outer(p, r, x[0])[None], (shared, shared, spread), spread
+            )(params, rates, data)
+            return jnp.sum(values)
+
+        outside = jax.jit(jax.grad(total, (0, 1, 2)))(params, rates, data)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10),
+            outside, (for_params, for_rates, for_data),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["descent", "window", "direct"])
+def test_devices_that_share_the_data_and_train_on_batches_of_their_own(name):
+    with jax.enable_x64(True):
+        params, batches, rates = _problem(jnp.float64)
+        data = jnp.asarray(DATA[0])
+        per_device = jax.tree.map(lambda x: jnp.stack([x, x[::-1] + 0.1]), batches)
+
+        def both(batches, data, rates):
+            return jax.value_and_grad(_outer(name, batches), (1, 2))(params, rates, data)
+
+        rows = [jax.tree.map(lambda x, i=i: x[i], per_device) for i in range(SHARDS)]
+        alone = [jax.jit(both)(row, data, rates) for row in rows]
+
+        def on_a_device(batches, data, rates):
+            value, gradients = both(jax.tree.map(lambda x: x[0], batches), data, rates)
+            return value[None], gradients
+
+        spread, shared = PartitionSpec("shard"), PartitionSpec()
+        value, gradients = jax.jit(
+            _sharded(on_a_device, (spread, shared, shared), (spread, shared))
+        )(per_device, data, rates)
+        np.testing.assert_allclose(value, [x for x, _ in alone], rtol=1e-12)
+        for actual, a, b in zip(gradients, alone[0][1], alone[1][1]):
+            np.testing.assert_allclose(actual, a + b, rtol=1e-10)
+
+
+def test_a_window_whose_place_differs_from_device_to_device():
+    with jax.enable_x64(True):
+        params, batches, rates = _problem(jnp.float64)
+        starts = jnp.asarray([0, 2], jnp.int32)
+
+        def both(start, data):
+            def outer(data):
+                trained = truncated_unroll(_with_data, params, data, batches, rates, start, 2)
+                return jnp.sum(jnp.square(trained["second"]))
+
+            return jax.value_and_grad(outer)(data)
+
+        data = jnp.asarray(DATA[0])
+        alone = [jax.jit(both)(start, data) for start in starts]
+
+        def on_a_device(start, data):
+            value, gradient = both(start[0], data)
+            return value[None], gradient
+
+        spread, shared = PartitionSpec("shard"), PartitionSpec()
+        value, gradient = jax.jit(_sharded(on_a_device, (spread, shared), (spread, shared)))(
+            starts, data
+        )
+        np.testing.assert_allclose(value, [x for x, _ in alone], rtol=1e-12)
+        np.testing.assert_allclose(gradient, alone[0][1] + alone[1][1], rtol=1e-10)
+
+
+def test_devices_that_average_their_losses_train_one_network_on_all_the_batches():
+    # The loss is alike on every device, though the batches are not: so are the params.
+    with jax.enable_x64(True):
+        params, (images, targets), rates = _problem(jnp.float64)
+        images = jnp.concatenate([images, images[::-1] * 0.7], axis=1)
+        targets = jnp.concatenate([targets, targets[::-1] + 0.1], axis=1)
+
+        def on_a_device(batches):
+            def loss(params, batch):
+                return jax.lax.pmean(_loss(params, batch), "shard")
+
+            return unroll(loss, params, batches, rates)
+
+        spread, shared = PartitionSpec(None, "shard"), PartitionSpec()
+        trained = jax.jit(_sharded(on_a_device, (spread,), shared))((images, targets))
+        expected = _loop(params, (images, targets), rates, None)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), trained, expected)
+
+
+def test_params_of_batches_that_the_loss_ignores_may_differ_all_the_same():
+    # As where an inner step has a key of its own, and nothing random to do with it: what follows
+    # on a device, with real images of its own, should not depend on that.
+    with jax.enable_x64(True):
+        params, batches, rates = _problem(jnp.float64)
+        keys = jax.random.split(jax.random.key(0), (SHARDS, STEPS))
+
+        def on_a_device(keys, params):
+            def loss(params, batch):
+                return _loss(params, batch[0])
+
+            trained = unroll(loss, params, (batches, keys[0]), rates)
+            assert jax.typeof(trained["second"]).manual_axis_type.varying == {"shard"}
+            return trained["second"][None]
+
+        spread, shared = PartitionSpec("shard"), PartitionSpec()
+        trained = jax.jit(_sharded(on_a_device, (spread, shared), spread))(keys, params)
+        expected = _loop(params, batches, rates, None)["second"]
+        np.testing.assert_allclose(trained, [expected] * SHARDS, rtol=1e-12)
+
+
+def test_second_derivatives_and_starts_side_by_side_on_every_device():
+    with jax.enable_x64(True):
+        params, batches, rates = _problem(jnp.float64)
+        data = jnp.asarray(DATA)
+        params = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), params)  # two networks
+        outer = _outer("descent", batches)
+
+        def curvature(data):
+            def value(data):
+                return jnp.sum(jax.vmap(outer, (0, None, None))(params, rates, data))
+
+            return jax.grad(lambda x: jnp.sum(jax.grad(value)(x) ** 2))(data)
+
+        actual = jax.jit(
+            _sharded(
+                lambda x: curvature(x[0])[None], PartitionSpec("shard"), PartitionSpec("shard")
+            )
+        )(data)
+        expected = [jax.jit(curvature)(row) for row in data]
+        np.testing.assert_allclose(actual, expected, rtol=1e-9)

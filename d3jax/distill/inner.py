@@ -26,7 +26,9 @@ def unroll(
 
     Step t computes `params + learning_rates[t] * update`, where update is what `optimizer` makes of
     the gradient of `loss(params, batches[t])`. Differentiable (and twice, where `loss` is three
-    times) in params, batches and learning rates, in float32 and float64.
+    times) in params, batches and learning rates, in float32 and float64. Under `jax.shard_map` each
+    device trains params of its own where the loss differs from device to device, by its batches or
+    by what it closes over, even if they start alike.
 
     Args:
       loss: (params, batch) -> f[]. It may close over traced values, such as the distilled data.
@@ -55,10 +57,11 @@ def unroll(
     """
     _check(batches, learning_rates)
     descent = optax.sgd(1.0) if optimizer is None else optimizer
+    axes = _varying_axes(loss, params, batches, learning_rates)
+    params = _vary(params, axes)
     carry = (params, descent.init(params))
-    return _scan(
-        _step(loss, descent), carry, (batches, learning_rates), rematerialize, scan_unroll
-    )[0]
+    inputs = (batches, learning_rates)
+    return _scan(_step(loss, descent), carry, inputs, axes, rematerialize, scan_unroll)[0]
 
 
 def truncated_unroll(
@@ -95,21 +98,26 @@ def truncated_unroll(
     if not 0 < window <= learning_rates.shape[0]:
         raise ValueError(f"window must be from 1 to {learning_rates.shape[0]} steps, not {window}")
     descent = optax.sgd(1.0) if optimizer is None else optimizer
+    axes = _varying_axes(
+        lambda params, batch: loss(params, batch, data), params, batches, learning_rates, start
+    )
+    params = _vary(params, axes)
     constant = jax.lax.stop_gradient(data)
     early = _step(lambda params, batch: loss(params, batch, constant), descent)
     rates = jax.lax.stop_gradient(learning_rates)
 
     def advance(number: Array, carry: PyTree) -> PyTree:
         batch = jax.tree.map(lambda x: x[number], batches)
-        return early(carry, (batch, rates[number]))[0]
+        return _vary(early(carry, (batch, rates[number]))[0], axes)
 
-    carry = jax.lax.stop_gradient((params, descent.init(params)))
+    carry = _vary(jax.lax.stop_gradient((params, descent.init(params))), axes)
     carry = jax.lax.fori_loop(jnp.zeros_like(start), start, advance, carry)
     late = _step(lambda params, batch: loss(params, batch, data), descent)
     inputs = jax.tree.map(
         lambda x: jax.lax.dynamic_slice_in_dim(x, start, window), (batches, learning_rates)
     )
-    return _scan(late, jax.lax.stop_gradient(carry), inputs, rematerialize, scan_unroll)[0]
+    carry = jax.lax.stop_gradient(carry)
+    return _scan(late, carry, inputs, axes, rematerialize, scan_unroll)[0]
 
 
 def direct_unroll(
@@ -141,6 +149,12 @@ def direct_unroll(
     out for any loss of params_T.
     """
     _check(batches, learning_rates)
+    axes = _varying_axes(
+        lambda params, batch: loss(params, batch, data), params, batches, learning_rates
+    )
+    # All that the custom derivative gives a cotangent for: what devices share gets the sum of
+    # theirs here, outside of it.
+    params, data, learning_rates = _vary((params, data, learning_rates), axes)
     return _direct(loss, params, data, batches, learning_rates)
 
 
@@ -149,7 +163,7 @@ def _direct(
     loss: Callable[..., Array], params: PyTree, data: PyTree, batches: PyTree, rates: Array
 ) -> PyTree:
     step = _step(lambda params, batch: loss(params, batch, data), optax.sgd(1.0))
-    return _scan(step, (params, optax.sgd(1.0).init(params)), (batches, rates), False, 1)[0]
+    return _scan(step, (params, optax.sgd(1.0).init(params)), (batches, rates), (), False, 1)[0]
 
 
 def _direct_forward(
@@ -178,7 +192,7 @@ def _direct_backward(
         return (params, total), jnp.negative(along)
 
     carry = (start, jax.tree.map(jnp.zeros_like, data))
-    (_, total), for_rates = jax.lax.scan(step, _tied(carry, (batches, rates)), (batches, rates))
+    (_, total), for_rates = jax.lax.scan(step, carry, (batches, rates))
     return cotangent, total, jax.tree.map(no_cotangent, batches), for_rates
 
 
@@ -220,6 +234,7 @@ def _scan(
     step: Callable[[PyTree, PyTree], tuple[PyTree, None]],
     carry: PyTree,
     inputs: PyTree,
+    axes: tuple[str, ...],
     rematerialize: bool,
     scan_unroll: int,
 ) -> PyTree:
@@ -227,28 +242,57 @@ def _scan(
         # Inside a scan nothing can merge the recomputation with the original, so the barrier that
         # prevents it elsewhere would only cost time.
         step = jax.checkpoint(step, prevent_cse=False, policy=products)
-    return jax.lax.scan(step, _tied(carry, inputs), inputs, unroll=scan_unroll)[0]
+    carry = _vary(carry, axes)
+    return jax.lax.scan(
+        lambda carry, inputs: _vary(step(carry, inputs), axes), carry, inputs, unroll=scan_unroll
+    )[0]
 
 
-def _tied(carry: PyTree, inputs: PyTree) -> PyTree:
-    """`carry` as it is, but inside `jax.shard_map` as different from device to device as `inputs`.
+def _varying_axes(
+    loss: Callable[[PyTree, PyTree], Array],
+    params: PyTree,
+    batches: PyTree,
+    learning_rates: Array,
+    *others: Array,
+) -> tuple[str, ...]:
+    """The axes of `jax.shard_map` along which training may differ from device to device.
 
-    There a network that starts alike on every device is trained on data that differs, and a scan
-    wants the type of its carry to say so from the start. Adding nothing of the inputs does that.
+    They are those of the batches, of the learning rates, of `others`, and of whatever `loss` closes
+    over; but not those along which `loss` is a sum or mean over devices, which trains all alike.
+    None outside of `shard_map`, or where it does not check them (`check_vma=False`).
     """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.manual_axes:
+        return ()
 
-    def nothing(x: Array) -> Array:
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x = jax.random.key_data(x)
-        first = x.ravel()[:1]
-        return jnp.any(first != first).astype(jnp.float32) * jnp.zeros((), jnp.float32)
+    def along(make: Callable[[], PyTree]) -> tuple[str, ...]:
+        types = [x.manual_axis_type for x in jax.tree.leaves(jax.eval_shape(make))]
+        varying = frozenset().union(*(x.varying for x in types if x is not None))
+        return tuple(axis for axis in mesh.manual_axes if axis in varying)
 
-    zero = sum((nothing(x) for x in jax.tree.leaves(inputs)), jnp.zeros((), jnp.float32))
+    moved = _vary(params, along(lambda: (batches, learning_rates, others)))
 
-    def tie(x: Array) -> Array:
-        return x + zero.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    def seen() -> PyTree:
+        values = jax.lax.map(lambda x: loss(moved, x[0]), (batches, learning_rates))
+        return values, learning_rates, others
 
-    return jax.tree.map(tie, carry)
+    return along(seen)
+
+
+def _vary(tree: PyTree, axes: tuple[str, ...]) -> PyTree:
+    """`tree` as it is, but of a type that says that it differs along `axes` of `jax.shard_map`.
+
+    Params that start alike on every device, and then are trained each on its own data, must have
+    that type from the start: the gradient in what all devices share is the sum over devices.
+    """
+    if not axes:
+        return tree
+
+    def cast(x: Array) -> Array:
+        known = jax.typeof(x).manual_axis_type.varying
+        return jax.lax.pcast(x, tuple(axis for axis in axes if axis not in known), to="varying")
+
+    return jax.tree.map(cast, tree)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
