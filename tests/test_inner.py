@@ -219,6 +219,28 @@ def test_a_limited_gradient_adds_up_network_by_network(together):
     np.testing.assert_allclose(gradient, [0.9, 1.2], rtol=1e-6)
 
 
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_share_of_the_gradient_that_is_not_finite_is_left_out(together, bad):
+    # The first network's share has one bad entry, in another leaf than its good ones.
+    slopes = {"data": jnp.asarray([[3.0, 4.0], [0.3, 0.4]]), "rate": jnp.asarray([bad, 0.0])}
+    shared = {"data": jnp.asarray([1.0, 10.0]), "rate": jnp.asarray(2.0)}
+
+    def of_network(slope, shared):
+        limited = limit_gradient(shared, 1.0)
+        return jnp.sum(slope["data"] * limited["data"]) + slope["rate"] * limited["rate"]
+
+    def total(shared):
+        if together:
+            copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, *x.shape)), shared)
+            return jax.vmap(of_network)(slopes, copies).sum()
+        return jax.lax.map(lambda slope: of_network(slope, shared), slopes).sum()
+
+    gradient = jax.jit(jax.grad(total))(shared)
+    np.testing.assert_allclose(gradient["data"], [0.3, 0.4], rtol=1e-6)
+    assert gradient["rate"] == 0
+
+
 def test_a_window_is_an_unroll_after_steps_without_derivatives():
     with jax.enable_x64(True):
         params, batches, rates = _problem(jnp.float64)

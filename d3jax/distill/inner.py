@@ -301,7 +301,9 @@ def limit_gradient(tree: PyTree, norm: float) -> PyTree:
 
     In a loop over networks that share `tree`, each network's share of the meta-gradient is limited
     before they add up, so that one at the edge of divergence, whose share may be a thousand times
-    as long as the others', does not drown them.
+    as long as the others', does not drown them. A share that is not finite, as of a network that
+    has diverged, has no direction to keep: it becomes zero. So does one so long that its norm
+    overflows.
 
     Args:
       tree: any pytree of floats. Under `vmap` over networks it must be mapped too (broadcast it):
@@ -322,7 +324,12 @@ def _limit_backward(norm: float, kept: None, gradient: PyTree) -> tuple[PyTree]:
     length = optax.tree.norm(gradient)
     limit = jnp.asarray(norm, length.dtype)
     scale = limit / jnp.maximum(length, limit)
-    return (jax.tree.map(lambda g: g * scale.astype(g.dtype), gradient),)
+    finite = jnp.isfinite(length)
+
+    def limited(g: Array) -> Array:
+        return jnp.where(finite, g * scale.astype(g.dtype), jnp.zeros_like(g))
+
+    return (jax.tree.map(limited, gradient),)
 
 
 limit_gradient.defvjp(_limit_forward, _limit_backward)
