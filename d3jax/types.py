@@ -125,6 +125,11 @@ class Real(NamedTuple):
         """Normalized images f[..., H, W, C] at positions `index` i32[...]."""
         return _normalized(self.images[index], self.mean, self.sd)
 
+    def sample(self, key: Array, number: int) -> Array:
+        """`number` positions i32[number], drawn uniformly with replacement; none is padding."""
+        count = self.labels.shape[0] if self.number is None else self.number
+        return jax.random.randint(key, (number,), 0, count, jnp.int32)
+
     def sample_classes(self, key: Array, number: int) -> Array:
         """`number` positions i32[K, number] of every class, drawn uniformly with replacement."""
         classes = self.class_counts.shape[0]

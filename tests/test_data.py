@@ -612,6 +612,19 @@ def test_device_arrays_index_classes():
     np.testing.assert_array_equal(whitened.gather(jax.numpy.arange(6)), whitening.apply(images))
 
 
+def test_images_are_drawn_uniformly_and_padding_never():
+    images = random_images(6)
+    real = device_arrays(images, np.array([2, 0, 2, 1, 2, 0]), 3, Normalization.of(images))
+    subtask = real._replace(number=np.int32(5))  # the last image is padding
+    for world, number in ((real, 6), (subtask, 5)):
+        drawn = world.sample(jax.random.key(0), 40_000)
+        assert drawn.dtype == np.int32
+        shares = np.bincount(drawn, minlength=6) / len(drawn)
+        deviation = np.sqrt((1 - 1 / number) / number / len(drawn))
+        np.testing.assert_allclose(shares[:number], 1 / number, atol=5 * deviation)
+        assert not shares[number:].any()
+
+
 def test_device_arrays_refuse_a_class_without_images():
     images = random_images(4)
     normalization = Normalization.of(images)

@@ -198,6 +198,26 @@ def test_resumed_equals_uninterrupted(case):
     chex.assert_trees_all_equal(resumed, whole)
 
 
+def test_images_that_pad_a_subtask_change_nothing(case):
+    """As where subtasks of unequal size are stacked: `number` says how many images are real."""
+    real = case.reals[0]
+    real = real._replace(number=jnp.asarray(len(real.labels), jnp.int32))
+    generator, first = np.random.default_rng(0), real.class_index[:, :1]
+    images = jnp.asarray(generator.integers(0, 256, (40, *IMAGE_SHAPE)), jnp.uint8)
+    padded = real._replace(
+        images=jnp.concatenate([real.images, images]),
+        labels=jnp.pad(real.labels, (0, len(images))),
+        class_index=jnp.concatenate([real.class_index, first, first], axis=1),
+    )
+
+    @jax.jit
+    def stepped(key, real):
+        return case.method.step(key, case.method.init(key, real), real)
+
+    for key in case.keys[:2]:
+        chex.assert_trees_all_equal(stepped(key, padded), stepped(key, real))
+
+
 def _mesh():
     devices = jax.devices()[: min(2, len(jax.devices()))]
     return jax.make_mesh((len(devices),), ("subtask",), (AxisType.Auto,), devices=devices)

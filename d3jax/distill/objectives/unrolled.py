@@ -159,7 +159,7 @@ def unrolled(
             )
 
         def outer(start: Array, key: Array, shared: dict[str, PyTree]) -> tuple[Array, Array]:
-            index = jax.random.randint(key, (batch_size,), 0, real.labels.shape[0], jnp.int32)
+            index = real.sample(key, batch_size)
             images, labels = real.gather(index).astype(dtype), real.labels[index]
             if relabel is not None:
                 target = jnp.asarray(relabel[1], labels.dtype)
