@@ -139,27 +139,24 @@ class Real(NamedTuple):
     def sample_different(self, key: Array, number: int) -> Array:
         """As `sample_classes`, but of a class no image twice until all of it are taken.
 
-        A draw that is taken moves on to the class's next free image.
+        Each order of a class's images is as likely as any other; past their number, another order
+        begins. The draws depend on `key`, `number` and `class_counts` alone.
         """
         counts = self.class_counts[:, None]
-        draws = jax.random.randint(key, (counts.shape[0], number), 0, counts).astype(counts.dtype)
         place = jnp.arange(number, dtype=counts.dtype)
+        taken = place % counts  # i32[K, number], since the class was last used up
+        # The shuffle of Fisher and Yates: each draw takes the image at a random place among those
+        # that are not taken, and the first of these moves there. Which image is at a place then is
+        # found backwards, move by move, without a list of all of the class.
+        drawn = jax.random.randint(key, taken.shape, taken, counts, counts.dtype)
 
-        def settle(turn: Array, chosen: Array) -> Array:
-            turn = turn.astype(counts.dtype)
-            # Only draws since a class was last used up count.
-            before = (place < turn) & (place >= turn // counts * counts)
+        def before(turn: Array, at: Array) -> Array:
+            """From where the images at places `at` were moved there by the draw before `turn`."""
+            move = number - 1 - turn.astype(counts.dtype)
+            earlier = (place - taken <= move) & (move < place)
+            return jnp.where(earlier & (at == drawn[:, move, None]), taken[:, move, None], at)
 
-            def taken(draw: Array) -> Array:
-                return ((chosen == draw) & before).any(1, keepdims=True)
-
-            def move(draw: Array) -> Array:
-                return jnp.where(taken(draw), (draw + 1) % counts, draw)
-
-            free = jax.lax.while_loop(lambda d: taken(d).any(), move, chosen[:, turn, None])
-            return chosen.at[:, turn].set(free[:, 0])
-
-        chosen = jax.lax.fori_loop(0, number, settle, draws)
+        chosen = jax.lax.fori_loop(0, number, before, drawn)
         return jnp.take_along_axis(self.class_index, chosen, axis=1)
 
 

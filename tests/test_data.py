@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import math
 import os
 import pickle
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -603,8 +605,6 @@ def test_device_arrays_index_classes():
         different = np.asarray(real.sample_different(key, 3))
         assert sorted(different[2]) == [0, 2, 4]
         assert sorted(different[0][:2]) == [1, 5]
-        first = np.asarray(real.sample_classes(key, 3))  # a draw that is free stays
-        np.testing.assert_array_equal(different[:, 0], first[:, 0])
 
     whitening = Normalization.of(images, zca=True)
     whitened = device_arrays(images, labels, 3, whitening)
@@ -623,6 +623,58 @@ def test_images_are_drawn_uniformly_and_padding_never():
         deviation = np.sqrt((1 - 1 / number) / number / len(drawn))
         np.testing.assert_allclose(shares[:number], 1 / number, atol=5 * deviation)
         assert not shares[number:].any()
+
+
+def _classes(*counts):
+    """Real data that has so many images of each class; image i is at position i."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    images = random_images(len(labels))
+    return device_arrays(images, labels, len(counts), Normalization.of(images))
+
+
+def _check_frequencies(rows, outcomes):
+    """Whether `rows` i[n, m] are `outcomes` different ones, each as frequent as any other."""
+    _, times = np.unique(rows, axis=0, return_counts=True)
+    assert len(times) == outcomes
+    deviation = np.sqrt((1 - 1 / outcomes) / outcomes / len(rows))
+    np.testing.assert_allclose(times / len(rows), 1 / outcomes, atol=5 * deviation)
+
+
+def test_different_images_are_every_set_and_every_order_alike_often():
+    real = _classes(4, 2, 5)
+    keys = jax.random.split(jax.random.key(0), 40_000)
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key: real.sample_different(key, 6)))(keys))
+    four, two, five = drawn[:, 0], drawn[:, 1] - 4, drawn[:, 2] - 6
+    _check_frequencies(np.sort(four[:, :2]), math.comb(4, 2))
+    _check_frequencies(np.sort(five[:, :3]), math.comb(5, 3))
+    _check_frequencies(np.sort(five[:, 1:3]), math.comb(5, 2))
+    _check_frequencies(five[:, :5], math.factorial(5))
+    # All four, and then two anew, whatever came before.
+    _check_frequencies(four, math.factorial(4) * math.perm(4, 2))
+    _check_frequencies(two, 2**3)
+    # Classes are drawn independently.
+    _check_frequencies(np.stack([four[:, 0], two[:, 0], five[:, 0]], 1), 4 * 2 * 5)
+
+
+def test_different_images_do_not_depend_on_the_room_for_a_class():
+    small = _classes(4, 2, 5)
+    most = data.padded(small, 30, 9)
+    keys = jax.random.split(jax.random.key(0), 4)
+
+    def draw(key, real):
+        return real.sample_different(key, 7)
+
+    expected = [jax.jit(draw)(key, small) for key in keys]
+    np.testing.assert_array_equal(jax.vmap(draw, (0, None))(keys, most), expected)
+    with jax.enable_x64(True):  # nor on the precision
+        np.testing.assert_array_equal(draw(keys[0], small), expected[0])
+        assert draw(keys[0], small).dtype == np.int32
+    mesh = jax.make_mesh((2,), ("shard",), (AxisType.Auto,), devices=jax.devices()[:2])
+    spread, shared = PartitionSpec("shard"), PartitionSpec()
+    sharded = jax.shard_map(
+        jax.vmap(draw, (0, None)), mesh=mesh, in_specs=(spread, shared), out_specs=spread
+    )
+    np.testing.assert_array_equal(jax.jit(sharded)(keys, most), expected)
 
 
 def test_device_arrays_refuse_a_class_without_images():
