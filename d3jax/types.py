@@ -132,8 +132,8 @@ class Real(NamedTuple):
 
     def sample_classes(self, key: Array, number: int) -> Array:
         """`number` positions i32[K, number] of every class, drawn uniformly with replacement."""
-        classes = self.class_counts.shape[0]
-        draws = jax.random.randint(key, (classes, number), 0, self.class_counts[:, None])
+        counts = self.class_counts[:, None]
+        draws = jax.random.randint(key, (counts.shape[0], number), 0, counts, counts.dtype)
         return jnp.take_along_axis(self.class_index, draws, axis=1)
 
     def sample_different(self, key: Array, number: int) -> Array:

@@ -656,6 +656,15 @@ def test_different_images_are_every_set_and_every_order_alike_often():
     _check_frequencies(np.stack([four[:, 0], two[:, 0], five[:, 0]], 1), 4 * 2 * 5)
 
 
+def test_what_is_drawn_of_a_class_does_not_depend_on_the_precision():
+    real, key = _classes(4, 2, 5), jax.random.key(0)
+    expected = np.asarray(real.sample_classes(key, 20))
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(real.sample_classes(key, 20), expected)
+    for row, positions in zip(expected, [range(4), range(4, 6), range(6, 11)]):
+        assert set(row) == set(positions)
+
+
 def test_different_images_do_not_depend_on_the_room_for_a_class():
     small = _classes(4, 2, 5)
     most = data.padded(small, 30, 9)
