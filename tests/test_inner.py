@@ -11,6 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 from d3jax.distill.inner import (
     direct_unroll,
     limit_gradient,
+    mean_learning_rate,
     positive_learning_rates,
     truncated_unroll,
     unroll,
@@ -132,6 +133,18 @@ def test_positive_learning_rates_are_exponentials():
     several = positive_learning_rates(jnp.asarray([-80.0, 0.0]), 2)
     assert several[0] > 0
     assert several[1] == 1
+
+
+def test_equal_steps_of_the_mean_rate_go_as_far():
+    """Down a slope of 5; the geometric mean of these rates would be 0.026."""
+    logarithms = jnp.log(jnp.asarray([0.01, 0.02, 0.09], jnp.float32))
+    np.testing.assert_allclose(mean_learning_rate(logarithms), 0.04, rtol=1e-6)
+    np.testing.assert_allclose(mean_learning_rate(logarithms[1]), 0.02, rtol=1e-6)
+    ends = [
+        unroll(lambda p, slope: slope * p, jnp.float32(1), jnp.full(3, 5.0), rates)
+        for rates in (jnp.exp(logarithms), jnp.broadcast_to(mean_learning_rate(logarithms), (3,)))
+    ]
+    np.testing.assert_allclose(ends, 1 - 5 * 0.12, rtol=1e-6)
 
 
 def _with_data(params, batch, data):

@@ -341,3 +341,15 @@ def positive_learning_rates(log_learning_rates: Array, steps: int) -> Array:
     exp keeps them positive by construction; clipping (as in the authors' codes) loses the gradient.
     """
     return jnp.broadcast_to(jnp.exp(log_learning_rates), (steps,))
+
+
+def mean_learning_rate(log_learning_rates: Array) -> Array:
+    """The one learning rate f[] that stands for all the learned ones: their mean.
+
+    The arithmetic mean, not the geometric: to first order, T equal steps of this rate go as far as
+    the T learned ones together.
+
+    Args:
+      log_learning_rates: logarithms f[] (one for all steps) or f[T].
+    """
+    return jnp.mean(jnp.exp(log_learning_rates))

@@ -17,6 +17,7 @@ from d3jax.artifact import Artifact
 from d3jax.data import Dataset, Normalization, subtasks
 from d3jax.data.augment import default_strategy
 from d3jax.distill import metrics
+from d3jax.distill.inner import mean_learning_rate
 from d3jax.evaluate import Protocol, baselines
 from d3jax.experts import source as pretrained
 from d3jax.experts.store import Snapshots, fingerprint
@@ -282,7 +283,7 @@ def distilled(job: Job, reporter: Reporter) -> tuple[Artifact, Spent]:
 def _learning_rate(options: Run, theta: dict[str, PyTree]) -> float:
     """The mean of the learned rates; of a method that learns none, the protocol's, else 0.01."""
     if "learning_rates" in theta:
-        return float(jnp.mean(jnp.exp(theta["learning_rates"])))
+        return float(mean_learning_rate(theta["learning_rates"]))
     protocol = getattr(options, "student", None)
     return (protocol and protocol.learning_rate) or 0.01
 

@@ -16,6 +16,7 @@ from d3jax import distill as outer
 from d3jax.artifact import join as joining
 from d3jax.data import Dataset, Normalization, subtasks
 from d3jax.distill import metrics, sharded
+from d3jax.distill.inner import mean_learning_rate
 from d3jax.distill.metrics import METRICS
 from d3jax.distill.sharded import Slots
 from d3jax.experts.store import Snapshots, Streamed, store_path
@@ -325,7 +326,7 @@ def _distill_group(
             ),
             method=options.spec.name,
             parametrization=specification,
-            student_learning_rate=float(jnp.exp(jnp.mean(theta["learning_rates"]))),
+            student_learning_rate=float(mean_learning_rate(theta["learning_rates"])),
             protocol=plain(options.student),
             dtype=options.storage,
             **origin(
