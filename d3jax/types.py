@@ -26,7 +26,9 @@ class Outputs(NamedTuple):
 
     logits: Array  # f[B, K]
     features: Array  # f[B, F], the input of the classifier
-    statistics: PyTree  # batch norm's (mean, variance) per layer; an empty tuple without batch norm
+    # (mean, variance) per batch norm, of what this batch gives it, whether or not frozen ones were
+    # used; an empty tuple without batch norm
+    statistics: PyTree
 
 
 class Network(NamedTuple):

@@ -122,6 +122,33 @@ def test_frozen_batch_statistics_make_images_independent_of_their_neighbours():
     assert np.abs(forward(params, images[:2]).logits - together.logits[:2]).max() > 1e-3
 
 
+def test_statistics_are_of_this_batch_whatever_it_was_normalized_by():
+    """Of the second norm's input too, which the first has normalized by the frozen ones."""
+    network = networks.create(
+        "convnet", image_shape=(8, 8, 1), num_classes=3, width=4, depth=2, norm="batch",
+        pooling="none",
+    )  # fmt: skip
+    params = random_params(network.init)
+    images = jax.random.normal(jax.random.key(1), (6, 8, 8, 1))
+    frozen = ((jnp.full(4, 0.5), jnp.full(4, 2.0)), (jnp.zeros(4), jnp.ones(4)))
+    first, second = jax.jit(network.forward)(params, images, statistics=frozen).statistics
+
+    def convolved(images, layer):
+        kernel, bias = np.asarray(layer["kernel"]), np.asarray(layer["bias"])
+        padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+        return np.einsum("bhwcij,ijcd->bhwd", windows, kernel) + bias
+
+    x = convolved(np.asarray(images), params["Convolution_0"])
+    np.testing.assert_allclose(first[0], x.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(first[1], x.var((0, 1, 2)), rtol=1e-4)
+    norm = jax.tree.map(np.asarray, params["Normalization_0"])
+    x = np.maximum((x - 0.5) / np.sqrt(2 + 1e-5) * norm["scale"] + norm["bias"], 0)
+    x = convolved(x, params["Convolution_1"])
+    np.testing.assert_allclose(second[0], x.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(second[1], x.var((0, 1, 2)), rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("initialization", "kernel_sd", "zero_bias"),
     [("uniform_fan_in", 1 / np.sqrt(3 * 64), False), ("xavier_normal", np.sqrt(2 / 164), True)],

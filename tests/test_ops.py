@@ -233,16 +233,13 @@ def test_group_norm_refuses_groups_that_do_not_divide_the_channels():
 def test_batch_norm_uses_the_batch_or_what_it_is_given():
     images, scale, bias = _random(4, 3, 2, 5) * 3 + 1, _random(5), _random(5, seed=1)
     mean, variance = images.mean((0, 1, 2)), images.var((0, 1, 2))
-    actual, used = norms.batch_norm(images, scale, bias)
-    expected = (images - mean) / np.sqrt(variance + 1e-5) * scale + bias
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(used[0], mean, rtol=1e-5)
-    np.testing.assert_allclose(used[1], variance, rtol=1e-5)
-    mean, variance = _random(5, seed=2), np.square(_random(5, seed=3))
-    actual, used = norms.batch_norm(images, scale, bias, (mean, variance))
-    expected = (images - mean) / np.sqrt(variance + 1e-5) * scale + bias
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(used[0], mean)
+    given = _random(5, seed=2), np.square(_random(5, seed=3))
+    for statistics, (by, squared) in ((None, (mean, variance)), (given, given)):
+        actual, own = norms.batch_norm(images, scale, bias, statistics)
+        expected = (images - by) / np.sqrt(squared + 1e-5) * scale + bias
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(own[0], mean, rtol=1e-5)
+        np.testing.assert_allclose(own[1], variance, rtol=1e-5)
 
 
 def test_local_response_norm_is_pytorchs():

@@ -1,7 +1,7 @@
 """The student and expert networks of the field, as Flax modules behind `types.Network`.
 
-Nothing here keeps hidden state: batch norm runs on the batch's own statistics, returned in
-`Outputs.statistics`, unless frozen ones are passed in.
+Nothing here keeps hidden state: batch norm runs on the batch's own statistics, unless frozen ones
+are passed in. `Outputs.statistics` are the batch's own either way, of each batch norm's input.
 """
 
 import math
@@ -24,16 +24,16 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 class _Statistics:
-    """Hands frozen statistics to the normalization layers in order, and collects what they used."""
+    """Hands frozen statistics to the normalization layers in order; collects the batch's own."""
 
     def __init__(self, frozen: PyTree):
         self.frozen = list(frozen) if frozen else []
-        self.used: list[norms.Statistics] = []
+        self.own: list[norms.Statistics] = []
 
     def __call__(self, layer: Normalization, images: Array) -> Array:
-        position = len(self.used)
-        images, used = layer(images, self.frozen[position] if self.frozen else None)
-        self.used.extend(used)
+        position = len(self.own)
+        images, own = layer(images, self.frozen[position] if self.frozen else None)
+        self.own.extend(own)
         return images
 
 
@@ -71,7 +71,7 @@ class ConvNet(nn.Module):
                 x = pools.max_pool(x)
         features = x.reshape(x.shape[0], -1)
         logits = Linear(self.num_classes, self.initialization)(features)
-        return Outputs(logits, features, tuple(normalize.used))
+        return Outputs(logits, features, tuple(normalize.own))
 
 
 class LeNet(nn.Module):
@@ -163,7 +163,7 @@ class ResNet18(nn.Module):
                 shortcut = x if x.shape == y.shape else convolve(x, features, 1, stride)
                 x = self.activation(y + shortcut)
         x = x.mean((1, 2))
-        return Outputs(Linear(self.num_classes, self.initialization)(x), x, tuple(normalize.used))
+        return Outputs(Linear(self.num_classes, self.initialization)(x), x, tuple(normalize.own))
 
 
 _MODULES = {

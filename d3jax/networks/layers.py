@@ -112,7 +112,10 @@ class Normalization(nn.Module):
     def __call__(
         self, images: Array, statistics: norms.Statistics | None
     ) -> tuple[Array, tuple[norms.Statistics, ...]]:
-        """f[B, H, W, C] -> the same shape, and the statistics used (none but for batch norm)."""
+        """f[B, H, W, C] -> the same shape, and this batch's statistics (none but of batch norm).
+
+        `statistics`: what batch norm normalizes by instead of them.
+        """
         if self.kind == "none":
             return images, ()
         channels = images.shape[-1]
@@ -120,7 +123,7 @@ class Normalization(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         wide = images.astype(jnp.float32) if images.dtype == jnp.bfloat16 else images
         if self.kind == "batch":
-            out, used = norms.batch_norm(wide, scale, bias, statistics)
-            return out.astype(images.dtype), (used,)
+            out, own = norms.batch_norm(wide, scale, bias, statistics)
+            return out.astype(images.dtype), (own,)
         groups = {"instance": channels, "group": min(4, channels), "layer": 1}[self.kind]
         return norms.group_norm(wide, scale, bias, groups).astype(images.dtype), ()
