@@ -49,11 +49,10 @@ def pair(width: int, students: int, epochs: int, images: int) -> Pair:
     targets = torch.arange(images, device=device()) * CLASSES // images
     starts = [as_torch(unravel(start)) for start in params]
     size = min(protocol.batch_size, images)
-    steps = -(-images // size)
 
     def drawn(key: jax.Array, epoch: jax.Array) -> jax.Array:
         """What an epoch draws from its key, so that both see the same."""
-        for_order = jax.random.fold_in(jax.random.fold_in(key, epoch), steps)
+        for_order, _ = jax.random.split(jax.random.fold_in(key, epoch))
         return jax.random.permutation(for_order, images)
 
     many = jax.vmap(jax.vmap(drawn, (None, 0)), (0, None))

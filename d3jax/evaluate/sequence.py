@@ -48,7 +48,8 @@ def train(
     """Parameter vectors f[S, P] of students after the first `stages` stages, and the seconds.
 
     The protocol's epochs are divided among all stages of the recipe; only in the last of them does
-    the learning rate fall at half time. Momentum starts anew in each stage.
+    the learning rate fall at half time. Momentum starts anew in each stage, which draws with a key
+    of its own.
 
     Sequential Subset Matching (arXiv 2311.01570): S_1, then S_1 and S_2, and so on.
     """
@@ -61,9 +62,9 @@ def train(
         )
         named = protocol.learning_rate
         rate = recipe.learning_rates[number] if named is None else named
-        stage_key = key if number == 0 else jax.random.fold_in(key, number)
+        own = jax.random.fold_in(key, number + 1)
         params, seconds = evaluate.train_students(
-            network, data, theta, part, rate, stage_key, reporter, starts=params
+            network, data, theta, part, rate, own, reporter, starts=params
         )
         spent += seconds
     assert params is not None

@@ -20,6 +20,7 @@ from d3jax.networks import initial_parameters, unraveler
 from d3jax.networks.blocks import MANY_IMAGES, batch_loss, forward_blocks
 from d3jax.types import HeldOut, InputError, Network, PyTree, Synthetic
 
+_WEIGHTS, _EPOCHS = 0, 1  # what a key of `train_students` is folded with, to draw these
 _TOGETHER = 5  # networks whose layers are in memory at once, while they are tested
 
 
@@ -194,7 +195,7 @@ def train_students(
     Students of one call share each step's kind of augmentation, not its parameters (see
     `augment`); all else is drawn for each alone.
     """
-    for_weights, for_epochs = jax.random.split(key)
+    for_weights, for_epochs = (jax.random.fold_in(key, use) for use in (_WEIGHTS, _EPOCHS))
     keys = jax.random.split(for_epochs, protocol.students)
     train = jax.jit(epochs_function(network, synthetic, protocol), donate_argnums=0)
     if starts is None:
@@ -239,9 +240,9 @@ def epochs_function(
     descent = optax.trace(protocol.momentum)
 
     def loss(
-        params: Array, theta: PyTree, key: Array, choice: Array, visit: Array, weight: Array
+        params: Array, theta: PyTree, keys: Array, choice: Array, visit: Array, weight: Array
     ) -> Array:
-        for_sample, for_augmentation = jax.random.split(key)
+        for_sample, for_augmentation = keys
         item = visit % synthetic.num_items
         images, targets = synthetic.sample(theta, for_sample, item)
         if protocol.with_means:
@@ -257,7 +258,7 @@ def epochs_function(
     def gradients(
         params: Array, theta: PyTree, keys: Array, choice: Array, visit: Array, weight: Array
     ) -> Array:
-        """Of all students, f[S, P]."""
+        """Of all students, f[S, P]; keys [S, 2]."""
         if jax.default_backend() == "gpu" and batch_size >= MANY_IMAGES:
             each = (params, keys, visit)
             return jax.lax.map(
@@ -267,7 +268,8 @@ def epochs_function(
         return jax.vmap(jax.grad(loss), axes)(params, theta, keys, choice, visit, weight)
 
     def epoch(carry: PyTree, theta: PyTree, keys: Array, rate: Array) -> PyTree:
-        for_order = jax.vmap(lambda k: jax.random.fold_in(k, steps))(keys)
+        # One key is split or folded, never both: JAX derives the same keys either way.
+        for_order, for_steps = jax.vmap(jax.random.split, out_axes=1)(keys)
         order = jax.vmap(lambda k: jax.random.permutation(k, visits))(for_order)
         slots = jnp.arange(steps * batch_size, dtype=jnp.int32)
         weights = (slots < visits).astype(rate.dtype).reshape(steps, batch_size)
@@ -276,9 +278,10 @@ def epochs_function(
         def step(carry: PyTree, inputs: PyTree) -> tuple[PyTree, None]:
             params, momentum = carry
             number, visit, weight = inputs
-            step_keys = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
-            choice = draw_choice(step_keys[0], strategy)
-            gradient = gradients(params, theta, step_keys, choice, visit, weight)
+            step_keys = jax.vmap(lambda k: jax.random.fold_in(k, number))(for_steps)
+            step_keys = jax.vmap(lambda k: jax.random.split(k, 3))(step_keys)
+            choice = draw_choice(step_keys[0, 0], strategy)
+            gradient = gradients(params, theta, step_keys[:, 1:], choice, visit, weight)
             decayed, _ = decay.update(gradient, optax.EmptyState(), params)
             velocity: Any = optax.TraceState(momentum)
             updates, velocity = descent.update(decayed, velocity, params)

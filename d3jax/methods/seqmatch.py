@@ -15,7 +15,7 @@ from d3jax.distill.compose import compose
 from d3jax.evaluate import sequence
 from d3jax.experts.store import fingerprint
 from d3jax.host.progress import Reporter
-from d3jax.keys import Stage
+from d3jax.keys import DRAWS, Stage
 from d3jax.methods import mtt
 from d3jax.methods.registry import TINY, Finished, Reads, Setting, Spec, register
 from d3jax.synthetic import labels, pixels
@@ -155,7 +155,7 @@ def _starts(
     del protocol["students"]
     told = {
         "after": fingerprint(*arrays, np.asarray(rates, np.float32)),
-        "student": {**protocol, "subsets": run.seqmatch.subsets},
+        "student": {**protocol, "subsets": run.seqmatch.subsets, "draws": DRAWS},
     }
 
     def weights() -> Array:
@@ -166,7 +166,7 @@ def _starts(
         for first in range(0, run.expert.count, run.expert.at_once):
             number = min(run.expert.at_once, run.expert.count - first)
             students = dataclasses.replace(run.student, students=number)
-            own = jax.random.fold_in(key, first) if first else key
+            own = jax.random.fold_in(key, first)
             trained, _ = sequence.train(
                 setting.network, setting.synthetic, setting.theta, recipe, students, len(rates),
                 own, reporter,

@@ -1,0 +1,82 @@
+"""What students draw: no key serves two purposes."""
+
+import dataclasses
+from collections import defaultdict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import IMAGE_SHAPE, NUM_CLASSES
+
+from d3jax import evaluate
+from d3jax.evaluate import Protocol, sequence
+from d3jax.synthetic import gaussian
+
+DRAWS = ("normal", "uniform", "bernoulli", "randint", "permutation")
+PROTOCOL = Protocol(students=3, epochs=3, augmentation=("crop", "flip", "color"))
+
+
+class Uses:
+    """What is done with each key, by the key's own numbers; from within compiled code too."""
+
+    def __init__(self):
+        self.of = defaultdict(list)
+
+    def watched(self, name, function):
+        def note(numbers, data):
+            self.of[np.asarray(numbers).tobytes()].append((name, int(data)))
+
+        def call(key, *arguments, **options):
+            data = arguments[0] if name == "fold_in" else 0
+            jax.debug.callback(note, jax.random.key_data(key), jnp.asarray(data, jnp.uint32))
+            return function(key, *arguments, **options)
+
+        return call
+
+    def check(self):
+        """One kind of use a key: split once, drawn from once, or folded with different numbers.
+
+        `split(key)[i]` equals `fold_in(key, i)`, so that keys derived both ways are the same.
+        """
+        jax.effects_barrier()
+        assert len(self.of) > 20
+        for uses in self.of.values():
+            assert len({name for name, _ in uses}) == 1, uses
+            assert len(set(uses)) == len(uses), uses
+
+
+@pytest.fixture
+def world(monkeypatch, tiny_network):
+    """A network and frozen Gaussians, whose draws are watched from here on."""
+    data = gaussian.create(
+        image_shape=IMAGE_SHAPE,
+        num_classes=NUM_CLASSES,
+        latents_per_class=2,
+        latent_size=4,
+        width=8,
+    )
+    theta = data.freeze(data.init(jax.random.key(0), None), jax.random.key(1))
+    uses = Uses()
+    for name in ("split", "fold_in", *DRAWS):
+        what = name if name in ("split", "fold_in") else "drawn"
+        monkeypatch.setattr(jax.random, name, uses.watched(what, getattr(jax.random, name)))
+    network = tiny_network._replace(init=uses.watched("drawn", tiny_network.init))
+    return uses, network, data, theta
+
+
+@pytest.mark.parametrize("batch_size", [2, 6])  # three steps an epoch, and one
+def test_students_use_no_key_twice(world, batch_size):
+    uses, network, data, theta = world
+    protocol = dataclasses.replace(PROTOCOL, batch_size=batch_size)
+    evaluate.train_students(network, data, theta, protocol, 0.05, jax.random.key(4))
+    uses.check()
+
+
+@pytest.mark.parametrize("batch_size", [2, 6])
+def test_students_of_subsets_in_turn_use_no_key_twice(world, batch_size):
+    uses, network, data, theta = world
+    protocol = dataclasses.replace(PROTOCOL, batch_size=batch_size)
+    recipe = sequence.Recipe(2, (0.05, 0.02))
+    sequence.train(network, data, theta, recipe, protocol, 2, jax.random.key(4))
+    uses.check()
