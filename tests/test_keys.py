@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import IMAGE_SHAPE, NUM_CLASSES
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_real
 
-from d3jax import evaluate
+from d3jax import evaluate, networks
 from d3jax.evaluate import Protocol, sequence
 from d3jax.synthetic import gaussian
 
@@ -47,8 +47,12 @@ class Uses:
 
 
 @pytest.fixture
-def world(monkeypatch, tiny_network):
-    """A network and frozen Gaussians, whose draws are watched from here on."""
+def world(monkeypatch):
+    """A network with batch norm, Gaussians, test images; from here on every draw is watched."""
+    network = networks.create(
+        "convnet", image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, width=3, depth=1, norm="batch"
+    )
+    real = make_real(network, 0)
     data = gaussian.create(
         image_shape=IMAGE_SHAPE,
         num_classes=NUM_CLASSES,
@@ -61,22 +65,22 @@ def world(monkeypatch, tiny_network):
     for name in ("split", "fold_in", *DRAWS):
         what = name if name in ("split", "fold_in") else "drawn"
         monkeypatch.setattr(jax.random, name, uses.watched(what, getattr(jax.random, name)))
-    network = tiny_network._replace(init=uses.watched("drawn", tiny_network.init))
-    return uses, network, data, theta
+    network = network._replace(init=uses.watched("drawn", network.init))
+    return uses, network, data, theta, real
 
 
 @pytest.mark.parametrize("batch_size", [2, 6])  # three steps an epoch, and one
 def test_students_use_no_key_twice(world, batch_size):
-    uses, network, data, theta = world
+    uses, network, data, theta, real = world
     protocol = dataclasses.replace(PROTOCOL, batch_size=batch_size)
-    evaluate.train_students(network, data, theta, protocol, 0.05, jax.random.key(4))
+    evaluate.evaluate(network, data, theta, real, protocol, 0.05, jax.random.key(4))
     uses.check()
 
 
 @pytest.mark.parametrize("batch_size", [2, 6])
 def test_students_of_subsets_in_turn_use_no_key_twice(world, batch_size):
-    uses, network, data, theta = world
+    uses, network, data, theta, real = world
     protocol = dataclasses.replace(PROTOCOL, batch_size=batch_size)
     recipe = sequence.Recipe(2, (0.05, 0.02))
-    sequence.train(network, data, theta, recipe, protocol, 2, jax.random.key(4))
+    sequence.judge(network, data, theta, real, recipe, protocol, jax.random.key(4))
     uses.check()

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from d3jax import evaluate
-from d3jax.evaluate import Evaluation, Protocol
+from d3jax.evaluate import Evaluation, Protocol, population
 from d3jax.host.progress import Reporter
 from d3jax.synthetic.subsets import nested
 from d3jax.types import HeldOut, InputError, Network, PyTree, Synthetic
@@ -93,5 +93,14 @@ def judge(
     params, seconds = train(
         network, synthetic, theta, recipe, protocol, recipe.subsets, key, reporter
     )
-    rate = protocol.learning_rate or recipe.learning_rates[-1]
-    return evaluate.tested(network, params, test, rate, seconds / protocol.students, reporter)
+    statistics = population.of_items(  # the last stage trains on all items
+        network,
+        params,
+        synthetic,
+        theta,
+        jax.random.fold_in(key, 0),  # `train` folds with numbers from 1 on
+        batch_size=protocol.batch_size,
+        with_means=protocol.with_means,
+    )
+    rate, each = protocol.learning_rate or recipe.learning_rates[-1], seconds / protocol.students
+    return evaluate.tested(network, params, test, rate, each, reporter, statistics)

@@ -15,12 +15,13 @@ from jax import Array
 
 from d3jax import losses
 from d3jax.data.augment import STRATEGIES, Transformation, augment, draw_choice
+from d3jax.evaluate import population
 from d3jax.host.progress import Reporter
 from d3jax.networks import initial_parameters, unraveler
-from d3jax.networks.blocks import MANY_IMAGES, batch_loss, forward_blocks
+from d3jax.networks.blocks import MANY_IMAGES, batch_loss, forward_blocks, has_statistics
 from d3jax.types import HeldOut, InputError, Network, PyTree, Synthetic
 
-_WEIGHTS, _EPOCHS = 0, 1  # what a key of `train_students` is folded with, to draw these
+_WEIGHTS, _EPOCHS, _STATISTICS = range(3)  # what a key of students is folded with, to draw these
 _TOGETHER = 5  # networks whose layers are in memory at once, while they are tested
 
 
@@ -115,6 +116,9 @@ def evaluate(
       key: initial weights, samples, order and augmentation follow from it.
       reporter: shows progress.
 
+    Batch norm uses its population statistics in the test: those of the distilled items, with a
+    student's final weights (`population.of_items`).
+
     Raises:
       InputError: a protocol that cannot be followed.
     """
@@ -123,7 +127,9 @@ def evaluate(
     if not rate > 0:
         raise InputError(f"the students' learning rate must be positive, not {rate}")
     params, seconds = train_students(network, synthetic, theta, protocol, rate, key, reporter)
-    return tested(network, params, test, rate, seconds / protocol.students, reporter)
+    statistics = _population(network, params, synthetic, theta, protocol, key)
+    each = seconds / protocol.students
+    return tested(network, params, test, rate, each, reporter, statistics)
 
 
 def evaluate_best(
@@ -152,11 +158,32 @@ def evaluate_best(
     rates = np.repeat(np.asarray(candidates, np.float32), protocol.students)
     many = dataclasses.replace(protocol, students=len(rates))
     params, seconds = train_students(network, synthetic, theta, many, rates, key, reporter)
-    found = np.asarray(accuracy(network, params, choosing)).reshape(len(candidates), -1).mean(1)
+    statistics = _population(network, params, synthetic, theta, protocol, key)
+    every = np.asarray(accuracy(network, params, choosing, statistics))
+    found = every.reshape(len(candidates), -1).mean(1)
     best = int(found.argmax())
-    chosen = params.reshape(len(candidates), protocol.students, -1)[best]
-    reached = tested(network, chosen, test, candidates[best], seconds / len(rates), reporter)
+    chosen, own = jax.tree.map(
+        lambda x: x.reshape(len(candidates), protocol.students, -1)[best], (params, statistics)
+    )
+    each = seconds / len(rates)
+    reached = tested(network, chosen, test, candidates[best], each, reporter, own)
     return reached, tuple(float(value) for value in found)
+
+
+def _population(
+    network: Network,
+    params: Array,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    protocol: Protocol,
+    key: Array,
+) -> PyTree:
+    """Batch norm's statistics of students that were trained with this key."""
+    own = jax.random.fold_in(key, _STATISTICS)
+    size, means = protocol.batch_size, protocol.with_means
+    return population.of_items(
+        network, params, synthetic, theta, own, batch_size=size, with_means=means
+    )
 
 
 def tested(
@@ -166,15 +193,20 @@ def tested(
     rate: float,
     seconds: float,
     reporter: Reporter | None,
+    statistics: PyTree,
 ) -> Evaluation:
-    """What trained students f[S, P] answer on the test images; says how many have diverged."""
+    """What trained students f[S, P] answer on the test images; says how many have diverged.
+
+    statistics: as `accuracy` takes them.
+    """
     diverged = int(np.sum(~np.isfinite(np.asarray(params)).all(1)))
     if diverged and reporter is not None:
         reporter.say(
             f"{diverged} of {len(params)} students diverged at learning rate {rate:.4g} and count "
             f"as they answer, by chance; a lower learning rate would be right"
         )
-    return Evaluation(np.asarray(accuracy(network, params, test)), rate, diverged, seconds)
+    right = accuracy(network, params, test, statistics)
+    return Evaluation(np.asarray(right), rate, diverged, seconds)
 
 
 def train_students(
@@ -303,39 +335,63 @@ def epochs_function(
     return epochs
 
 
-def accuracy(network: Network, params: Array, real: HeldOut, *, batch_size: int = 500) -> Array:
+def accuracy(
+    network: Network,
+    params: Array,
+    real: HeldOut,
+    statistics: PyTree = (),
+    *,
+    batch_size: int = 500,
+) -> Array:
     """The fraction f[S] of `real`'s images that each of S networks classifies correctly.
 
     Args:
       network: their architecture.
       params: parameter vectors f[S, P].
       real: the images; all of them are used.
-      batch_size: images per dispatch.
+      statistics: what batch norm normalizes by, of each of S networks: those of `population`.
+      batch_size: images per dispatch; it changes nothing of what is returned.
+
+    Raises:
+      InputError: a network with batch norm, and no statistics.
     """
     classify = answers(network, batch_size)
-    groups = [params[first : first + _TOGETHER] for first in range(0, len(params), _TOGETHER)]
-    right = jnp.concatenate([classify(group, real) == real.labels for group in groups])
-    return jnp.mean(right.astype(jnp.float32), axis=1)
+    groups = []
+    for first in range(0, len(params), _TOGETHER):
+        few = slice(first, first + _TOGETHER)
+        own = jax.tree.map(lambda x, few=few: x[few], statistics)
+        groups.append(classify(params[few], real, own) == real.labels)
+    return jnp.mean(jnp.concatenate(groups).astype(jnp.float32), axis=1)
 
 
 @lru_cache(maxsize=8)  # compiled once for all that ask the same network
-def answers(network: Network, batch_size: int = 500) -> Callable[[Array, HeldOut], Array]:
-    """(parameter vectors f[S, P], real) -> the class i32[S, N] each gives each image; compiled.
+def answers(network: Network, batch_size: int = 500) -> Callable[..., Array]:
+    """(parameters f[S, P], real, statistics=()) -> the class i32[S, N] that each gives each image.
 
-    A network whose weights are not finite answers 0. `batch_size` images are looked at together.
+    Compiled. A network whose weights are not finite answers 0. `batch_size` images are looked at
+    together. Statistics are as in `accuracy`, and so is the error where they are needed.
     """
     unravel = unraveler(network)
 
-    def classify(params: Array, real: HeldOut) -> Array:
+    def classify(params: Array, real: HeldOut, statistics: PyTree = ()) -> Array:
+        if not statistics and has_statistics(network, real.images.shape[1:]):
+            raise InputError(
+                "a network with batch norm is tested with population statistics, never those of "
+                "the test images; give the statistics of what it was trained on (see population)"
+            )
         images = real.images.shape[0]
         batches = -(-images // batch_size)
         size = -(-images // batches)  # the last repeats as few images as can be
         index = jnp.minimum(jnp.arange(batches * size, dtype=jnp.int32), images - 1)
 
+        def logits(params: Array, own: PyTree, batch: Array) -> Array:
+            if own:  # an image's answer is its own: there is no batch to keep whole
+                return network.forward(unravel(params), batch, statistics=own).logits
+            return forward_blocks(network, unravel(params), batch).logits
+
         def one(index: Array) -> Array:
-            batch = real.gather(index)
-            logits = jax.vmap(lambda p: forward_blocks(network, unravel(p), batch).logits)(params)
-            return jnp.argmax(logits, -1).astype(jnp.int32)
+            found = jax.vmap(logits, (0, 0, None))(params, statistics, real.gather(index))
+            return jnp.argmax(found, -1).astype(jnp.int32)
 
         found = jax.lax.map(one, index.reshape(batches, size))  # [batches, S, size]
         return found.swapaxes(0, 1).reshape(params.shape[0], -1)[:, :images]

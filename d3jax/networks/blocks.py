@@ -88,14 +88,14 @@ def _block(network: Network, images: Array) -> int | None:
     """How many of `images` to look at together; None for all."""
     shape = images.shape[1:]
     block = convolution.default_block(shape[0])
-    if block is None or _has_statistics(network, shape):
+    if block is None or has_statistics(network, shape):
         return None
     # A light network takes more images at a time.
     return max(block, _BLOCK_BYTES // _bytes_per_image(network, shape))
 
 
 @lru_cache(maxsize=32)
-def _has_statistics(network: Network, image_shape: tuple[int, ...]) -> bool:
+def has_statistics(network: Network, image_shape: tuple[int, ...]) -> bool:
     """Whether there is batch norm, whose statistics are those of the whole batch."""
     params = jax.eval_shape(network.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
