@@ -167,6 +167,26 @@ def test_adaptation_and_attack(capsys, tmp_path):
         assert np.isfinite(found[name]["mean"])
 
 
+def test_attacked_networks_with_batch_norm(capsys, tmp_path):
+    """Before the attack their statistics are of the images that they were pretrained on."""
+    options = [o for o in NONE if o not in ("--network=mlp", "--width=8")]
+    called(
+        capsys, "distill", "dd", "--out", tmp_path / "attack", "--attack=0:1", "--network=convnet",
+        "--width=4", "--depth=1", "--norm=batch", "--source.count=4", "--source.epochs=3",
+        "--source.batch-size=32", "--source.learning-rate=0.1", "--networks=1",
+        "--experts", tmp_path / "experts", *options,
+    )  # fmt: skip
+    report = json.loads((tmp_path / "attack" / "report.json").read_text())
+    assert report["attack"]["others_before"]["mean"] > 0.5  # they are trained
+    called(
+        capsys, "evaluate", tmp_path / "attack" / "artifact.safetensors", "--experts",
+        tmp_path / "experts", "--json", tmp_path / "judged.json",
+    )  # fmt: skip
+    judged = json.loads((tmp_path / "judged.json").read_text())
+    for name in ("accuracy", "before", "attack"):
+        assert judged[name] == report[name]
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -7,8 +7,18 @@ import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_real, random_params
 from jax.flatten_util import ravel_pytree
 
-from d3jax import networks
-from d3jax.evaluate import Protocol, accuracy, answers, evaluate, population, train_students
+from d3jax import artifact, networks
+from d3jax.evaluate import (
+    Protocol,
+    accuracy,
+    answers,
+    evaluate,
+    population,
+    replay,
+    train_students,
+)
+from d3jax.evaluate.recipe import Recipe
+from d3jax.host.progress import Reporter
 from d3jax.synthetic import pixels
 from d3jax.types import Batch, HeldOut, InputError
 
@@ -215,3 +225,57 @@ def test_batch_norm_is_not_tested_by_the_tests_own_statistics(students):
     network, _, _, test, _ = students
     with pytest.raises(InputError, match="population statistics, never those of the test images"):
         accuracy(network, vectors(network), test)
+
+
+def test_replay_does_not_depend_on_the_tests_other_images(students):
+    """Of a replay on a net of one batch norm, in NumPy; its statistics are those of all items."""
+    _, data, theta, test, _ = students
+    network = batch_norm_network(1)
+    weights = vectors(network, 3)
+    recipe = Recipe(5, 2, (0.1,) * 10, "random")
+
+    def counts(rows):
+        return replay.replayed(network, data, theta, recipe, weights, part(test, rows), KEY)[1]
+
+    by_class = sum(counts(np.arange(k * 40, k * 40 + 40)) for k in range(NUM_CLASSES))
+    np.testing.assert_array_equal(counts(np.arange(120)), by_class)
+    params, _ = replay.train(network, data, theta, recipe, weights, KEY)
+    for vector, found in zip(params, by_class):
+        student = networks.unraveler(network)(vector)
+        _, statistics = forward(student, theta["data"]["images"])
+        predicted = forward(student, test.images, statistics)[0].argmax(1)
+        expected = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
+        np.add.at(expected, (np.asarray(test.labels), predicted), 1)
+        np.testing.assert_array_equal(found, expected)
+
+
+def by_hand(data, theta, replay):
+    return artifact.create(
+        theta, method="dd", dataset="digits", class_names=("a", "b", "c"),
+        normalization={"mean": [0.0], "sd": [1.0], "zca": None},
+        architecture={"network": "convnet"}, student_learning_rate=0.1, protocol={}, seed=0,
+        parametrization={
+            "kind": "pixels", "image_shape": list(IMAGE_SHAPE), "num_classes": NUM_CLASSES,
+            "num_items": data.num_items, "label_kind": "free",
+        },
+        dtype="float32", replay=replay,
+    )  # fmt: skip
+
+
+def test_before_the_steps_statistics_are_of_what_was_seen_then(students):
+    """The very images of the test, but brighter: all of them then look dark, and alike."""
+    _, data, theta, test, _ = students
+    network = batch_norm_network(1)
+    params = vectors(network, 2)
+    seen = make_real(network, 0)._replace(images=test.images[:60] * 2 + 1)
+    recipe = {"steps": 1, "passes": 1, "learning_rates": [0.1], "optimizer": "sgd",
+              "initialization": "random", "attack": None}  # fmt: skip
+    made = by_hand(data, theta, recipe)
+    for images, given in ((seen.images, seen), (theta["data"]["images"], None)):
+        _, more = replay.judge(made, network, params, test, KEY, Reporter(), given)
+        expected = []
+        for vector in params:
+            first = networks.unraveler(network)(vector)
+            logits = forward(first, test.images, forward(first, images)[1])[0]
+            expected.append(np.mean(logits.argmax(1) == test.labels))
+        np.testing.assert_allclose(more["before"]["per_student"], expected, atol=1e-6)

@@ -55,12 +55,19 @@ def of_items(
     Returns:
       A pair (mean f[S, C], variance f[S, C]) for each batch norm.
     """
-    one = jax.ShapeDtypeStruct((1,), jnp.int32)
-    image = jax.eval_shape(lambda theta, item: synthetic.sample(theta, key, item), theta, one)[0]
-    if not has_statistics(network, image.shape[1:]):
+    if not has_batch_norm(network, synthetic, theta, key):
         return ()
     look = _over_items(network, synthetic, batch_size, with_means)
     return in_groups(lambda group: look(group, theta, key), params, _TOGETHER)
+
+
+def has_batch_norm(
+    network: Network, synthetic: Synthetic, theta: dict[str, PyTree], key: Array
+) -> bool:
+    """Whether a network of this data has statistics; nothing is computed. key: of any sample."""
+    one = jax.ShapeDtypeStruct((1,), jnp.int32)
+    image = jax.eval_shape(lambda theta, item: synthetic.sample(theta, key, item), theta, one)[0]
+    return has_statistics(network, image.shape[1:])
 
 
 @lru_cache(maxsize=8)  # compiled once for all that ask the same

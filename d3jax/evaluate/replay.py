@@ -14,11 +14,11 @@ from jax.flatten_util import ravel_pytree
 from d3jax import artifact, evaluate, losses, networks
 from d3jax.distill import objectives
 from d3jax.distill.inner import unroll
-from d3jax.evaluate import Evaluation
+from d3jax.evaluate import Evaluation, population
 from d3jax.evaluate.recipe import Recipe, recipe_of
 from d3jax.host.progress import Reporter
 from d3jax.networks import unraveler
-from d3jax.types import HeldOut, InputError, Network, PyTree, Synthetic
+from d3jax.types import HeldOut, InputError, Network, PyTree, Real, Synthetic
 
 
 def train(
@@ -76,6 +76,43 @@ def _stepper(
     return jax.jit(jax.vmap(one, in_axes=(0, None, None, None)))
 
 
+def step_statistics(
+    network: Network,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    recipe: Recipe,
+    params: Array,
+    key: Array,
+    *,
+    at_once: int = 20,
+) -> PyTree:
+    """Batch norm's population statistics of networks f[N, P], over what the recipe's steps see.
+
+    As `population` stacks them. The arguments are those of `train`, with the networks' final
+    weights: with its key the samples are the very ones that the networks were trained on.
+    """
+    if not population.has_batch_norm(network, synthetic, theta, key):
+        return ()
+    look = _looker(network, synthetic, recipe.steps, recipe.passes)
+    return population.in_groups(lambda group: look(group, theta, key), params, at_once)
+
+
+@lru_cache(maxsize=8)
+def _looker(
+    network: Network, synthetic: Synthetic, steps: int, passes: int
+) -> Callable[[Array, PyTree, Array], PyTree]:
+    items = objectives.step_items(synthetic.num_items, steps, passes)
+
+    def look(params: Array, theta: PyTree, key: Array) -> PyTree:
+        def images(batch: PyTree) -> Array:
+            return synthetic.sample(theta, batch["key"], batch["items"]).images
+
+        batches = {"items": items, "key": jax.random.split(key, steps * passes)}
+        return population.over(network, params, [batches], images)
+
+    return jax.jit(look)
+
+
 def replayed(
     network: Network,
     synthetic: Synthetic,
@@ -88,11 +125,14 @@ def replayed(
 ) -> tuple[Evaluation, np.ndarray]:
     """The test accuracy of each network after the recipe's steps, and its confusion.
 
+    Batch norm's statistics are those of `step_statistics`.
+
     Returns:
       The accuracies, and how often class k was taken for class j: f[N, K, K].
     """
     params, seconds = train(network, synthetic, theta, recipe, weights, key)
-    counts = confusion(network, params, test, reporter)
+    own = step_statistics(network, synthetic, theta, recipe, params, key)
+    counts = confusion(network, params, test, reporter, statistics=own)
     right = _accuracies(counts)
     diverged = int(np.sum(~np.isfinite(np.asarray(params)).all(1)))
     rate = float(np.mean(recipe.learning_rates))
@@ -106,8 +146,12 @@ def judge(
     test: HeldOut,
     key: Array,
     reporter: Reporter,
+    seen: Real | None = None,
 ) -> tuple[Evaluation, dict[str, Any]]:
     """What `weights` f[N, P] reach after an artifact's steps, and what they were before.
+
+    seen: the images that `weights` were trained on (`unseen.images`), which batch norm's statistics
+    are of before the steps. Where there are none, they are of what the steps see then too.
 
     Returns:
       Their accuracy, and `before`, its summary without the steps; of an attack also `attack`: the
@@ -118,10 +162,13 @@ def judge(
     classes = range(len(distilled.header["class_names"]))
     if recipe.attack is not None and not all(label in classes for label in recipe.attack):
         raise InputError(f"the artifact attacks classes {recipe.attack}, which it does not have")
-    reached, after = replayed(
-        network, distilled.synthetic, distilled.decodable(), recipe, weights, test, key, reporter
-    )
-    before = confusion(network, weights, test)
+    synthetic, theta = distilled.synthetic, distilled.decodable()
+    reached, after = replayed(network, synthetic, theta, recipe, weights, test, key, reporter)
+    if seen is None:
+        first = step_statistics(network, synthetic, theta, recipe, weights, key)
+    else:
+        first = population.of_images(network, weights, seen)
+    before = confusion(network, weights, test, statistics=first)
 
     def summary(values: np.ndarray) -> dict[str, Any]:
         return reached._replace(per_student=values, diverged=0).summary()
@@ -188,7 +235,8 @@ def score(
 ) -> float:
     """The mean accuracy of networks `weights` on `choosing` after the recipe's steps."""
     params, _ = train(network, synthetic, theta, recipe, weights, key)
-    return float(np.mean(evaluate.accuracy(network, params, choosing)))
+    own = step_statistics(network, synthetic, theta, recipe, params, key)
+    return float(np.mean(evaluate.accuracy(network, params, choosing, own)))
 
 
 def confusion(
@@ -197,6 +245,7 @@ def confusion(
     real: HeldOut,
     reporter: Reporter | None = None,
     *,
+    statistics: PyTree = (),
     at_once: int = 20,
 ) -> np.ndarray:
     """How often each of N networks takes an image of class k for class j: i[N, K, K].
@@ -205,7 +254,12 @@ def confusion(
       network: their architecture.
       params: parameter vectors f[N, P].
       real: the images; all of them are used.
+      reporter: shows progress.
+      statistics: what batch norm normalizes by, of each network: see `evaluate.accuracy`.
       at_once: networks side by side.
+
+    Raises:
+      InputError: networks with batch norm, and no statistics.
     """
     answers = evaluate.answers(network)
     classes = networks.number_of_classes(network, real.images.shape[1:])
@@ -213,11 +267,14 @@ def confusion(
     size = min(at_once, len(params))
     groups = -(-len(params) // size)
     padded = jnp.resize(params, (groups * size, params.shape[1]))
+    filled = jax.tree.map(lambda x: x[np.arange(groups * size) % len(params)], statistics)
     counts = np.zeros((groups * size, classes, classes), np.int64)
 
     def count(group: int) -> None:
-        predicted = np.asarray(answers(padded[group * size : (group + 1) * size], real))
-        for row, prediction in zip(counts[group * size :], predicted):
+        few = slice(group * size, (group + 1) * size)
+        own = jax.tree.map(lambda x: x[few], filled)
+        predicted = np.asarray(answers(padded[few], real, own))
+        for row, prediction in zip(counts[few], predicted):
             np.add.at(row, (labels, prediction), 1)
 
     if reporter is None:

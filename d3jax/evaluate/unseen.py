@@ -15,7 +15,7 @@ from d3jax.experts import source as pretrained
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
 from d3jax.networks import initial_parameters
-from d3jax.types import InputError, Network
+from d3jax.types import InputError, Network, Real
 
 NETWORKS = 200  # unseen ones that figures are means over, as in the paper
 
@@ -58,11 +58,7 @@ def weights(
                     "with; use the versions in its header, or distill with --store-weights"
                 )
         return fixed
-    specification = header["parametrization"]
-    shape = tuple(specification["image_shape"])
-    trained_on = pretrained.load(
-        recipe["source"], shape, specification["num_classes"], data_dir, source
-    )
+    trained_on = _source(distilled, data_dir, source)
     pool, _ = pretrained.train(trained_on, network, architecture, store, reporter)
     if recipe["unseen"] >= len(pool):
         raise InputError(
@@ -70,6 +66,38 @@ def weights(
             f"by: none is left that it was distilled with"
         )
     return pool[len(pool) - recipe["unseen"] :][:number]
+
+
+def images(
+    distilled: artifact.Artifact,
+    architecture: dict[str, Any],
+    data_dir: Path | None,
+    source: str | None = None,
+) -> Real | None:
+    """The images that those `weights` were trained on before, None where they were on none.
+
+    Raises:
+      InputError: as `weights`.
+    """
+    header = distilled.header
+    other = _weights(architecture) != _weights(header["architecture"])
+    if other or recipe_of(header["replay"]).initialization != "pretrained":
+        return None
+    return _source(distilled, data_dir, source).real
+
+
+def _source(
+    distilled: artifact.Artifact, data_dir: Path | None, source: str | None
+) -> pretrained.Source:
+    """The source data that an artifact's networks were pretrained on."""
+    specification = distilled.header["parametrization"]
+    return pretrained.load(
+        distilled.header["replay"]["source"],
+        tuple(specification["image_shape"]),
+        specification["num_classes"],
+        data_dir,
+        source,
+    )
 
 
 def _weights(architecture: dict[str, Any]) -> dict[str, Any]:

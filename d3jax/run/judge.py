@@ -20,9 +20,10 @@ from d3jax.experts.store import fingerprint
 from d3jax.host import files
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, check_seed, stage_key
+from d3jax.networks.blocks import has_statistics
 from d3jax.run import pictures as report
 from d3jax.run.options import Architecture, Judgement, Run, Studied, plain, resolved_architecture
-from d3jax.types import HeldOut, InputError, Method, Network, State
+from d3jax.types import HeldOut, InputError, Method, Network, Real, State
 
 
 def dataset_name(name: str) -> str:
@@ -95,6 +96,7 @@ def judge(
                 f"{path} brings its own steps and learning rates; with --ordinary students train "
                 f"on it for --epochs at --learning-rate"
             )
+        source = _source(header["replay"], options)
         weights = unseen.weights(
             distilled,
             network,
@@ -104,10 +106,11 @@ def judge(
             options.data_dir,
             options.experts,
             reporter,
-            source=_source(header["replay"], options),
+            source=source,
         )
+        seen = _seen(distilled, network, architecture, options.data_dir, source)
         samples = stage_key(options.seed, Stage.REPLAY)
-        reached, more = replay.judge(distilled, network, weights, test, samples, reporter)
+        reached, more = replay.judge(distilled, network, weights, test, samples, reporter, seen)
     finished = {
         "artifact": path.name,
         "method": header["method"],
@@ -124,6 +127,19 @@ def judge(
         files.write_json(options.json, finished)
     reporter.console.print(accuracy_table({**finished, "baselines": {}}))
     return finished
+
+
+def _seen(
+    distilled: artifact.Artifact,
+    network: Network,
+    architecture: Architecture,
+    data_dir: Path | None,
+    source: str | None,
+) -> Real | None:
+    """What pretrained networks with batch norm have seen before an artifact's steps."""
+    if not has_statistics(network, tuple(distilled.header["parametrization"]["image_shape"])):
+        return None
+    return unseen.images(distilled, plain(architecture), data_dir, source)
 
 
 def _source(recipe: dict[str, Any], options: Judgement) -> str | None:
@@ -396,9 +412,10 @@ def _replay_judge(
         made, network, plain(options.architecture), made.header["replay"]["unseen"], options.seed,
         options.data.data_dir, options.experts, reporter, trained_on,
     )  # fmt: skip
+    seen = _seen(made, network, options.architecture, options.data.data_dir, trained_on)
 
     def reached(made: artifact.Artifact, test: HeldOut) -> tuple[evaluate.Evaluation, dict]:
-        return replay.judge(made, network, weights, test, key, reporter)
+        return replay.judge(made, network, weights, test, key, reporter, seen)
 
     def best(baseline: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
         data_ = baseline.synthetic
