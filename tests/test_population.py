@@ -7,7 +7,7 @@ import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_real, random_params
 from jax.flatten_util import ravel_pytree
 
-from d3jax import artifact, networks
+from d3jax import artifact, data, experts, networks
 from d3jax.evaluate import (
     Protocol,
     accuracy,
@@ -18,7 +18,11 @@ from d3jax.evaluate import (
     train_students,
 )
 from d3jax.evaluate.recipe import Recipe
+from d3jax.experts.store import Snapshots
 from d3jax.host.progress import Reporter
+from d3jax.run import join
+from d3jax.run.options import Architecture, Join
+from d3jax.run.stages import make_world
 from d3jax.synthetic import pixels
 from d3jax.types import Batch, HeldOut, InputError
 
@@ -279,3 +283,44 @@ def test_before_the_steps_statistics_are_of_what_was_seen_then(students):
             logits = forward(first, test.images, forward(first, images)[1])[0]
             expected.append(np.mean(logits.argmax(1) == test.labels))
         np.testing.assert_allclose(more["before"]["per_student"], expected, atol=1e-6)
+
+
+def test_an_experts_epoch_is_chosen_with_its_training_images_statistics(tmp_path, monkeypatch):
+    """On validation images of two classes alone, whose own statistics are others; in NumPy."""
+    dataset = data.load("digits", train_limit=150, validation=60, seed=0)
+    two = np.flatnonzero(dataset.validation_labels < 2)
+    dataset = dataset._replace(
+        validation_images=dataset.validation_images[two],
+        validation_labels=dataset.validation_labels[two],
+    )
+    normalization = data.Normalization.of(dataset.train_images)
+    architecture = Architecture(
+        network="convnet", width=3, depth=1, norm="batch", pooling="average"
+    )
+    world = make_world(dataset, normalization, architecture, on_device=False)
+    options = Join(
+        (), tmp_path / "joined", "expert",
+        expert=experts.Options(epochs=8, learning_rate=0.1, batch_size=15, augmentation=()),
+        experts=tmp_path,
+    )  # fmt: skip
+    measured = []
+
+    def noted(*arguments):
+        measured.append(accuracy(*arguments))
+        return measured[-1]
+
+    monkeypatch.setattr(join.evaluate, "accuracy", noted)
+    monkeypatch.setattr(join.joining, "labelled", lambda whole, *more: whole)
+    join.labelled(None, world, architecture, options, Reporter())
+    (path,) = (folder for folder in tmp_path.iterdir() if folder.is_dir())
+    epochs = Snapshots(path).read_all()[0]
+    train, held = (
+        normalization.apply(x) for x in (dataset.train_images, dataset.validation_images)
+    )
+    expected = []
+    for vector in epochs:
+        expert = networks.unraveler(world.network)(jnp.asarray(vector))
+        predicted = forward(expert, held, forward(expert, train)[1])[0].argmax(1)
+        expected.append(np.mean(predicted == dataset.validation_labels))
+    np.testing.assert_allclose(measured[0], expected, atol=1e-6)
+    assert max(expected) > 0.8

@@ -8,6 +8,7 @@ import numpy as np
 
 from d3jax import artifact, data, evaluate, experts
 from d3jax.artifact import join as joining
+from d3jax.evaluate import population
 from d3jax.experts.store import Snapshots
 from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
@@ -82,18 +83,20 @@ def labelled(
     dataset, normalization = world.dataset, world.normalization
     on_device = make_world(dataset, normalization, architecture)
     path = stored_experts(on_device, architecture, one, options.experts, options.seed, reporter)
-    del on_device
     stored = Snapshots(path)
     epoch = stored.shape[1] - 1
     if len(dataset.validation_labels):
+        epochs = jnp.asarray(stored.read_all()[0], jnp.float32)
+        statistics = population.of_images(world.network, epochs, on_device.real)
+        del on_device
         choosing = data.held_out(
             dataset.validation_images, dataset.validation_labels, normalization
         )
-        epochs = jnp.asarray(stored.read_all()[0], jnp.float32)
-        found = evaluate.accuracy(world.network, epochs, choosing)
+        found = evaluate.accuracy(world.network, epochs, choosing, statistics)
         epoch = int(jnp.argmax(found))
         reporter.say(f"labels: an expert's after epoch {epoch}, the best on validation images")
     else:
+        del on_device
         reporter.say("labels: an expert's after its last epoch; no validation images to choose by")
     params = unraveler(world.network)(jnp.asarray(stored.read(0, epoch), jnp.float32))
     made = joining.labelled(whole, world.network, params, options.label_storage)
