@@ -49,6 +49,8 @@ from d3jax import evaluate, networks
 from d3jax.methods.d3 import D3Options
 from d3jax.synthetic import gaussian
 network = networks.create("mlp", image_shape=(8, 8, 1), num_classes=3, width=4)
+assert "flax.nnx" not in sys.modules  # it takes as long as the rest of Flax
+assert networks.wrap.__name__ == "wrap"
 data = gaussian.create(image_shape=(8, 8, 1), num_classes=3, width=8, latent_size=2)
 method = d3jax.d3(network, data, D3Options(trajectory=False, mmd_samples=2), 1)
 jax.eval_shape(data.init, jax.random.key(0), None)

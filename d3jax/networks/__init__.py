@@ -1,4 +1,9 @@
-"""The networks of experts and students, as pure functions."""
+"""The networks of experts and students, as pure functions.
+
+`wrap` makes one of your own Flax module; it imports NNX, when it is first asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from d3jax.networks.architectures import INITIALIZATIONS as INITIALIZATIONS
 from d3jax.networks.architectures import MLP as MLP
@@ -17,3 +22,15 @@ from d3jax.networks.architectures import initial_parameters as initial_parameter
 from d3jax.networks.architectures import number_of_classes as number_of_classes
 from d3jax.networks.architectures import parameter_count as parameter_count
 from d3jax.networks.architectures import unraveler as unraveler
+
+if TYPE_CHECKING:
+    from d3jax.networks.wrapped import load_network as load_network
+    from d3jax.networks.wrapped import wrap as wrap
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("load_network", "wrap"):
+        from d3jax.networks import wrapped
+
+        return getattr(wrapped, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
