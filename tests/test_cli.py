@@ -396,9 +396,10 @@ def test_a_claim_is_taken_back_where_nothing_was_made(there, made, tmp_path):
     if there is not None:
         (out / there).mkdir(parents=True)
     dataset = options.data.read(0)
+    network = options.architecture.create(dataset.image_shape, dataset.num_classes)
 
     def refused_later():
-        with folder.claim(out, "d3", options, dataset):
+        with folder.claim(out, options, dataset, network):
             if made is not None:
                 (out / made).mkdir()
             raise InputError("too little disk")

@@ -13,6 +13,7 @@ from d3jax import data, experts
 from d3jax.experts.store import Snapshots, fingerprint
 from d3jax.host import clocks
 from d3jax.host.progress import Reporter
+from d3jax.networks.own import identified
 from d3jax.types import InputError, Network, Real
 
 
@@ -95,7 +96,9 @@ def train(
       Busy, Interrupted, Diverged: as `experts.train`.
     """
     images = {"images": source.images, "zca": False}
-    configuration = experts.configuration(source.options, architecture, images, source.seed)
+    _, height, width, channels = source.real.images.shape
+    fields = identified(architecture, network, (height, width, channels))
+    configuration = experts.configuration(source.options, fields, images, source.seed)
     path = experts.train(network, source.options, source.real, store, configuration, reporter)
     snapshots = Snapshots(path)
     last = snapshots.read_all(epochs=slice(snapshots.shape[1] - 1, snapshots.shape[1]))

@@ -20,6 +20,7 @@ from d3jax.distill.compose import check_rates, compose
 from d3jax.evaluate import unseen
 from d3jax.keys import Stage
 from d3jax.methods.registry import TINY, Finished, Reads, Setting, Spec, register
+from d3jax.networks.own import is_own
 from d3jax.synthetic import labels, pixels
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 
@@ -271,6 +272,11 @@ def _resolve(run: Any, dataset: Dataset) -> Any:
     fixed = _initialization(own) == "fixed"
     if own.store_weights and not fixed:
         raise InputError("store_weights is for a fixed initialization: add --init fixed")
+    if own.store_weights and is_own(run.architecture.network):
+        raise InputError(
+            "store_weights is for d3jax's networks, whose number of weights a file can be checked "
+            "for without running your code; leave it out"
+        )
     networks = 1 if fixed else own.networks
     batch, window = own.real_batch, own.window
     filled = dataclasses.replace(

@@ -11,8 +11,9 @@ from d3jax import data
 from d3jax.experts.store import fingerprint
 from d3jax.host import files
 from d3jax.keys import DRAWS
+from d3jax.networks.own import identified
 from d3jax.run.options import Run, plain
-from d3jax.types import InputError
+from d3jax.types import InputError, Network
 
 # What may differ between the runs of one folder: it changes no number (`together` the last bits).
 _FREE = (
@@ -22,14 +23,14 @@ _FREE = (
 
 
 @contextmanager
-def claim(out: Path, options: Run, dataset: data.Dataset) -> Iterator[None]:
+def claim(out: Path, options: Run, dataset: data.Dataset, network: Network) -> Iterator[None]:
     """Writes config.yaml, or refuses a folder that holds another configuration's run.
 
     Where what follows is refused itself (too little disk, say), a new claim is taken back, unless
     something was made in the folder by then: that is of this configuration.
     """
     before = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    new = _claim(out, options, dataset)
+    new = _claim(out, options, dataset, network)
     try:
         yield
     except InputError:
@@ -42,12 +43,13 @@ def claim(out: Path, options: Run, dataset: data.Dataset) -> Iterator[None]:
         raise
 
 
-def _claim(out: Path, options: Run, dataset: data.Dataset) -> bool:
+def _claim(out: Path, options: Run, dataset: data.Dataset, network: Network) -> bool:
     """Whether the folder was claimed by nobody before."""
     values = {
         "method": options.spec.name,
         "draws": DRAWS,
         **{name: value for name, value in plain(options).items() if name != "processes"},
+        "architecture": identified(plain(options.architecture), network, dataset.image_shape),
         "images": fingerprint(dataset.train_images, dataset.train_labels),
     }
     path = out / "config.yaml"

@@ -21,6 +21,7 @@ from d3jax.host import files
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, check_seed, stage_key
 from d3jax.networks.blocks import has_statistics
+from d3jax.networks.own import is_own
 from d3jax.run import pictures as report
 from d3jax.run.options import Architecture, Judgement, Run, Studied, plain, resolved_architecture
 from d3jax.types import HeldOut, InputError, Method, Network, Real, State
@@ -183,10 +184,23 @@ def stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data.
 def stored_architecture(
     header: dict[str, Any], wanted: Architecture, dataset: data.Dataset, path: Path
 ) -> Architecture:
-    """The network in the header, with what the command line says otherwise of it; or another."""
+    """The network in the header, with what the command line says otherwise of it; or another.
+
+    A network of the user's own is never taken from the header alone: it would run code that a file
+    names.
+
+    Raises:
+      InputError: the header names none that can be built, or one of the user's own.
+    """
     said = dataclasses.asdict(wanted)
     said = {name: value for name, value in said.items() if value is not None}
     stored = header["architecture"]
+    if "network" not in said and is_own(stored.get("network")):
+        raise InputError(
+            f"{path} was distilled with a network that is not d3jax's, {stored['network']}; a file "
+            f"must not run code that it names, so say yourself --network {stored['network']}, or "
+            f"another network"
+        )
     if said.get("network", stored.get("network")) != stored.get("network"):
         stored = {}
     kinds = {f.name: str for f in dataclasses.fields(Architecture)}

@@ -22,10 +22,10 @@ from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
 from d3jax.host.launch import Processes
 from d3jax.methods.registry import METHODS, Spec
+from d3jax.networks.own import is_own
 from d3jax.synthetic.options import Parametrization
 from d3jax.types import InputError, Network
 
-NetworkName = Literal["convnet", "lenet", "alexcifarnet", "mlp", "resnet18"]
 NormName = Literal["instance", "group", "layer", "batch", "none"]
 PoolingName = Literal["average", "max", "none"]
 Inlined = tyro.conf.arg(name="")  # the group's flags have no prefix
@@ -70,9 +70,11 @@ class Data:
 class Architecture:
     """Which network experts and students are; to judge an artifact, default the artifact's own."""
 
-    network: NetworkName | None = None
-    """Architecture of experts and students; default convnet, for dd the paper's: lenet for grey
-    images of 28 or 32 pixels, alexcifarnet for coloured ones of 32, else convnet."""
+    network: str | None = None
+    """Architecture of experts and students: convnet, lenet, alexcifarnet, mlp, resnet18, or a
+    function of your own that makes one, as package.module:function (see d3jax.networks.wrap);
+    default convnet, for dd the paper's: lenet for grey images of 28 or 32 pixels, alexcifarnet for
+    coloured ones of 32, else convnet."""
     width: int | None = None
     """Channels per layer, or hidden units; default 32 for convnet (the field's figures have 128),
     64 for resnet18, 128 for mlp."""
@@ -90,9 +92,23 @@ class Architecture:
     losses stay float32; bfloat16 is for accelerators that have it, a CPU gains nothing."""
 
     def create(self, image_shape: tuple[int, int, int], num_classes: int) -> Network:
-        """The network for images of this shape."""
+        """The network for images of this shape.
+
+        Raises:
+          InputError: it cannot be made, or an option is not for it.
+        """
         options = {n: v for n, v in dataclasses.asdict(self).items() if v is not None}
         name = options.pop("network", "convnet")
+        if is_own(name):
+            foreign = [f"--{option}" for option in options if option != "compute"]
+            if foreign:
+                raise InputError(
+                    f"{name} is a network of your own, which takes no such options; leave out "
+                    f"{', '.join(foreign)}"
+                )
+            return networks.load_network(
+                name, image_shape=image_shape, num_classes=num_classes, **options
+            )
         return networks.create(name, image_shape=image_shape, num_classes=num_classes, **options)
 
 
@@ -251,6 +267,8 @@ class Join:
     last, where none are set aside)."""
     label_storage: Literal["float", "int8"] = "float"
     """How those are stored: as the parts' arrays, or a byte each."""
+    network: str | None = None
+    """The expert's network, where the artifacts name one of your own, package.module:function."""
     data: Annotated[Data, Inlined] = field(default_factory=Data)
     expert: ExpertOptions = field(default_factory=ExpertOptions)
     experts: Path = Path("runs/experts")
@@ -427,9 +445,12 @@ def resolved_architecture(
 ) -> Architecture:
     """The network with its defaults filled in; what it does not have stays None.
 
-    `network` and `initialization` are those to take where none is named.
+    `network` and `initialization` are those to take where none is named. A network of the user's
+    own has no defaults.
     """
     name = options.network or network
+    if is_own(name):
+        return options
     defaults: dict[str, dict[str, Any]] = {
         "convnet": {
             "width": 32,

@@ -27,6 +27,7 @@ from d3jax.host.events import EventWriter, check_installed
 from d3jax.host.progress import Reporter, locked
 from d3jax.keys import Stage, stage_key
 from d3jax.methods.registry import Finished, Reads, Setting, Spec
+from d3jax.networks.own import identified
 from d3jax.run import judge as judging
 from d3jax.run import pictures
 from d3jax.run.folder import claim
@@ -221,7 +222,7 @@ def opened(
         check_installed()
     out = options.out
     # After nearly all that can be refused, before all that is written.
-    with claim(out, options, world.dataset), locked(out, "distilling"):
+    with claim(out, options, world.dataset, world.network), locked(out, "distilling"):
         finished = None
         if (out / "report.json").exists():
             reporter.say(f"{out} is finished; this is its report")
@@ -340,7 +341,9 @@ def stored_experts(
     `starts` makes weights f[E, P] that they begin with, and `told` says what those depend on.
     """
     number = None if world.part is None else world.part.number
-    recipe = expert_recipe(world.dataset, world.normalization, architecture, options, seed, number)
+    recipe = expert_recipe(
+        world.dataset, world.normalization, world.network, architecture, options, seed, number
+    )
     recipe |= {"starts": told} if told else {}
     return experts.train(world.network, options, world.real, store, recipe, reporter, starts)
 
@@ -348,6 +351,7 @@ def stored_experts(
 def expert_recipe(
     dataset: Dataset,
     normalization: Normalization,
+    network: Network,
     architecture: Architecture,
     options: experts.Options,
     seed: int,
@@ -360,7 +364,8 @@ def expert_recipe(
     }
     if subtask is not None:  # normalized by the images of other classes too
         images["normalization"] = fingerprint(normalization.mean, normalization.sd)
-    recipe = experts.configuration(options, dataclasses.asdict(architecture), images, seed)
+    fields = identified(dataclasses.asdict(architecture), network, dataset.image_shape)
+    recipe = experts.configuration(options, fields, images, seed)
     return recipe if subtask is None else {**recipe, "subtask": subtask}
 
 

@@ -228,7 +228,7 @@ def _train_experts(job: Whole, group: Group, reporter: Reporter) -> dict[int, Pa
     """The folders of the experts of this process's own subtasks; all are trained then."""
     options, store = job.options, _store(job)
     everyone = _slots([part.number for part in group.parts])
-    recipe = cache(partial(_recipe, job, {part.number: part for part in group.parts}))
+    recipe = cache(partial(_recipe, job, group))
     path = cache(lambda number: store_path(store, recipe(number)))
     missing = [number in everyone.owned() and not experts.complete(path(number))
                for number in everyone.subtasks]  # fmt: skip
@@ -270,10 +270,12 @@ def _store(job: Whole) -> Path:
     return job.options.experts
 
 
-def _recipe(job: Whole, parts: dict[int, Part], number: int) -> dict[str, Any]:
-    options, own = job.options, subtasks.of(job.dataset, parts[number].classes)
+def _recipe(job: Whole, group: Group, number: int) -> dict[str, Any]:
+    options, network = job.options, group.network
+    part = next(part for part in group.parts if part.number == number)
+    own = subtasks.of(job.dataset, part.classes)
     return expert_recipe(
-        own, job.normalization, options.architecture, options.expert, options.seed, number
+        own, job.normalization, network, options.architecture, options.expert, options.seed, number
     )
 
 
@@ -284,7 +286,7 @@ def _distill_group(
     options = job.options
     slots = _slots([part.number for part in group.parts])
     images = _images(job, group)
-    recipe = partial(_recipe, job, {part.number: part for part in group.parts})
+    recipe = partial(_recipe, job, group)
     local = {slots.subtask(slot) for slot in slots.local()}
     stores = {n: Snapshots(store_path(_store(job), recipe(n))) for n in local}
 
