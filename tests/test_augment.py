@@ -292,17 +292,34 @@ def test_what_is_no_strategy_is_refused_and_the_valid_names_are_said(strategy):
         augment.draw_choice(jax.random.key(0), strategy)
 
 
+NUMBERS = tuple(map(str, range(10)))
+THINGS = ("airplane", "automobile", "bird", "cat")
+
+
 @pytest.mark.parametrize(
-    ("dataset", "flips"),
+    ("dataset", "class_names", "flips"),
     [
-        ("cifar10", True), ("imagenet_resized/64x64", True), ("data/pets.npz", True),
-        ("mnist", False), ("emnist/letters", False), ("data/usps.npz", False),
+        # By the data set's name, as ever.
+        ("digits", NUMBERS, False), ("mnist", NUMBERS, False), ("data/usps.npz", NUMBERS, False),
+        ("emnist/letters", tuple(map(str, range(37))), False), ("kmnist", ("o", "ki", "su"), False),
+        ("svhn_cropped", NUMBERS, False), ("MNIST.npz", (), False),
+        ("cifar10", THINGS, True), ("data/cifar10.npz", NUMBERS, True), ("CIFAR-10", NUMBERS, True),
+        ("fashion_mnist.npz", NUMBERS, True), ("data/pets.npz", (), True),
+        ("imagenet_resized/64x64", tuple(map(str, range(1000))), True),
+        ("tiny_imagenet", ("n01443537", "n01629819"), True),
+        ("tiny_imagenet_20", ("American lobster, Northern lobster", "brown bear, bruin"), True),
+        # By those of the classes.
+        ("my_mnist.npz", NUMBERS, False), ("images/mine", ("0", "3"), False),
+        ("mine.npz", ("A", "b", "c"), False), ("mine.npz", ("zero", "One", "two"), False),
+        ("mine.npz", ("0 - zero", "1 - one"), False), ("mine.npz", ("1 - zero", "0 - one"), True),
+        ("mine.npz", (*NUMBERS, "10"), True), ("mine.npz", ("a", "b", "none"), True),
+        ("mine.npz", THINGS, True), ("mine.npz", ("3 dogs", "4 cats"), True),
     ],
 )  # fmt: skip
-def test_digits_and_letters_are_not_mirrored(dataset, flips):
-    strategy = augment.default_strategy(dataset)
-    assert ("flip" in strategy) == flips
-    assert set(augment.STRATEGIES) - set(strategy) <= {"flip"}
+def test_digits_and_letters_are_not_mirrored(dataset, class_names, flips):
+    strategy = augment.default_strategy(dataset, class_names)
+    assert strategy == tuple(n for n in augment.STRATEGIES if flips or n != "flip")
+    assert (augment.why_not_flipped(dataset, class_names) is None) == flips
 
 
 @pytest.mark.parametrize("images", [jnp.zeros((2, 8, 8)), jnp.zeros((2, 8, 8, 1), jnp.uint8)])

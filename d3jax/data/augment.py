@@ -1,14 +1,16 @@
-"""Differentiable siamese augmentation: keyed, pure, and linear (up to a constant) in the images.
+"""Differentiable augmentation: keyed, pure, and linear (up to a constant) in the images.
 
 One kind of transformation is drawn for a batch, and parameters for each of its images. The kinds
 and their ranges are those in common use since Zhao and Bilen, "Dataset Condensation with
-Differentiable Siamese Augmentation" (ICML 2021, arXiv 2102.08259).
+Differentiable Siamese Augmentation" (ICML 2021, arXiv 2102.08259). Theirs is siamese in that real
+and synthetic images get the same parameters: two batches do here where they get the same key.
 
-Here the parameters are drawn; `transformations` apply them to one image.
+Here the parameters are drawn; `warps` apply them to one image.
 """
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Literal, NamedTuple, get_args
 
@@ -86,15 +88,49 @@ _TRANSFORMATIONS = {
 STRATEGIES: tuple[Transformation, ...] = get_args(Transformation)
 
 
-# Data sets whose classes a mirror would confuse.
-_NOT_MIRRORED = {"digits", "mnist", "usps", "svhn_cropped", "kmnist", "emnist", "qmnist"}
+# Data sets of characters, which a mirror would confuse, whatever the names of their classes.
+_CHARACTERS = {"digits", "mnist", "usps", "svhn", "svhn_cropped", "kmnist", "emnist", "qmnist"}
+# Data sets of things, in up to ten classes, which a file without names numbers as digits are named.
+_THINGS = {"cifar10", "cifar_10", "fashion_mnist", "fashionmnist", "stl10", "cinic10", "imagenette"}
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def default_strategy(dataset: str) -> tuple[Transformation, ...]:
-    """All kinds, but no flip for data sets of digits and letters, as is the field's habit."""
-    path = PurePath(dataset)  # such as emnist/letters, or data/mnist.npz
-    family = {*path.parts[:1], path.stem}
-    return tuple(n for n in STRATEGIES if n != "flip" or not family & _NOT_MIRRORED)
+def default_strategy(dataset: str, class_names: Sequence[str] = ()) -> tuple[Transformation, ...]:
+    """All kinds, but no flip for digits and letters, as is the field's habit.
+
+    See `why_not_flipped` for what are taken for such.
+    """
+    flipped = why_not_flipped(dataset, class_names) is None
+    return tuple(name for name in STRATEGIES if flipped or name != "flip")
+
+
+def why_not_flipped(dataset: str, class_names: Sequence[str] = ()) -> str | None:
+    """Why images of a data set should not be mirrored; None where they may be.
+
+    They are taken for digits or letters by the data set's name, where it is a known one (`emnist/
+    letters`, `data/mnist.npz`); else by the names of its classes, where each is a digit, in figures
+    or words ("3", "three", "3 - three"), or a single letter. So up to ten classes that a file has
+    no names for, which are numbered then, count as digits: a needless flip of digits costs more
+    than one that is left out.
+    """
+    path = PurePath(dataset.lower().replace("-", "_"))
+    known = {*path.parts[:1], path.stem}
+    if known & _CHARACTERS:
+        return "the data set is one of digits or letters"
+    if known & _THINGS or not class_names or not all(map(_is_character, class_names)):
+        return None
+    return (
+        f"its classes, {class_names[0]} to {class_names[-1]}, are named like digits or letters; "
+        f"options such as --student.augmentation say otherwise"
+    )
+
+
+def _is_character(class_name: str) -> bool:
+    """Whether a class is named as a digit or a letter."""
+    words = re.findall(r"[^\W_]+", class_name.lower())
+    if len(words) == 2 and words[0].isdigit():  # 3 - three
+        return words[0] == str(_DIGITS.index(words[1])) if words[1] in _DIGITS else False
+    return len(words) == 1 and (len(words[0]) == 1 or words[0] in _DIGITS)
 
 
 def draw_choice(key: Array, strategy: tuple[str, ...] = STRATEGIES) -> Array:

@@ -299,7 +299,8 @@ def _reads(run: Any, dataset: Dataset, turn: int) -> Reads | None:
         return Reads(own.source, source=source, limited=limited, kept=own.unseen)
     if run.parametrization.labels != "expert":
         return None
-    teacher = experts.Options(count=1, keep="last", augmentation=default_strategy(dataset.name))
+    kinds = default_strategy(dataset.name, dataset.class_names)
+    teacher = experts.Options(count=1, keep="last", augmentation=kinds)
     steps = experts.data_defaults(teacher, len(dataset.train_labels))
     return Reads(dataclasses.replace(teacher, **steps._asdict()))
 

@@ -160,7 +160,9 @@ def resolved(options: MTTOptions, run: Any, dataset: Dataset, outer_steps: int) 
         options,
         growth_steps=growth_steps(options, outer_steps),
         inner_batch_size=items if batch is None else min(batch, items),
-        inner_augmentation=default_strategy(dataset.name) if inner is None else inner,
+        inner_augmentation=default_strategy(dataset.name, dataset.class_names)
+        if inner is None
+        else inner,
     )
 
 

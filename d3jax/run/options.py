@@ -408,7 +408,8 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
     if isinstance(options, Studied):
         student = options.student
         if student.augmentation is None:
-            student = replace(student, augmentation=default_strategy(dataset.name))
+            by_default = default_strategy(dataset.name, dataset.class_names)
+            student = replace(student, augmentation=by_default)
         if parametrization.labels == "expert" and parametrization.kind == "gaussian":
             student = replace(student, with_means=True)
         changes["student"] = student
@@ -484,7 +485,7 @@ def resolved_experts(
     return dataclasses.replace(
         options,
         **steps._asdict(),
-        augmentation=default_strategy(dataset.name)
+        augmentation=default_strategy(dataset.name, dataset.class_names)
         if options.augmentation is None
         else options.augmentation,
     )

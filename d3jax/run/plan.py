@@ -99,7 +99,9 @@ def _as_if(dataset: Dataset, classes: int | None, images: int | None) -> Dataset
     return dataset._replace(
         train_images=np.broadcast_to(np.uint8(0), (images, *dataset.image_shape)),
         train_labels=dataset.train_labels if same else labels,
-        class_names=tuple(map(str, range(classes))),
+        class_names=dataset.class_names
+        if classes == dataset.num_classes
+        else tuple(map(str, range(classes))),
     )
 
 

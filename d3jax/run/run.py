@@ -4,6 +4,7 @@ from pathlib import Path
 
 from d3jax.data import Dataset, subtasks
 from d3jax.host.progress import Reporter
+from d3jax.run import augmented
 from d3jax.run import subtasks as divided
 from d3jax.run.options import Experts, Run, resolved_architecture, resolved_experts
 from d3jax.run.stages import (
@@ -46,6 +47,8 @@ def train_experts(options: Experts, reporter: Reporter) -> list[Path]:
     architecture = resolved_architecture(options.architecture, dataset)
     classes = [part.classes for part in parts if part is not None]
     expert = resolved_experts(options.expert, dataset, classes)
+    strategies = {"experts": augmented.strategy(expert.augmentation)}
+    reporter.say(augmented.told(strategies, dataset))
     paths = []
     for part in parts:
         own = dataset if part is None else subtasks.of(dataset, part.classes)

@@ -28,8 +28,8 @@ from d3jax.host.progress import Reporter, locked
 from d3jax.keys import Stage, stage_key
 from d3jax.methods.registry import Finished, Reads, Setting, Spec
 from d3jax.networks.own import identified
+from d3jax.run import augmented, pictures
 from d3jax.run import judge as judging
-from d3jax.run import pictures
 from d3jax.run.folder import claim
 from d3jax.run.options import Architecture, Run, labels_at_start, plain, resolved
 from d3jax.synthetic import labels
@@ -228,6 +228,9 @@ def opened(
             reporter.say(f"{out} is finished; this is its report")
             finished = json.loads((out / "report.json").read_text())
             reporter.console.print(judging.accuracy_table(finished))
+        else:
+            whole = world.dataset if world.part is None else world.part.whole
+            reporter.say(augmented.told(augmented.used(options, whole), whole))
         yield finished
 
 
@@ -293,7 +296,7 @@ def protocol_of(options: Run, dataset: Dataset) -> dict[str, Any]:
     """How students were meant to be trained, as an artifact's header says it."""
     if hasattr(options, "student"):
         return plain(options.student)  # type: ignore[attr-defined]
-    return plain(Protocol(augmentation=default_strategy(dataset.name)))
+    return plain(Protocol(augmentation=default_strategy(dataset.name, dataset.class_names)))
 
 
 def trained(
