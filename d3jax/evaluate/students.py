@@ -44,7 +44,8 @@ class Protocol:
     decay: float = 0.1
     """The learning rate is multiplied by this at half time."""
     augmentation: tuple[Transformation, ...] | None = None
-    """Siamese augmentation, one of these per step; default all (digits: no flip)."""
+    """Differentiable augmentation, one of these per step; default all, but no flip where the data
+    set or its classes are named as digits or letters."""
     with_means: bool = False
     """Visit the deterministic decodes in each epoch too (the paper's protocol for soft labels)."""
 

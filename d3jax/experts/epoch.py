@@ -23,7 +23,7 @@ def epoch_function(
 
     Args:
       network: what they are.
-      strategy: Siamese augmentation, one of these per step; None: all.
+      strategy: augmentation, one of these per step; None: all.
       batch_size: images per step, at most all that there are.
       learning_rate: of plain SGD.
 

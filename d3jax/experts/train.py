@@ -40,7 +40,8 @@ class Options:
     batch_size: int | None = None
     """Images per step, an incomplete last batch left out; default 256, 32 below 5000 images."""
     augmentation: tuple[Transformation, ...] | None = None
-    """Siamese augmentation, one of these per step; default all (digits: no flip)."""
+    """Differentiable augmentation, one of these per step; default all, but no flip where the data
+    set or its classes are named as digits or letters."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How snapshots are stored."""
     keep: Literal["all", "last"] = "all"

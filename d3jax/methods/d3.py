@@ -32,7 +32,7 @@ class D3Options:
     inner_batch_size: int | None = None
     """Items per inner step; default all of them."""
     inner_augmentation: tuple[Transformation, ...] = ()
-    """Siamese augmentation inside the student's steps (the paper has none)."""
+    """Differentiable augmentation inside the student's steps (the paper has none)."""
     trajectory: bool = True
     """Trajectory matching (off: an ablation)."""
     mmd: bool = True

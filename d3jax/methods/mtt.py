@@ -40,7 +40,8 @@ class MTTOptions:
     inner_batch_size: int | None = None
     """Synthetic items per inner step, drawn by permutations; default all of them."""
     inner_augmentation: tuple[Transformation, ...] | None = None
-    """Siamese augmentation inside the student's steps; default all (digits: no flip)."""
+    """Differentiable augmentation inside the student's steps, one of these per step; default all,
+    but no flip where the data set or its classes are named as digits or letters."""
     gradient: Literal["exact", "tesla"] = "exact"
     """Backpropagation through all inner steps, or TESLA's approximation at the memory of one."""
     optimizer: Literal["adam", "sgd"] = "adam"

@@ -45,7 +45,8 @@ def trajectory_matching(
         full value over so many outer steps (difficulty-aligned matching, DATM: Guo et al., ICLR
         2024); default at once.
       batch_size: items per inner step, drawn by permutations; None for all of them.
-      strategy: siamese augmentation inside the student's steps (`augment.STRATEGIES`); D3 has none.
+      strategy: augmentation inside the student's steps, of synthetic images alone
+        (`augment.STRATEGIES`); D3 has none.
       gradient: `exact` backpropagation through all steps, or `tesla`: without the path by which
         data of earlier steps moves later weights, at the memory of one step
         (`inner.direct_unroll`).
