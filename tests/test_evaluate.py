@@ -11,7 +11,15 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from d3jax import data, networks, synthetic
-from d3jax.evaluate import Evaluation, Protocol, accuracy, evaluate, evaluate_best, train_students
+from d3jax.evaluate import (
+    Evaluation,
+    Protocol,
+    accuracy,
+    evaluate,
+    evaluate_best,
+    students,
+    train_students,
+)
 from d3jax.host.progress import Reporter
 from d3jax.types import InputError
 
@@ -40,6 +48,19 @@ def stored(images, labels, classes):
         "labels": jax.nn.one_hot(jnp.asarray(labels), classes, dtype=jnp.float32),
     }
     return synthetic.create(specification), theta
+
+
+def test_data_of_one_shape_shares_one_program():
+    """As baselines of two kinds do, which differ in their images alone."""
+    network = networks.create("mlp", image_shape=(8, 8, 1), num_classes=3, width=3)
+    generator, found = np.random.default_rng(0), []
+    for seed in range(2):
+        data_, theta = stored(generator.normal(size=(6, 8, 8, 1)), [0, 0, 1, 1, 2, 2], 3)
+        trained, _ = train_students(network, data_, theta, PLAIN, 0.05, jax.random.key(seed))
+        found.append(students._training(network, data_, PLAIN))
+        assert np.isfinite(trained).all()
+    assert found[0] is found[1]
+    assert found[0]._cache_size() == 1
 
 
 def plain_loop(images, labels, test_images, test_labels, protocol, width, seed):

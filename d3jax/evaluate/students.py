@@ -230,28 +230,36 @@ def train_students(
     """
     for_weights, for_epochs = (jax.random.fold_in(key, use) for use in (_WEIGHTS, _EPOCHS))
     keys = jax.random.split(for_epochs, protocol.students)
-    train = jax.jit(epochs_function(network, synthetic, protocol), donate_argnums=0)
-    if starts is None:
-        fresh = jax.random.split(for_weights, protocol.students)
-        params = jax.jit(jax.vmap(partial(initial_parameters, network)))(fresh)
-    else:
-        params = starts
+    train, fresh = _training(network, synthetic, protocol), _fresh(network)
+    params = starts
+    if params is None:
+        params = fresh(jax.random.split(for_weights, protocol.students))
     rate = jnp.broadcast_to(jnp.asarray(learning_rate, params.dtype), (protocol.students,))
     carry = (params, jnp.zeros_like(params))
     ends = [protocol.epochs * part // 10 for part in range(1, 11)]
     begin = jnp.asarray(0, jnp.int32)
-    compiled = train.lower(carry, theta, keys, rate, begin, begin).compile()
+    carry = jax.block_until_ready(train(carry, theta, keys, rate, begin, begin))  # compiles
     start = time.monotonic()
     if reporter is None:
-        carry = compiled(carry, theta, keys, rate, begin, jnp.asarray(protocol.epochs, jnp.int32))
+        carry = train(carry, theta, keys, rate, begin, jnp.asarray(protocol.epochs, jnp.int32))
     else:
         with reporter.stage("student epochs", protocol.epochs) as stage:
             for end in ends:
                 stop = jnp.asarray(end, jnp.int32)
-                carry = jax.block_until_ready(compiled(carry, theta, keys, rate, begin, stop))
+                carry = jax.block_until_ready(train(carry, theta, keys, rate, begin, stop))
                 begin = stop
                 stage.update(end)
     return jax.block_until_ready(carry[0]), time.monotonic() - start
+
+
+@lru_cache(maxsize=8)  # compiled once for all that ask the same, such as two baselines
+def _training(network: Network, synthetic: Synthetic, protocol: Protocol) -> Callable[..., PyTree]:
+    return jax.jit(epochs_function(network, synthetic, protocol), donate_argnums=0)
+
+
+@lru_cache(maxsize=8)
+def _fresh(network: Network) -> Callable[[Array], Array]:
+    return jax.jit(jax.vmap(partial(initial_parameters, network)))
 
 
 def epochs_function(
