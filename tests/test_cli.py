@@ -544,5 +544,5 @@ def test_more_images_than_a_class_has_are_refused_before_training(tmp_path):
 def test_the_compilation_cache_can_be_turned_off(monkeypatch):
     kept = []
     monkeypatch.setattr(jax.config, "update", lambda *option: kept.append(option))
-    cli._keep_compiled(cli.parse(["distill", "d3", "--no-compilation-cache"]))
+    cli._keep_compiled(cli.parse(["distill", "d3", "--no-compilation-cache"])[1])
     assert kept == [("jax_enable_compilation_cache", False)]
