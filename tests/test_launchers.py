@@ -48,7 +48,7 @@ def parsed(line):
     """The run that a line `d3jax distill ...` describes."""
     program, *arguments = line.split()
     assert program == "d3jax"
-    return cli.parse(arguments).method
+    return cli.parse(arguments)[1]
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck")
@@ -64,7 +64,7 @@ def test_the_array_job_submits_itself_and_the_join(cluster):
     assert re.match(r"sbatch --parsable --array=0-4 .*slurm_array.sh --outer-steps 7$", first)
     assert "--dependency=afterok:17" in second
     arguments = second.partition("--wrap d3jax ")[2].split()
-    join = cli.parse(arguments)
+    _, join = cli.parse(arguments)
     assert isinstance(join, config.Join)
     assert (join.labels, join.out) == ("expert", Path("out/artifact.safetensors"))
 

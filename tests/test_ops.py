@@ -51,10 +51,10 @@ def test_convolution_and_two_derivatives_equal_those_of_xla(size, stride, paddin
     winograd = ("winograd",) if size > 1 and stride == 1 else ()
     for lowering in ("patches", "rows", "banded", "lax", *winograd):
 
-        def convolve(images, kernel, lowering=lowering):
+        def lowered(images, kernel, lowering=lowering):
             return convolve(images, kernel, stride=stride, padding=padding, lowering=lowering)
 
-        actual = _values_and_derivatives(convolve)(arguments, direction)
+        actual = _values_and_derivatives(lowered)(arguments, direction)
         # Sums of inputs, of the size of the largest, round where an output is small.
         part = 5e-5 if lowering == "winograd" else 0
         jax.tree.map(
