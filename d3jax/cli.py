@@ -44,6 +44,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, Any]:
         method = _chosen(rest, lines, prog, "METHOD", COMMANDS[name])
         rest, prog = rest[1:], f"{prog} {method}"
         kind: Any = options.command(method)
+        if set(rest) & set(_HELP):
+            print(f"What matters most:\n\n{options.summary(method)}\n\nAll flags:\n")
     else:
         kinds = {
             "plan": options.plan_options,

@@ -447,6 +447,13 @@ def test_help(capsys):
         captured = capsys.readouterr()
         assert "--help" in captured.out
         assert captured.err == ""
+        if "d3" in arguments:
+            first, _, rest = captured.out.partition("All flags:")
+            groups = [line for line in first.splitlines() if line.endswith(":")]
+            assert groups[1:] == ["data:", "method:", "size of the result:", "run:"]
+            assert first.count("\n  --") == 16
+            assert "--latent-size" in first
+            assert "--student.momentum" in rest
 
 
 @pytest.mark.parametrize("command", ["evaluate", "show"])

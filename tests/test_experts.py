@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import importlib
 import json
 from collections import namedtuple
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from d3jax.experts.store import Snapshots, fingerprint, store_path
 from d3jax.host.progress import Busy, Diverged, Interrupted, Reporter
 from d3jax.keys import Stage, stage_key
 from d3jax.types import InputError
+
+TRAINING = importlib.import_module("d3jax.experts.train")  # the room shows its function
 
 OPTIONS = Options(count=3, epochs=3, learning_rate=0.1, batch_size=16, augmentation=(), at_once=2)
 NETWORK = networks.create("mlp", image_shape=(8, 8, 1), num_classes=10, width=4)
@@ -179,7 +182,7 @@ def test_found_again_without_training(real, store, monkeypatch, capsys):
     def forbidden(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(experts, "epoch_function", forbidden)
+    monkeypatch.setattr(TRAINING, "epoch_function", forbidden)
     path = trained(real, store)
     assert path == store_path(store, recipe())
     assert f"found in {path}" in capsys.readouterr().out
@@ -203,7 +206,7 @@ def interrupted_after(monkeypatch, looks):
         yield Asked()
 
     with monkeypatch.context() as patched:
-        patched.setattr(experts, "interruption", interruption)
+        patched.setattr(TRAINING, "interruption", interruption)
         yield
 
 
@@ -234,7 +237,7 @@ def test_too_little_disk_is_said_before(real, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     needed = experts.stored_bytes(NETWORK, OPTIONS)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 0, needed - 1))
-    monkeypatch.setattr(experts, "epoch_function", None)
+    monkeypatch.setattr(TRAINING, "epoch_function", None)
     with pytest.raises(InputError, match=r"need .* free"):
         trained(real, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -4,11 +4,15 @@ What a method adds stands in its own file (`methods/`); `command(name)` is the r
 one dataclass. `resolved` fills in what depends on the data, and refuses what does not fit together.
 """
 
+import ast
 import dataclasses
+import inspect
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -251,6 +255,52 @@ def command(name: str) -> Any:
     made.__doc__ = f"Distill a data set: {chosen.paper}."
     made.__module__ = __name__
     return made
+
+
+def summary(name: str) -> str:
+    """The flags of a method's run that matter most, in groups; the rest of the help says all."""
+    spec, kind = METHODS[name], command(name)
+    sizes = {
+        "gaussian": ("latents_per_class", "latent_size", "decoder_width"),
+        "pixels": ("images_per_class",),
+        "spectral": ("spectra_per_class", "rank"),
+    }
+    counted = spec.items(spec.options(), 10) is not None
+    own = [f.name for f in dataclasses.fields(spec.options)][:4]
+    shown: dict[str, list[tuple[type, str]]] = {
+        "data": [(Data, "dataset"), (Data, "train_limit"), (Data, "validation")],
+        "method": [(spec.options, field) for field in own],
+        "size of the result": [(Parametrization, "kind"), (Parametrization, "labels")],
+        "run": [(Run, "outer_steps"), (kind, "out"), (Architecture, "width"), (Run, "seed")],
+    }
+    if not counted:
+        stored = [(Parametrization, field) for field in sizes[spec.parametrization]]
+        shown["size of the result"][1:1] = stored
+    lines = []
+    for group, flags in shown.items():
+        lines.append(f"{group}:")
+        for holder, name in flags:
+            flag = "--" + ("parametrization" if name == "kind" else name.replace("_", "-"))
+            default, sentence = getattr(holder(), name), _docs(holder)[name].split(". ")[0]
+            said = sentence.rstrip(".") + ("" if default is None else f" (default: {default})")
+            lines += textwrap.wrap(
+                said, 98, initial_indent=f"  {flag:20}", subsequent_indent=" " * 22
+            )
+    return "\n".join(lines)
+
+
+def _docs(kind: type) -> dict[str, str]:
+    """The docstring of each field of a dataclass, in a line."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError, SyntaxError):  # made, not written
+            continue
+        for one, after in pairwise(getattr(tree.body[0], "body", [])):
+            if isinstance(one, ast.AnnAssign) and isinstance(after, ast.Expr):
+                found[ast.unparse(one.target)] = " ".join(ast.literal_eval(after.value).split())
+    return found
 
 
 @dataclass(frozen=True)
