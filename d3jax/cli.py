@@ -34,7 +34,11 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, Any]:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = _chosen(given, COMMANDS, "d3jax", "COMMAND", "Dataset distillation in JAX.")
     rest, prog = given[1:], f"d3jax {name}"
-    import tyro
+    try:
+        import tyro
+    except ModuleNotFoundError as error:
+        _say(f"error: the command line needs {_missing(error)}")
+        raise SystemExit(2) from None
 
     from d3jax.methods.registry import METHODS
     from d3jax.run import options
@@ -144,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(name, options, reporter)
     except InputError as error:
         _leave(f"error: {error}", 2)
+    except ModuleNotFoundError as error:
+        _leave(f"error: this needs {_missing(error)}", 2)
     except OSError as error:  # a folder that is a file, no permission
         full = error.errno in DISK_FULL
         _leave(f"error: {error}", UNFINISHED if full else 2)
@@ -158,6 +164,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         launch.leave_if_broken(error)
         raise
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """The package that is not installed, and what installs it; raises again what is of our own."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "d3jax"):
+        raise error
+    extras = {"tensorflow": "prepare", "tensorboardX": "tensorboard", "torch": "torch"}
+    extra = f"[{extras[package]}]" if package in extras else ""
+    return f"the package {package}, which is not installed: pip install 'd3jax{extra}'"
 
 
 def _processes(options: Any) -> "launch.Processes | None":

@@ -1,5 +1,6 @@
 """The command line: one small finished run, looked at from all sides, and bad input."""
 
+import errno
 import json
 import os
 import shutil
@@ -449,11 +450,31 @@ def test_help(capsys):
         assert captured.err == ""
         if "d3" in arguments:
             first, _, rest = captured.out.partition("All flags:")
-            groups = [line for line in first.splitlines() if line.endswith(":")]
+            groups = [x for x in first.splitlines() if x.endswith(":") and not x.startswith(" ")]
             assert groups[1:] == ["data:", "method:", "size of the result:", "run:"]
             assert first.count("\n  --") == 16
             assert "--latent-size" in first
             assert "--student.momentum" in rest
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 75, "No space left"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 75, "quota"),
+        (PermissionError(errno.EACCES, "Permission denied"), 2, "Permission denied"),
+        (ModuleNotFoundError("no", name="orbax.checkpoint"), 2, "needs the package orbax, which"),
+    ],
+)
+def test_how_a_run_ends_that_the_machine_ends(error, code, said, capsys, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("d3jax.run.run.load", fail)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["distill", "d3"])
+    assert caught.value.code == code
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "show"])

@@ -12,6 +12,7 @@ import pytest
 
 from d3jax import distill
 from d3jax.distill import metrics
+from d3jax.host import processes
 from d3jax.host.progress import Diverged, Interrupted, Reporter
 from d3jax.types import Method, State
 
@@ -207,6 +208,26 @@ def test_a_damaged_checkpoint_is_passed_over(damage, whole, tmp_path, capsys):
     assert "resuming at outer step 10" not in out
     same(state, whole[0])
     assert squares(tmp_path) == whole[1]
+
+
+def test_a_checkpoint_that_another_process_cannot_read_is_passed_over(
+    whole, tmp_path, capsys, monkeypatch
+):
+    """All processes go back together, or they would go on from different steps."""
+    interrupted_twice(tmp_path)
+    asked, ours = [], processes.any_of
+
+    def any_of(*flags):
+        asked.append(flags)
+        return (True,) if len(asked) == 1 else ours(*flags)
+
+    monkeypatch.setattr(processes, "any_of", any_of)
+    state = run(tmp_path)
+    assert asked[:2] == [(False,), (False,)]
+    out = capsys.readouterr().out
+    assert "another process cannot read it" in out
+    assert "resuming at outer step 5" in out
+    same(state, whole[0])
 
 
 def test_all_checkpoints_damaged(whole, tmp_path):

@@ -274,19 +274,24 @@ def _put_aside(folder: Path) -> Path:
 def _restore(
     manager: "ocp.CheckpointManager", state: State, reporter: Reporter, strict: bool
 ) -> State:
-    """The newest checkpoint that can be read, else the initial state."""
+    """The newest checkpoint that every process can read, else the initial state."""
     import orbax.checkpoint as ocp
 
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     for step in sorted(manager.all_steps(), reverse=True):
+        restored: Any = None
+        problem: Exception | None = None
         try:
             args = ocp.args.StandardRestore(target, strict=strict)
-            restored: Any = manager.restore(step, args=args)
+            restored = manager.restore(step, args=args)
         except Exception as error:  # orbax raises many kinds for a damaged checkpoint
-            aside = _put_aside(Path(manager.directory) / str(step))
-            reporter.say(f"the checkpoint of step {step} cannot be read, see {aside}: {error}")
-            manager.reload()
-            continue
-        reporter.say(f"resuming at outer step {step}")
-        return restored
+            problem = error
+        # Of several processes one may fail alone; then all go back, or they would go on apart.
+        if not processes.any_of(problem is not None)[0]:
+            reporter.say(f"resuming at outer step {step}")
+            return restored
+        aside = _put_aside(Path(manager.directory) / str(step))
+        said = "another process cannot read it" if problem is None else str(problem)
+        reporter.say(f"the checkpoint of step {step} cannot be read, see {aside}: {said}")
+        manager.reload()
     return state
