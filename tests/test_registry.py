@@ -75,3 +75,23 @@ def test_two_methods_of_one_name_are_refused():
     assert METHODS["mtt"] is spec
     with pytest.raises(InputError, match="unknown method 'best'; known: d3, mtt, seqmatch, dd"):
         registry.METHODS["best"]
+
+
+def test_the_main_job_runs_as_the_compiler_is_for_users(tmp_path):
+    """README's first command, shortened: without the flags with which these tests compile."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "D3JAX_CACHE_DIR": str(tmp_path)}
+    small = [
+        *("--train-limit=300", "--test-limit=100", "--width=4", "--decoder-width=8"),
+        *("--outer-steps=2", "--inner-steps=2", "--mmd-samples=2", "--max-start-epoch=1"),
+        *("--expert.count=1", "--expert.epochs=2", "--student.students=1", "--student.epochs=2"),
+        "--baselines=class_mean",
+    ]
+    run = subprocess.run(
+        [sys.executable, "-m", "d3jax", "distill", "d3", "--out", str(tmp_path / "d3"), *small],
+        cwd=Path(__file__).parent.parent, env=environment, text=True, capture_output=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    report = json.loads((tmp_path / "d3" / "report.json").read_text())
+    assert set(report["baselines"]) == {"class_mean"}
+    assert (tmp_path / "d3" / "images.png").exists()
