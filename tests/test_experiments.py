@@ -99,7 +99,7 @@ def test_readmes_python_runs(which, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     sizes = {
-        "outer_steps=200,": "outer_steps=2, train_limit=200, test_limit=50, network='mlp', width=4,"
+        "outer_steps=200,": "outer_steps=2, network='mlp', width=4,"
         " inner_steps=2, baselines=('random',), student=d3jax.Protocol(students=1, epochs=2),",
         'network="mlp", students=3': 'network="mlp", width=4, students=1',
         'load_data("digits")': 'load_data("digits", train_limit=200, test_limit=50)',
@@ -121,6 +121,8 @@ def test_readmes_python_runs(which, tmp_path, monkeypatch, capsys):
         assert "<td>mtt</td>" in room["run"].artifact._repr_html_()
         with pytest.raises(InputError, match="did you mean outer_steps"):
             d3jax.distill("mtt", outer_stps=3)
+        with pytest.raises(InputError, match="train_limit says what to load"):
+            d3jax.distill("mtt", room["dataset"], train_limit=3)
     else:
         assert set(room["theta"]) == {"data", "decoder", "statistics"}
 

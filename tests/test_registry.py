@@ -1,5 +1,6 @@
 """A method in one file, outside the package: all that follows from its spec."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 from test_methods import skeleton
 
+from d3jax import data
 from d3jax.methods import registry
 from d3jax.methods.registry import METHODS, register
+from d3jax.run import options, subtasks
 from d3jax.types import InputError
 
 RUN = [
@@ -66,6 +69,24 @@ def test_one_file_elsewhere_is_a_command_like_the_others(elsewhere, tmp_path):
     assert "holds a run with mean.samples = 4, this one has 5" in error
     assert "hours of outer steps" in called(elsewhere, "plan", "mean", *RUN)
     assert "known: d3, mtt, seqmatch, dd" in called(tmp_path, "distill", "mean", code=2)
+
+
+def test_help_of_options_that_say_nothing_and_a_baseline_that_is_not_theirs(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Bare:
+        rate: float = 0.5
+
+    spec = METHODS["mtt"]._replace(name="bare", options=Bare, experts=None, resolve=lambda r, _: r)
+    monkeypatch.setitem(METHODS._specs, "bare", spec)
+    assert "--rate              not described (default: 0.5)" in options.summary("bare")
+    run = options.command("bare")(baselines=("best_random",))
+    with pytest.raises(InputError, match="best_random is no baseline of bare"):
+        options.resolved(run, data.load("digits"))
+
+
+def test_a_data_set_that_is_given_is_the_one_that_is_cut_into_subtasks():
+    given = data.load("digits", train_limit=200, test_limit=50)
+    assert subtasks._read(options.command("d3")(subtasks="2"), given)[1] is given
 
 
 def test_two_methods_of_one_name_are_refused():

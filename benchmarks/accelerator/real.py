@@ -15,6 +15,7 @@ from benchmarks.accelerator.steps import advance, name_of_smallest
 from benchmarks.compile_vs_throughput import compiled_chunk
 from benchmarks.suite import Row
 from d3jax import data, evaluate, networks
+from d3jax.distill.inner import mean_learning_rate
 from d3jax.experts import fresh_parameters
 from d3jax.experts.epoch import epoch_function
 from d3jax.methods import d3, mtt
@@ -140,7 +141,7 @@ def _run(
     jax.block_until_ready(last[0])
     reached = steps / (time.monotonic() - begun)
     theta = last[0].theta
-    learned = float(jnp.exp(jnp.mean(theta["learning_rates"])))
+    learned = float(mean_learning_rate(theta["learning_rates"]))
     protocol = evaluate.Protocol(students=3, epochs=size.student_epochs)
     found = evaluate.evaluate(
         here.network,

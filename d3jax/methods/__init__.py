@@ -1,1 +1,1 @@
-"""methods."""
+"""The methods, one file each, and their registry."""

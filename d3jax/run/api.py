@@ -59,6 +59,12 @@ def distill(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run" if out is None else Path(out)
         if isinstance(dataset, Dataset):
+            loading = sorted(({f.name for f in dataclasses.fields(Data)} - {"zca"}) & set(options))
+            if loading:
+                raise InputError(
+                    f"{loading[0]} says what to load, but the data set is given; give it to "
+                    f"load_data instead"
+                )
             given, options = dataset, {**options, "dataset": dataset.name}
         else:
             given, options = None, {**options, "dataset": dataset}

@@ -231,26 +231,15 @@ def command(name: str) -> Any:
     base = Run
     if chosen.judge == "students":
         base = Studied if chosen.experts is None else Divided if chosen.divisible else Matching
-    own = Annotated[chosen.options, Inlined]
-    default: Any = field(default_factory=chosen.options)
-
-    @dataclass(frozen=True)
-    class Distill(base):  # type: ignore[misc, valid-type]
-        out: Path = Path(f"runs/{name}")
-        """The run's folder; the same command with the same folder resumes."""
-        baselines: tuple[BaselineName, ...] = chosen.baselines  # type: ignore[assignment]
-        """What to compare with under the same protocol: whole images, at no fewer stored floats
-        (class_mean: one a class); best_random, for dd, is the best of 20 draws."""
-        baseline_learning_rates: tuple[float, ...] = chosen.baseline_learning_rates
-        """Learning rates for baselines; the best is taken, on the validation images or, where none
-        are set aside, on 2000 training images (distilled data learns its own on those too)."""
-
-        @property
-        def spec(self) -> Spec:
-            return chosen
-
+    fields: list[tuple[str, Any, Any]] = [  # their help is the base's
+        ("out", Path, Path(f"runs/{name}")),
+        ("baselines", tuple[BaselineName, ...], chosen.baselines),
+        ("baseline_learning_rates", tuple[float, ...], chosen.baseline_learning_rates),
+        (name, Annotated[chosen.options, Inlined], field(default_factory=chosen.options)),
+    ]
+    spec = {"spec": property(lambda self: chosen)}
     made = dataclasses.make_dataclass(
-        f"Distill_{name}", [(name, own, default)], bases=(Distill,), frozen=True
+        f"Distill_{name}", fields, bases=(base,), namespace=spec, frozen=True
     )
     made.__doc__ = f"Distill a data set: {chosen.paper}."
     made.__module__ = __name__
@@ -279,10 +268,11 @@ def summary(name: str) -> str:
     lines = []
     for group, flags in shown.items():
         lines.append(f"{group}:")
-        for holder, name in flags:
-            flag = "--" + ("parametrization" if name == "kind" else name.replace("_", "-"))
-            default, sentence = getattr(holder(), name), _docs(holder)[name].split(". ")[0]
-            said = sentence.rstrip(".") + ("" if default is None else f" (default: {default})")
+        for holder, option in flags:
+            flag = "--" + ("parametrization" if option == "kind" else option.replace("_", "-"))
+            said = _docs(holder).get(option, "not described").split(". ")[0].rstrip(".")
+            default = getattr(holder(), option)
+            said += "" if default is None else f" (default: {default})"
             lines += textwrap.wrap(
                 said, 98, initial_indent=f"  {flag:20}", subsequent_indent=" " * 22
             )
@@ -298,8 +288,10 @@ def _docs(kind: type) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):  # made, not written
             continue
         for one, after in pairwise(getattr(tree.body[0], "body", [])):
-            if isinstance(one, ast.AnnAssign) and isinstance(after, ast.Expr):
-                found[ast.unparse(one.target)] = " ".join(ast.literal_eval(after.value).split())
+            said = after.value if isinstance(after, ast.Expr) else None
+            text = said.value if isinstance(said, ast.Constant) else None
+            if isinstance(one, ast.AnnAssign) and isinstance(text, str):
+                found[ast.unparse(one.target)] = " ".join(text.split())
     return found
 
 
@@ -575,8 +567,11 @@ def _check(options: Run, dataset: data.Dataset) -> None:
             f"{items} images are not as many for each of {dataset.num_classes} classes: give "
             f"--labels learned, or a multiple"
         )
-    if isinstance(options, Matching) and "best_random" in options.baselines:
-        raise InputError("best_random is a baseline of dd; leave it out of --baselines")
+    if isinstance(options, Studied) and "best_random" in options.baselines:
+        raise InputError(
+            f"best_random is no baseline of {options.spec.name}, whose students take too long to "
+            f"compare 20 draws; leave it out of --baselines"
+        )
     baseline_learning_rates = options.baseline_learning_rates
     if options.label_storage == "int8" and options.parametrization.labels != "expert":
         raise InputError("--label-storage int8 is for labels that are given: add --labels expert")

@@ -29,7 +29,7 @@ def run(options: Run, reporter: Reporter, dataset: Dataset | None = None) -> Rep
       InputError, Busy, Interrupted, Diverged: as the stages do.
     """
     if divided.wanted(options):
-        return divided.run(options, reporter)
+        return divided.run(options, reporter, dataset)
     job = load(options, dataset)
     with opened(job.options, job.world, job.synthetic, reporter) as finished:
         if finished is not None:

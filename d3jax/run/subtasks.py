@@ -72,15 +72,17 @@ def wanted(options: Run) -> bool:
     return divided and options.subtasks is not None and options.subtask is None
 
 
-def run(options: Run, reporter: Reporter) -> Report:
+def run(options: Run, reporter: Reporter, given: Dataset | None = None) -> Report:
     """Runs `d3jax distill d3|mtt --subtasks ...`, on all devices of all processes.
 
     OUT/subtask-N holds what a job of its own would have left of subtask N: artifact and metrics.
     The first process joins and judges them, and returns the report; the others wait for that.
+
+    given: the data set, instead of the one that the options name.
     """
     assert isinstance(options, Divided)
     asked = options.expert
-    options, dataset = processes.agreed(partial(_read, options))
+    options, dataset = processes.agreed(partial(_read, options, given))
     assert options.subtasks is not None
     parts = parts_of(options.subtasks, dataset)
     normalization = _normalization(dataset, parts, options.data.zca)
@@ -117,9 +119,9 @@ def run(options: Run, reporter: Reporter) -> Report:
             processes.gathered(False)
 
 
-def _read(options: Divided) -> tuple[Divided, Dataset]:
+def _read(options: Divided, given: Dataset | None) -> tuple[Divided, Dataset]:
     """The data, and the options with every default that depends on it filled in."""
-    dataset = options.data.read(options.seed)
+    dataset = options.data.read(options.seed) if given is None else given
     filled = resolved(options, dataset)
     assert isinstance(filled, Divided)
     return filled, dataset
