@@ -1,6 +1,5 @@
 """What a long run shows, and how it is stopped: progress lines and signals."""
 
-import fcntl
 import signal
 import sys
 import time
@@ -66,13 +65,13 @@ def locked(path: Path, work: str) -> Iterator[None]:
     Raises:
       Busy: another process holds it, doing `work`.
     """
-    with (path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Busy(
-                f"another process is {work} in {path}; start again when it is done"
-            ) from None
+    from filelock import FileLock, Timeout  # experts and methods that write nothing do without
+
+    try:
+        held = FileLock(path / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise Busy(f"another process is {work} in {path}; start again when it is done") from None
+    with held:
         yield
 
 
