@@ -49,7 +49,9 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, Any]:
         rest, prog = rest[1:], f"{prog} {method}"
         kind: Any = options.command(method)
         if set(rest) & set(_HELP):
-            print(f"What matters most:\n\n{options.summary(method)}\n\nAll flags:\n")
+            from d3jax.run.help import summary
+
+            print(f"What matters most:\n\n{summary(method)}\n\nAll flags:\n")
     else:
         kinds = {
             "plan": options.plan_options,
@@ -97,7 +99,7 @@ def run(name: str, options: Any, reporter: "Reporter") -> None:
 
         plan(options, reporter)
     elif name == "experts":
-        from d3jax.run.run import train_experts
+        from d3jax.run.experts import train_experts
 
         train_experts(options, reporter)
     elif name == "join":
@@ -109,7 +111,7 @@ def run(name: str, options: Any, reporter: "Reporter") -> None:
 
         judge(options.artifact, options.options, reporter)
     elif name == "show":
-        from d3jax.run.judge import show
+        from d3jax.run.show import show
 
         show(options.artifact, options.picture, options.seed, reporter)
     else:

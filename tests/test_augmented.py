@@ -10,7 +10,8 @@ from d3jax.methods.dd import DDOptions
 from d3jax.methods.mtt import MTTOptions
 from d3jax.run import augmented
 from d3jax.run import options as config
-from d3jax.run.options import command, resolved
+from d3jax.run.options import command
+from d3jax.run.resolve import resolved
 from d3jax.synthetic.options import Parametrization
 
 ALL_BUT_FLIP = "color, crop, cutout, scale, rotate"

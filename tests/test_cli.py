@@ -20,10 +20,11 @@ from d3jax import artifact, cli, evaluate, experts
 from d3jax.host.progress import UNFINISHED, Reporter, locked
 from d3jax.methods import d3
 from d3jax.run import folder
-from d3jax.run import judge as judging
 from d3jax.run import options as config
 from d3jax.run import run as jobs
+from d3jax.run.experts import train_experts
 from d3jax.run.options import command
+from d3jax.run.show import dataset_name
 from d3jax.types import InputError
 
 OPTIONS = [
@@ -204,6 +205,17 @@ def test_a_folder_of_something_else(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("- [")
     assert "not a configuration" in refused(capsys, "distill", "d3", "--out", tmp_path, *OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_run_that_goes_on_with_other_versions_says_so(finished, capsys, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    assert "begun with" not in called(capsys, "distill", "d3", "--out", out, *OPTIONS)
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace(f"jax: {jax.__version__}", "jax: 0.8.0"))
+    assert "begun with" in (said := called(capsys, "distill", "d3", "--out", out, *OPTIONS))
+    assert "jax 0.8.0" in said
+    assert f"jax {jax.__version__}" in said
 
 
 def test_evaluate(finished, capsys, tmp_path):
@@ -400,7 +412,7 @@ def test_a_claim_is_taken_back_where_nothing_was_made(there, made, tmp_path):
     network = options.architecture.create(dataset.image_shape, dataset.num_classes)
 
     def refused_later():
-        with folder.claim(out, options, dataset, network):
+        with folder.claim(out, options, dataset, network, Reporter()):
             if made is not None:
                 (out / made).mkdir()
             raise InputError("too little disk")
@@ -521,7 +533,7 @@ def test_evaluate_with_a_lying_protocol(protocol, finished, capsys, tmp_path):
 
 def test_experts_trained_alone_are_the_ones_that_distillation_finds(tmp_path):
     store = tmp_path / "store"
-    (trained,) = jobs.train_experts(
+    (trained,) = train_experts(
         config.Experts(
             architecture=config.Architecture(width=4),
             expert=experts.Options(count=1, epochs=2),
@@ -556,7 +568,7 @@ def test_experts_trained_alone_are_the_ones_that_distillation_finds(tmp_path):
     ],
 )
 def test_a_header_names_the_data_set_but_no_folder(given, stored):
-    assert judging.dataset_name(given) == stored
+    assert dataset_name(given) == stored
 
 
 def test_more_images_than_a_class_has_are_refused_before_training(tmp_path):

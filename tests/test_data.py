@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from d3jax import data
-from d3jax.data import Dataset, Normalization, device_arrays, load, mapped, sources, subtasks
+from d3jax.data import Dataset, Normalization, host_arrays, load, mapped, sources, subtasks
 from d3jax.data import prepare as prepare_module
 from d3jax.data.prepare import prepare
 from d3jax.types import InputError
@@ -588,11 +588,11 @@ def test_invert_clips_and_constant_images_stay_finite():
 # On the device
 
 
-def test_device_arrays_index_classes():
+def test_arrays_index_classes():
     images = random_images(6, channels=3)
     labels = np.array([2, 0, 2, 1, 2, 0], np.int32)
     normalization = Normalization.of(images)
-    real = device_arrays(images, labels, 3, normalization)
+    real = jax.device_put(host_arrays(images, labels, 3, normalization))
     assert real.images.dtype == np.uint8
     assert real.class_index.tolist() == [[1, 5, 1], [3, 3, 3], [0, 2, 4]]
     assert real.class_counts.tolist() == [2, 1, 3]
@@ -607,14 +607,16 @@ def test_device_arrays_index_classes():
         assert sorted(different[0][:2]) == [1, 5]
 
     whitening = Normalization.of(images, zca=True)
-    whitened = device_arrays(images, labels, 3, whitening)
+    whitened = jax.device_put(host_arrays(images, labels, 3, whitening))
     assert whitened.images.dtype == np.float32
     np.testing.assert_array_equal(whitened.gather(jax.numpy.arange(6)), whitening.apply(images))
 
 
 def test_images_are_drawn_uniformly_and_padding_never():
     images = random_images(6)
-    real = device_arrays(images, np.array([2, 0, 2, 1, 2, 0]), 3, Normalization.of(images))
+    real = jax.device_put(
+        host_arrays(images, np.array([2, 0, 2, 1, 2, 0]), 3, Normalization.of(images))
+    )
     subtask = real._replace(number=np.int32(5))  # the last image is padding
     for world, number in ((real, 6), (subtask, 5)):
         drawn = world.sample(jax.random.key(0), 40_000)
@@ -629,7 +631,7 @@ def _classes(*counts):
     """Real data that has so many images of each class; image i is at position i."""
     labels = np.repeat(np.arange(len(counts)), counts)
     images = random_images(len(labels))
-    return device_arrays(images, labels, len(counts), Normalization.of(images))
+    return jax.device_put(host_arrays(images, labels, len(counts), Normalization.of(images)))
 
 
 def _check_frequencies(rows, outcomes):
@@ -686,15 +688,15 @@ def test_different_images_do_not_depend_on_the_room_for_a_class():
     np.testing.assert_array_equal(jax.jit(sharded)(keys, most), expected)
 
 
-def test_device_arrays_refuse_a_class_without_images():
+def test_arrays_refuse_a_class_without_images():
     images = random_images(4)
     normalization = Normalization.of(images)
     with pytest.raises(InputError, match=r"class 1 \(dog\) has no training image"):
-        device_arrays(images, np.array([0, 0, 2, 2]), 3, normalization, ("cat", "dog", "cow"))
+        host_arrays(images, np.array([0, 0, 2, 2]), 3, normalization, ("cat", "dog", "cow"))
     with pytest.raises(InputError, match="labels go from 0 to 3"):
-        device_arrays(images, np.array([0, 1, 2, 3]), 3, normalization)
+        host_arrays(images, np.array([0, 1, 2, 3]), 3, normalization)
     with pytest.raises(InputError, match="4 images and 3 labels"):
-        device_arrays(images, np.array([0, 1, 2]), 3, normalization)
+        host_arrays(images, np.array([0, 1, 2]), 3, normalization)
 
 
 # The shared data

@@ -30,7 +30,7 @@ PLAIN = Protocol(students=2, epochs=8, batch_size=32, learning_rate=0.05, augmen
 def digits():
     dataset = data.load("digits")
     normalization = data.Normalization.of(dataset.train_images)
-    test = data.device_arrays(dataset.test_images, dataset.test_labels, 10, normalization)
+    test = dataset.held_out(normalization)
     return dataset, normalization, test
 
 
@@ -134,9 +134,7 @@ def few(digits):
         normalization.apply(dataset.train_images[rows]), dataset.train_labels[rows], 2
     )
     held = np.flatnonzero(dataset.test_labels < 2)[:50]
-    test = data.device_arrays(
-        dataset.test_images[held], dataset.test_labels[held], 2, normalization
-    )
+    test = data.held_out(dataset.test_images[held], dataset.test_labels[held], normalization)
     network = networks.create("mlp", image_shape=(8, 8, 1), num_classes=2, width=6)
     return network, parametrization, theta, test
 

@@ -1,7 +1,6 @@
 """d3jax.experts: training against a slow loop, and the store."""
 
 import dataclasses
-import fcntl
 import importlib
 import json
 from collections import namedtuple
@@ -18,7 +17,7 @@ from d3jax import data, experts, networks
 from d3jax.experts import Options, configuration
 from d3jax.experts.epoch import _shuffled, epoch_function
 from d3jax.experts.store import Snapshots, fingerprint, store_path
-from d3jax.host.progress import Busy, Diverged, Interrupted, Reporter
+from d3jax.host.progress import Busy, Diverged, Interrupted, Reporter, locked
 from d3jax.keys import Stage, stage_key
 from d3jax.types import InputError
 
@@ -33,7 +32,7 @@ SEED = 11
 def real():
     dataset = data.load("digits", train_limit=60)  # 3 steps of 16 an epoch, 12 images left out
     normalization = data.Normalization.of(dataset.train_images)
-    return data.device_arrays(dataset.train_images, dataset.train_labels, 10, normalization)
+    return dataset.real(normalization)
 
 
 def recipe(options=OPTIONS, **changes):
@@ -254,10 +253,8 @@ def test_what_is_written_needs_no_more_room(store, snapshots):
 def test_a_store_at_work_is_left_alone(real, tmp_path, monkeypatch):
     path = store_path(tmp_path, recipe())
     path.mkdir(parents=True)
-    with (path / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(Busy, match="another process"):
-            trained(real, tmp_path)
+    with locked(path, "training"), pytest.raises(Busy, match="another process"):
+        trained(real, tmp_path)
     assert not (path / "snapshots").exists()
 
 

@@ -16,6 +16,7 @@ from d3jax.methods.dd import DDOptions
 from d3jax.networks.own import identified, is_own
 from d3jax.run import judge as judging
 from d3jax.run import options as config
+from d3jax.run.resolve import resolved, resolved_architecture
 from d3jax.types import InputError
 
 NETS = """
@@ -164,13 +165,13 @@ def test_a_changed_network_does_not_go_on_in_the_folder_of_another(finished, cap
 def test_nothing_is_filled_in(tmp_path):
     dataset = config.Data().read(0)
     own = config.Architecture("nets.own:small")
-    assert config.resolved_architecture(own, dataset) == own
+    assert resolved_architecture(own, dataset) == own
     options = config.command("dd")(architecture=own)
-    assert config.resolved(options, dataset).architecture == own
+    assert resolved(options, dataset).architecture == own
     stored = DDOptions(init="fixed", store_weights=True)
     options = dataclasses.replace(options, dd=stored)
     with pytest.raises(InputError, match="store_weights is for d3jax's networks"):
-        config.resolved(options, dataset)
+        resolved(options, dataset)
 
 
 def test_a_file_that_names_code_is_never_the_one_who_asks_for_it(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from d3jax import synthetic
 from d3jax.data import Dataset, Normalization
 from d3jax.methods.seqmatch import SeqMatchOptions
-from d3jax.run import options as config
+from d3jax.run import resolve as resolving
 from d3jax.run.options import command
 from d3jax.synthetic import subsets
 from d3jax.synthetic.options import Parametrization
@@ -51,7 +51,7 @@ def test_a_sequences_defaults_fill_its_subsets(kind):
     options = command("seqmatch")(
         parametrization=Parametrization(kind=kind), seqmatch=SeqMatchOptions(subsets=3)
     )
-    resolved = config.resolved(options, _dataset()).parametrization
+    resolved = resolving.resolved(options, _dataset()).parametrization
     made = synthetic.create(resolved.specification(_dataset(), NORMALIZATION))
     each = {"gaussian": 1, "pixels": 1, "spectral": 4}[kind]
     assert [len(items) for items in subsets.split(made, 3)] == [10 * each] * 3

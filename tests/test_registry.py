@@ -14,6 +14,8 @@ from d3jax import data
 from d3jax.methods import registry
 from d3jax.methods.registry import METHODS, register
 from d3jax.run import options, subtasks
+from d3jax.run.help import summary
+from d3jax.run.resolve import resolved
 from d3jax.types import InputError
 
 RUN = [
@@ -78,10 +80,10 @@ def test_help_of_options_that_say_nothing_and_a_baseline_that_is_not_theirs(monk
 
     spec = METHODS["mtt"]._replace(name="bare", options=Bare, experts=None, resolve=lambda r, _: r)
     monkeypatch.setitem(METHODS._specs, "bare", spec)
-    assert "--rate              not described (default: 0.5)" in options.summary("bare")
+    assert "--rate              not described (default: 0.5)" in summary("bare")
     run = options.command("bare")(baselines=("best_random",))
     with pytest.raises(InputError, match="best_random is no baseline of bare"):
-        options.resolved(run, data.load("digits"))
+        resolved(run, data.load("digits"))
 
 
 def test_a_data_set_that_is_given_is_the_one_that_is_cut_into_subtasks():

@@ -61,10 +61,7 @@ def cases(size: Size, path: Path, rate: Callable[[str], float]) -> list[Case]:
 def _world(path: Path, size: Size) -> World:
     dataset = data.load(str(path))
     normalization = data.Normalization.of(dataset.train_images)
-
-    real = data.device_arrays(
-        dataset.train_images, dataset.train_labels, dataset.num_classes, normalization
-    )
+    real = dataset.real(normalization)
     network = networks.create(
         "convnet",
         image_shape=dataset.image_shape,
@@ -84,7 +81,7 @@ def _world(path: Path, size: Size) -> World:
         raise ValueError("the experts' loss is not finite")
     seconds = (time.monotonic() - begun) / EPOCHS / EXPERTS
     real = real._replace(trajectories=jnp.stack(snapshots, axis=1))
-    test = data.held_out(dataset.test_images, dataset.test_labels, normalization)
+    test = dataset.held_out(normalization)
     return World(network, real, test, seconds, normalization)
 
 

@@ -1,8 +1,6 @@
 """Real data: a data set by name or path, its normalization, and what of it goes to the device."""
 
 from d3jax.data.arrays import Dataset as Dataset
-from d3jax.data.arrays import abstract_arrays as abstract_arrays
-from d3jax.data.arrays import device_arrays as device_arrays
 from d3jax.data.arrays import held_out as held_out
 from d3jax.data.arrays import host_arrays as host_arrays
 from d3jax.data.arrays import load as load

@@ -80,11 +80,32 @@ class Dataset(NamedTuple):
         )
 
     def real(self, normalization: Normalization | None = None) -> Real:
-        """The training images on the device, for `Method.init` and `Method.step`."""
+        """The training images on the device, for `Method.init` and `Method.step`; see `on_host`."""
+        return jax.tree.map(jnp.asarray, self.on_host(normalization))
+
+    def on_host(self, normalization: Normalization | None = None) -> Real:
+        """The training images as NumPy arrays, indexed by class.
+
+        They stay uint8 and are normalized where they are gathered; whitened ones are float32.
+
+        Raises:
+          InputError: a label out of range, or a class without images, by its name.
+        """
         chosen = Normalization.of(self.train_images) if normalization is None else normalization
-        return device_arrays(
+        return host_arrays(
             self.train_images, self.train_labels, self.num_classes, chosen, self.class_names
         )
+
+    def shapes(self, normalization: Normalization) -> Real:
+        """Shapes and types of `real` alone, for `jax.eval_shape`; raises as `on_host` does."""
+        pixel = np.uint8 if normalization.zca is None else np.float32
+        unread = self._replace(train_images=np.broadcast_to(pixel(0), self.train_images.shape))
+        arrays = unread.on_host(normalization._replace(zca=None))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)
+
+    def held_out(self, normalization: Normalization) -> HeldOut:
+        """The test images on the device."""
+        return held_out(self.test_images, self.test_labels, normalization)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -176,21 +197,6 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
     return np.stack(resized).reshape(len(images), size, size, images.shape[-1])
 
 
-def device_arrays(
-    images: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    normalization: Normalization,
-    class_names: tuple[str, ...] | None = None,
-) -> Real:
-    """Training images u8[N, H, W, C] and labels i32[N] on the device, indexed by class.
-
-    See `host_arrays`.
-    """
-    host = host_arrays(images, labels, num_classes, normalization, class_names)
-    return jax.tree.map(jnp.asarray, host)
-
-
 def host_arrays(
     images: np.ndarray,
     labels: np.ndarray,
@@ -198,12 +204,18 @@ def host_arrays(
     normalization: Normalization,
     class_names: tuple[str, ...] | None = None,
 ) -> Real:
-    """The same as NumPy arrays.
-
-    Images stay uint8 and are normalized where they are gathered; whitened ones are float32.
-    Raises InputError for a label out of range, and for a class without images, by its name.
-    """
-    counts = _class_counts(images, labels, num_classes, class_names)
+    """Training images u8[N, H, W, C] and labels i32[N] as `Dataset.on_host` has them."""
+    if len(images) != len(labels):
+        raise InputError(f"there are {len(images)} images and {len(labels)} labels")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise InputError(
+            f"labels go from {labels.min()} to {labels.max()}, outside 0 to {num_classes - 1}"
+        )
+    counts = np.bincount(labels, minlength=num_classes)
+    if not counts.all():
+        empty = int(np.argmin(counts))
+        name = f" ({class_names[empty]})" if class_names else ""
+        raise InputError(f"class {empty}{name} has no training image: raise train_limit")
     by_class = np.argsort(labels, kind="stable")
     starts = np.cumsum(counts) - counts
     column = np.arange(counts.max())
@@ -218,48 +230,6 @@ def host_arrays(
         sd=normalization.sd.astype(np.float32),
     )
     return Real(**arrays)
-
-
-def abstract_arrays(
-    images: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    normalization: Normalization,
-    class_names: tuple[str, ...] | None = None,
-) -> Real:
-    """Their shapes and types alone, for `jax.eval_shape`; raises as `host_arrays` does."""
-    counts = _class_counts(images, labels, num_classes, class_names)
-    pixel = np.uint8 if normalization.zca is None else np.float32
-    arrays: Any = dict(
-        images=jax.ShapeDtypeStruct(images.shape, pixel),
-        labels=jax.ShapeDtypeStruct(labels.shape, np.int32),
-        class_index=jax.ShapeDtypeStruct((num_classes, int(counts.max())), np.int32),
-        class_counts=jax.ShapeDtypeStruct((num_classes,), np.int32),
-        mean=jax.ShapeDtypeStruct(normalization.mean.shape, np.float32),
-        sd=jax.ShapeDtypeStruct(normalization.sd.shape, np.float32),
-    )
-    return Real(**arrays)
-
-
-def _class_counts(
-    images: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    class_names: tuple[str, ...] | None,
-) -> np.ndarray:
-    """How many images each class has: at least one."""
-    if len(images) != len(labels):
-        raise InputError(f"there are {len(images)} images and {len(labels)} labels")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise InputError(
-            f"labels go from {labels.min()} to {labels.max()}, outside 0 to {num_classes - 1}"
-        )
-    counts = np.bincount(labels, minlength=num_classes)
-    if not counts.all():
-        empty = int(np.argmin(counts))
-        name = f" ({class_names[empty]})" if class_names else ""
-        raise InputError(f"class {empty}{name} has no training image: raise train_limit")
-    return counts
 
 
 def held_out(images: np.ndarray, labels: np.ndarray, normalization: Normalization) -> HeldOut:

@@ -96,10 +96,10 @@ def alone(method: Method, key: Array, real: Real, chunk: int) -> Program:
         return steps(key, state, real, jnp.clip(until - state.step, 0, chunk))
 
     return Program(
-        lambda: start(method, key, real),
-        jax.jit(advance, donate_argnums=1),
-        lambda state, until: (for_steps, state, real, jnp.asarray(until, jnp.int32)),
-        lambda tree: jax.tree.map(lambda x: np.asarray(x)[None], tree),
+        start=lambda: start(method, key, real),
+        function=jax.jit(advance, donate_argnums=1),
+        arguments=lambda state, until: (for_steps, state, real, jnp.asarray(until, jnp.int32)),
+        rows=lambda tree: jax.tree.map(lambda x: np.asarray(x)[None], tree),
     )
 
 

@@ -161,10 +161,10 @@ def program(
     numbers = slots.numbers()
     started = jax.jit(spread(start, slots.mesh, together=together))
     return Program(
-        lambda: started(numbers, real),
-        jax.jit(spread(advance, slots.mesh, together=together), donate_argnums=1),
-        lambda state, until: (numbers, state, real, slots.live(until)),
-        slots.rows,
+        start=lambda: started(numbers, real),
+        function=jax.jit(spread(advance, slots.mesh, together=together), donate_argnums=1),
+        arguments=lambda state, until: (numbers, state, real, slots.live(until)),
+        rows=slots.rows,
         strict=False,
     )
 
@@ -218,13 +218,13 @@ def training(
     freshly = jax.jit(spread(fresh, slots.mesh, together=together))
     epochs = jax.jit(spread(epoch, slots.mesh, together=together), donate_argnums=1)
     return experts.Training(
-        lambda members: freshly(numbers, slots.same(members)),
-        lambda params, members, which: epochs(
+        fresh=lambda members: freshly(numbers, slots.same(members)),
+        epoch=lambda params, members, which: epochs(
             numbers, params, slots.same(members), real, slots.live(which)
         ),
-        slots.stack,
-        slots.own,
-        slots.rows,
-        slots.owned(),
-        len(slots.subtasks),
+        load=slots.stack,
+        own=slots.own,
+        rows=slots.rows,
+        owned=slots.owned(),
+        subtasks=len(slots.subtasks),
     )

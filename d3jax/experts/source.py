@@ -73,12 +73,9 @@ def load(
             f"{name} has {source.num_classes} classes and {source.image_shape[2]} channels, which "
             f"do not fit {num_classes} and {image_shape[2]}"
         )
-    images = data.resize(source.train_images, image_shape[0])
-    normalization = data.Normalization.of(images)
-    real = data.device_arrays(
-        images, source.train_labels, num_classes, normalization, source.class_names
-    )
-    return Source(options, real, fingerprint(images, source.train_labels), seed)
+    source = source._replace(train_images=data.resize(source.train_images, image_shape[0]))
+    images = fingerprint(source.train_images, source.train_labels)
+    return Source(options, source.real(), images, seed)
 
 
 def train(

@@ -15,6 +15,7 @@ from d3jax.host.progress import Reporter
 from d3jax.methods.registry import METHODS
 from d3jax.run import judge as judging
 from d3jax.run import pictures
+from d3jax.run import show as showing
 from d3jax.run.options import Architecture, Data, Judgement, Parametrization, command
 from d3jax.run.run import run as run_options
 from d3jax.types import InputError
@@ -119,7 +120,7 @@ def show(made: Artifact | str | Path, *, seed: int = 0) -> Figure:
       InputError: there is no such artifact, or it cannot be used.
     """
     found = made if isinstance(made, Artifact) else artifact.load(Path(made))
-    return judging.decoded_figure(found, seed)
+    return showing.decoded_figure(found, seed)
 
 
 def _reporter(verbose: bool) -> Reporter:

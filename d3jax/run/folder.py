@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
-from d3jax import data
+from d3jax import artifact, data
 from d3jax.experts.store import fingerprint
 from d3jax.host import files
+from d3jax.host.progress import Reporter
 from d3jax.keys import DRAWS
 from d3jax.networks.own import identified
 from d3jax.run.options import Run, plain
@@ -23,14 +24,18 @@ _FREE = (
 
 
 @contextmanager
-def claim(out: Path, options: Run, dataset: data.Dataset, network: Network) -> Iterator[None]:
+def claim(
+    out: Path, options: Run, dataset: data.Dataset, network: Network, reporter: Reporter
+) -> Iterator[None]:
     """Writes config.yaml, or refuses a folder that holds another configuration's run.
+
+    It says so where the run was begun with other versions of the packages that numbers depend on.
 
     Where what follows is refused itself (too little disk, say), a new claim is taken back, unless
     something was made in the folder by then: that is of this configuration.
     """
     before = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    new = _claim(out, options, dataset, network)
+    new = _claim(out, options, dataset, network, reporter)
     try:
         yield
     except InputError:
@@ -43,11 +48,14 @@ def claim(out: Path, options: Run, dataset: data.Dataset, network: Network) -> I
         raise
 
 
-def _claim(out: Path, options: Run, dataset: data.Dataset, network: Network) -> bool:
+def _claim(
+    out: Path, options: Run, dataset: data.Dataset, network: Network, reporter: Reporter
+) -> bool:
     """Whether the folder was claimed by nobody before."""
     values = {
         "method": options.spec.name,
         "draws": DRAWS,
+        "versions": artifact.versions(),
         **{name: value for name, value in plain(options).items() if name != "processes"},
         "architecture": identified(plain(options.architecture), network, dataset.image_shape),
         "images": fingerprint(dataset.train_images, dataset.train_labels),
@@ -65,6 +73,12 @@ def _claim(out: Path, options: Run, dataset: data.Dataset, network: Network) -> 
                 f"{out} holds a run of another version of d3jax, which draws other random numbers; "
                 f"finish it with that version, or choose another --out"
             )
+        begun = there.pop("versions", None)
+        if begun != (now := values.pop("versions")):
+            reporter.say(
+                f"{out} was begun with {_told(begun)}, this is {_told(now)}: what is computed now "
+                f"may differ from an uninterrupted run in last bits, or in draws"
+            )
         ours, theirs = _flat(values), _flat(there)
         for name in sorted(set(ours) | set(theirs)):
             if ours.get(name) != theirs.get(name):
@@ -76,6 +90,11 @@ def _claim(out: Path, options: Run, dataset: data.Dataset, network: Network) -> 
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(path, yaml.safe_dump(values, sort_keys=False))
     return True
+
+
+def _told(versions: Any) -> str:
+    known = versions if isinstance(versions, dict) else {}
+    return ", ".join(f"{name} {version}" for name, version in known.items()) or "versions unknown"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,10 +13,13 @@ from d3jax.experts.store import Snapshots
 from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
 from d3jax.networks import unraveler
-from d3jax.run import judge as judging
-from d3jax.run import pictures as report
-from d3jax.run.options import Architecture, Join, resolved_experts
-from d3jax.run.stages import World, make_world, stored_experts
+from d3jax.run import pictures
+from d3jax.run.experts import stored_experts
+from d3jax.run.job import World, make_world
+from d3jax.run.judge import stored_architecture, stored_normalization
+from d3jax.run.options import Architecture, Join
+from d3jax.run.resolve import resolved_experts
+from d3jax.run.show import dataset_name
 from d3jax.types import InputError
 
 
@@ -36,14 +39,14 @@ def join(options: Join, reporter: Reporter) -> artifact.Artifact:
             raise InputError("an expert labels parts with hard labels; these bring their own")
         dataset = options.data.read(options.seed)
         names = list(dataset.class_names)
-        if judging.dataset_name(options.data.dataset) != whole.header["dataset"] or (
+        if dataset_name(options.data.dataset) != whole.header["dataset"] or (
             names != whole.header["class_names"]
         ):
             raise InputError(
                 f"the artifacts are of {whole.header['dataset']}, not of {options.data.dataset}; "
                 f"name their data set with --dataset"
             )
-        architecture = judging.stored_architecture(
+        architecture = stored_architecture(
             whole.header, Architecture(options.network), dataset, options.artifacts[0]
         )
         normalization = _normalization(whole.header, dataset)
@@ -53,14 +56,14 @@ def join(options: Join, reporter: Reporter) -> artifact.Artifact:
     elif options.label_storage != "float":
         raise InputError("--label-storage int8 is for labels of an expert: add --labels expert")
     artifact.save(whole, options.out)
-    reporter.console.print(report.ledger_table(whole.ledger["bytes"]))
+    reporter.console.print(pictures.ledger_table(whole.ledger["bytes"]))
     reporter.say(f"{len(parts)} subtasks joined: {options.out}")
     return whole
 
 
 def _normalization(header: dict[str, Any], dataset: data.Dataset) -> data.Normalization:
     """That of the parts; refused where it is not of these images, which the expert shall see."""
-    stored = judging.stored_normalization(header, dataset)
+    stored = stored_normalization(header, dataset)
     found = data.Normalization.of(dataset.train_images)
     if not np.allclose([*stored.mean, *stored.sd], [*found.mean, *found.sd], rtol=1e-5):
         raise InputError(

@@ -1,36 +1,27 @@
-"""Judging an artifact: fresh students, its ledger, its picture."""
+"""Judging an artifact by fresh students: `d3jax evaluate`."""
 
 import dataclasses
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from rich.table import Table
 
 from d3jax import artifact, data, evaluate
 from d3jax.data import subtasks
-from d3jax.evaluate import Protocol, baselines, replay, sequence, unseen
-from d3jax.evaluate.recipe import recipe_of
+from d3jax.evaluate import Protocol, replay, sequence, unseen
 from d3jax.experts.store import fingerprint
 from d3jax.host import files
 from d3jax.host.progress import Reporter
-from d3jax.keys import Stage, check_seed, stage_key
+from d3jax.keys import Stage, stage_key
 from d3jax.networks.blocks import has_statistics
 from d3jax.networks.own import is_own
-from d3jax.run import pictures as report
-from d3jax.run.options import Architecture, Judgement, Run, Studied, plain, resolved_architecture
-from d3jax.types import HeldOut, InputError, Method, Network, Real, State
-
-
-def dataset_name(name: str) -> str:
-    """How a data set is named in files: as given, but without the folders of a path."""
-    is_path = name.endswith(".npz") or name.startswith((".", "/", "~")) or Path(name).exists()
-    return Path(name).name if is_path else name
+from d3jax.run import pictures
+from d3jax.run.options import Architecture, Judgement, plain
+from d3jax.run.resolve import resolved_architecture
+from d3jax.run.show import dataset_name
+from d3jax.types import HeldOut, InputError, Network, Real
 
 
 def judge(
@@ -83,7 +74,7 @@ def judge(
         )
     architecture = stored_architecture(header, options.architecture, dataset, path)
     network = architecture.create(dataset.image_shape, dataset.num_classes)
-    test = data.held_out(dataset.test_images, dataset.test_labels, normalization)
+    test = dataset.held_out(normalization)
     key = stage_key(options.seed, Stage.STUDENTS)
     more: dict[str, Any] = {}
     if options.students is not None and options.students < 1:
@@ -109,7 +100,7 @@ def judge(
             reporter,
             source=source,
         )
-        seen = _seen(distilled, network, architecture, options.data_dir, source)
+        seen = seen_before(distilled, network, architecture, options.data_dir, source)
         samples = stage_key(options.seed, Stage.REPLAY)
         reached, more = replay.judge(distilled, network, weights, test, samples, reporter, seen)
     finished = {
@@ -130,7 +121,7 @@ def judge(
     return finished
 
 
-def _seen(
+def seen_before(
     distilled: artifact.Artifact,
     network: Network,
     architecture: Architecture,
@@ -255,106 +246,9 @@ def by_students(
     )
 
 
-def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> None:
-    """Runs `d3jax show`: the artifact's header, ledger and picture.
-
-    Raises:
-      InputError: the artifact cannot be used.
-    """
-    distilled = artifact.load(path)
-    reporter.console.print_json(data=distilled.header)
-    ledger = distilled.ledger
-    reporter.console.print(report.ledger_table(ledger["bytes"]))
-    ipc = ledger["ipc_equivalent"]
-    reporter.say(
-        f"{ledger['floats']} stored floats; as many bytes as {ipc['float32']:.2f} float32 or "
-        f"{ipc['uint8']:.2f} uint8 images per class"
-    )
-    normalization = distilled.header["normalization"]
-    if normalization["zca"] is not None:
-        reporter.say("the picture shows whitened images: their colours are not those of pixels")
-    mean, sd = (np.asarray(normalization[n], np.float32) for n in ("mean", "sd"))
-    target = path.with_suffix(".png") if picture is None else picture
-    if not target.parent.is_dir():
-        raise InputError(f"there is no folder {target.parent} to write {target} to")
-    check_seed(seed)
-    decoded_picture(target, distilled, data.Normalization(mean, sd), jax.random.key(seed))
-    reporter.say(f"picture: {target}")
-
-
-def decoded_picture(
-    path: Path, distilled: artifact.Artifact, normalization: data.Normalization, key: Array
-) -> None:
-    """Writes what `_decoded` shows of an artifact."""
-    _by_class(path, *_decoded(distilled, key), normalization)
-
-
-def decoded_figure(distilled: artifact.Artifact, seed: int) -> report.Picture:
-    """The same as a figure; whitened images keep their colours."""
-    check_seed(seed)
-    stored = distilled.header["normalization"]
-    normalization = data.Normalization(*(np.asarray(stored[n], np.float32) for n in ("mean", "sd")))
-    images, names, title = _decoded(distilled, jax.random.key(seed))
-    return report.drawn(*_rows(images, names, normalization), title)
-
-
-def _decoded(distilled: artifact.Artifact, key: Array) -> tuple[Array, tuple[str, ...], str]:
-    """One row a class: its first deterministic decodes, then samples (none of plain images).
-
-    Where there are fewer images than classes, one row an image.
-    """
-    header = distilled.header
-    names, title = tuple(header["class_names"]), f"{header['method']} on {header['dataset']}"
-    images = distilled.sample().images
-    if distilled.kind != "gaussian":
-        return images, names, title
-    items = len(images) // len(names)
-    columns = min(items, 4)
-    means = images.reshape(len(names), items, *images.shape[1:])[:, :columns]
-    draws = jax.random.split(key, math.ceil((10 - columns) / items))
-    samples = [distilled.sample(draw).images.reshape(len(names), items, *images.shape[1:])
-               for draw in draws]  # fmt: skip
-    rows = jnp.concatenate([means, *samples], axis=1)[:, :10]
-    title += f": decoded means (first {columns}), then samples"
-    return rows.reshape(-1, *images.shape[1:]), names, title
-
-
-def start_picture(
-    path: Path,
-    method: Method,
-    state: State,
-    dataset: data.Dataset,
-    normalization: data.Normalization,
-) -> None:
-    """What the images were before the first outer step."""
-    images = method.synthetic.sample(state.theta, None).images
-    title = f"{dataset_name(dataset.name)}: before the first outer step"
-    _by_class(path, images, dataset.class_names, title, normalization)
-
-
-def _by_class(
-    path: Path,
-    images: Array,
-    names: tuple[str, ...],
-    title: str,
-    normalization: data.Normalization,
-) -> None:
-    report.picture(path, *_rows(images, names, normalization), title)
-
-
-def _rows(
-    images: Array, names: tuple[str, ...], normalization: data.Normalization
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Pixels u8[rows, columns, H, W, C], and the rows' names."""
-    pixels = normalization.invert(np.asarray(images))
-    if len(pixels) % len(names):
-        names = tuple(f"image {number}" for number in range(len(pixels)))
-    return pixels.reshape(len(names), -1, *pixels.shape[1:])[:, :10], names
-
-
 def accuracy_table(finished: dict[str, Any]) -> Table:
     """A report's method and baselines, one row each."""
-    return report.comparison_table(accuracy_rows(finished))
+    return pictures.comparison_table(accuracy_rows(finished))
 
 
 def accuracy_rows(finished: dict[str, Any]) -> list[dict[str, Any]]:
@@ -369,79 +263,3 @@ def accuracy_rows(finished: dict[str, Any]) -> list[dict[str, Any]]:
         }
     ]
     return rows + [{"name": name, **row} for name, row in finished.get("baselines", {}).items()]
-
-
-class Judge(NamedTuple):
-    """How an artifact and its baselines are judged: alike."""
-
-    # (artifact, test images) -> what students reached, and what else belongs into the report
-    reached: Callable[[artifact.Artifact, HeldOut], tuple[evaluate.Evaluation, dict[str, Any]]]
-    # (baseline, images that choose the learning rate, test images) -> what it reached
-    best: Callable[[artifact.Artifact, HeldOut, HeldOut], baselines.Judged]
-    # (baseline, images that choose) -> accuracy, quickly, where draws are to be compared
-    score: Callable[[artifact.Artifact, HeldOut], float] | None = None
-
-
-def judge_of(
-    made: artifact.Artifact,
-    network: Network,
-    options: Run,
-    trained_on: str | None,
-    reporter: Reporter,
-) -> Judge:
-    """By ordinary students; or, where an artifact has steps of its own, by replaying them."""
-    if made.header.get("replay") is None:
-        return _students_judge(network, options, reporter)
-    return _replay_judge(made, network, options, trained_on, reporter)
-
-
-def _students_judge(network: Network, options: Run, reporter: Reporter) -> Judge:
-    assert isinstance(options, Studied)
-    key = stage_key(options.seed, Stage.STUDENTS)
-    plainly = dataclasses.replace(options.student, learning_rate=None, with_means=False)
-
-    def reached(made: artifact.Artifact, test: HeldOut) -> tuple[evaluate.Evaluation, dict]:
-        return by_students(made, network, test, options.student, key, reporter), {}
-
-    def best(made: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
-        return evaluate.evaluate_best(
-            network, made.synthetic, made.decodable(), choosing, test, plainly,
-            options.baseline_learning_rates, key, reporter,
-        )  # fmt: skip
-
-    return Judge(reached, best)
-
-
-def _replay_judge(
-    made: artifact.Artifact,
-    network: Network,
-    options: Run,
-    trained_on: str | None,
-    reporter: Reporter,
-) -> Judge:
-    recipe = recipe_of(made.header["replay"])
-    key, rates = stage_key(options.seed, Stage.REPLAY), options.baseline_learning_rates
-    assert options.experts is not None
-    weights = unseen.weights(
-        made, network, plain(options.architecture), made.header["replay"]["unseen"], options.seed,
-        options.data.data_dir, options.experts, reporter, trained_on,
-    )  # fmt: skip
-    seen = _seen(made, network, options.architecture, options.data.data_dir, trained_on)
-
-    def reached(made: artifact.Artifact, test: HeldOut) -> tuple[evaluate.Evaluation, dict]:
-        return replay.judge(made, network, weights, test, key, reporter, seen)
-
-    def best(baseline: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
-        data_ = baseline.synthetic
-        return replay.evaluate_best(
-            network, data_, baseline.decodable(), recipe.dealt(data_.num_items), weights,
-            choosing, test, rates, key,
-        )  # fmt: skip
-
-    def score(baseline: artifact.Artifact, choosing: HeldOut) -> float:
-        data_ = baseline.synthetic
-        dealt = recipe.dealt(data_.num_items).at(rates[len(rates) // 2])
-        theta, few = baseline.decodable(), weights[:4]
-        return replay.score(network, data_, theta, dealt, few, choosing, key)
-
-    return Judge(reached, best, score)

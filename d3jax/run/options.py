@@ -1,27 +1,19 @@
 """The options of every command: frozen dataclasses whose fields are its flags, and their defaults.
 
 What a method adds stands in its own file (`methods/`); `command(name)` is the run of a method as
-one dataclass. `resolved` fills in what depends on the data, and refuses what does not fit together.
+one dataclass. `resolve.py` fills in what depends on the data.
 """
 
-import ast
 import dataclasses
-import inspect
-import math
-import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-import numpy as np
 import tyro
 
-from d3jax import data, experts, networks
-from d3jax.data import Dataset, subtasks
-from d3jax.data.augment import default_strategy
+from d3jax import data, networks
+from d3jax.data import Dataset
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
 from d3jax.host.launch import Processes
@@ -246,55 +238,6 @@ def command(name: str) -> Any:
     return made
 
 
-def summary(name: str) -> str:
-    """The flags of a method's run that matter most, in groups; the rest of the help says all."""
-    spec, kind = METHODS[name], command(name)
-    sizes = {
-        "gaussian": ("latents_per_class", "latent_size", "decoder_width"),
-        "pixels": ("images_per_class",),
-        "spectral": ("spectra_per_class", "rank"),
-    }
-    counted = spec.items(spec.options(), 10) is not None
-    own = [f.name for f in dataclasses.fields(spec.options)][:4]
-    shown: dict[str, list[tuple[type, str]]] = {
-        "data": [(Data, "dataset"), (Data, "train_limit"), (Data, "validation")],
-        "method": [(spec.options, field) for field in own],
-        "size of the result": [(Parametrization, "kind"), (Parametrization, "labels")],
-        "run": [(Run, "outer_steps"), (kind, "out"), (Architecture, "width"), (Run, "seed")],
-    }
-    if not counted:
-        stored = [(Parametrization, field) for field in sizes[spec.parametrization]]
-        shown["size of the result"][1:1] = stored
-    lines = []
-    for group, flags in shown.items():
-        lines.append(f"{group}:")
-        for holder, option in flags:
-            flag = "--" + ("parametrization" if option == "kind" else option.replace("_", "-"))
-            said = _docs(holder).get(option, "not described").split(". ")[0].rstrip(".")
-            default = getattr(holder(), option)
-            said += "" if default is None else f" (default: {default})"
-            lines += textwrap.wrap(
-                said, 98, initial_indent=f"  {flag:20}", subsequent_indent=" " * 22
-            )
-    return "\n".join(lines)
-
-
-def _docs(kind: type) -> dict[str, str]:
-    """The docstring of each field of a dataclass, in a line."""
-    found: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError, SyntaxError):  # made, not written
-            continue
-        for one, after in pairwise(getattr(tree.body[0], "body", [])):
-            said = after.value if isinstance(after, ast.Expr) else None
-            text = said.value if isinstance(said, ast.Constant) else None
-            if isinstance(one, ast.AnnAssign) and isinstance(text, str):
-                found[ast.unparse(one.target)] = " ".join(text.split())
-    return found
-
-
 @dataclass(frozen=True)
 class Join:
     """`d3jax join`: the artifacts of all subtasks, distilled as jobs of their own, as one."""
@@ -418,168 +361,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
-
-
-def resolved(options: Run, dataset: data.Dataset) -> Run:
-    """The options of a run with every default that depends on the data filled in.
-
-    Raises:
-      InputError: options that do not fit together.
-    """
-    replace, spec = dataclasses.replace, options.spec
-    _check(options, dataset)
-    parametrization = options.parametrization.resolved(
-        dataset,
-        kind=spec.parametrization,
-        items=spec.items(options.method, dataset.num_classes),
-        least=spec.turns(options.method),
-    )
-    changes: dict[str, Any] = {
-        "parametrization": parametrization,
-        "architecture": resolved_architecture(
-            options.architecture,
-            dataset,
-            network=spec.network(dataset.image_shape),
-            initialization=spec.initialization,
-        ),
-        "experts": options.experts or options.out / "experts",
-    }
-    if isinstance(options, Matching):
-        _check_reads(options, dataset)
-        changes["expert"] = resolved_experts(options.expert, dataset, _subtasks(options, dataset))
-    if isinstance(options, Studied):
-        student = options.student
-        if student.augmentation is None:
-            by_default = default_strategy(dataset.name, dataset.class_names)
-            student = replace(student, augmentation=by_default)
-        if parametrization.labels == "expert" and parametrization.kind == "gaussian":
-            student = replace(student, with_means=True)
-        changes["student"] = student
-    return spec.resolve(replace(options, **changes), dataset)
-
-
-def _check_reads(options: Matching, dataset: data.Dataset) -> None:
-    reads = options.spec.experts and options.spec.experts(options, dataset, 0)
-    if not reads:
-        return
-    if options.expert.epochs < reads.last_epoch:
-        raise InputError(
-            f"distillation reads expert epochs up to {reads.last_epoch} (of max_start_epoch, "
-            f"expert_epochs and mmd_epoch) but experts are trained for {options.expert.epochs}; "
-            f"raise --expert.epochs to {reads.last_epoch}"
-        )
-    if options.expert.keep != "all":
-        raise InputError("experts are read epoch by epoch: leave out --expert.keep last")
-
-
-def labels_at_start(options: Run) -> bool:
-    """Whether an expert labels what the data starts from: real images."""
-    stored = options.parametrization
-    real = options.spec.labels == "start" and stored.start == "real"
-    return real and stored.labels == "expert"
-
-
-def resolved_architecture(
-    options: Architecture,
-    dataset: data.Dataset,
-    *,
-    network: str = "convnet",
-    initialization: str = "uniform_fan_in",
-) -> Architecture:
-    """The network with its defaults filled in; what it does not have stays None.
-
-    `network` and `initialization` are those to take where none is named. A network of the user's
-    own has no defaults.
-    """
-    name = options.network or network
-    if is_own(name):
-        return options
-    defaults: dict[str, dict[str, Any]] = {
-        "convnet": {
-            "width": 32,
-            "depth": networks.default_depth(dataset.image_shape[0]),
-            "norm": "instance",
-            "pooling": "average",
-        },
-        "resnet18": {"width": 64, "norm": "instance"},
-        "mlp": {"width": 128},
-    }
-    said = {key: value for key, value in dataclasses.asdict(options).items() if value is not None}
-    filled = {"initialization": initialization, **defaults.get(name, {}), **said}
-    return Architecture(**{**filled, "network": name})  # type: ignore[arg-type]
-
-
-def resolved_experts(
-    options: ExpertOptions, dataset: data.Dataset, parts: Sequence[Sequence[int]] = ()
-) -> ExpertOptions:
-    """The experts' options with every default that depends on the data filled in.
-
-    `parts` are the classes of subtasks, if there are any: their experts all train alike, as suits
-    the smallest.
-    """
-    images = len(dataset.train_labels)
-    if parts:
-        counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
-        images = int(min(counts[list(part)].sum() for part in parts))
-    steps = experts.data_defaults(options, images)
-    if parts and steps.batch_size > images:
-        steps = steps._replace(batch_size=max(1, images))
-    return dataclasses.replace(
-        options,
-        **steps._asdict(),
-        augmentation=default_strategy(dataset.name, dataset.class_names)
-        if options.augmentation is None
-        else options.augmentation,
-    )
-
-
-def _subtasks(options: Run, dataset: data.Dataset) -> Sequence[Sequence[int]]:
-    """The classes of each subtask, if there are any."""
-    if not isinstance(options, Divided):
-        return ()
-    options.processes.check()
-    if options.processes.several and (options.subtasks is None or options.subtask is not None):
-        raise InputError(
-            "several processes share the subtasks: give --subtasks, at least as many as devices, "
-            "without --subtask"
-        )
-    if options.subtasks is None:
-        if options.subtask is not None:
-            raise InputError("--subtask is one of --subtasks; say how many there are")
-        return ()
-    parts = subtasks.split(options.subtasks, dataset.num_classes)
-    number = len(parts)
-    if options.subtask is not None and not 0 <= options.subtask < number:
-        raise InputError(f"subtask must be from 0 to {number - 1}, not {options.subtask}")
-    if options.subtask is not None and options.parametrization.labels == "expert":
-        raise InputError(
-            "an expert of all classes labels what is joined: leave --labels expert out of a single "
-            "subtask, and give it to `d3jax join`"
-        )
-    return parts
-
-
-def _check(options: Run, dataset: data.Dataset) -> None:
-    items = options.spec.items(options.method, dataset.num_classes)
-    uneven = items is not None and items % dataset.num_classes
-    if uneven and options.parametrization.labels != "learned":
-        raise InputError(
-            f"{items} images are not as many for each of {dataset.num_classes} classes: give "
-            f"--labels learned, or a multiple"
-        )
-    if isinstance(options, Studied) and "best_random" in options.baselines:
-        raise InputError(
-            f"best_random is no baseline of {options.spec.name}, whose students take too long to "
-            f"compare 20 draws; leave it out of --baselines"
-        )
-    baseline_learning_rates = options.baseline_learning_rates
-    if options.label_storage == "int8" and options.parametrization.labels != "expert":
-        raise InputError("--label-storage int8 is for labels that are given: add --labels expert")
-    if options.outer_steps < 1 or options.chunk < 1:
-        raise InputError("outer_steps and chunk must be at least 1")
-    if not baseline_learning_rates:
-        raise InputError("baselines need a learning rate: give --baseline-learning-rates 0.01")
-    if not all(0 < rate < math.inf for rate in baseline_learning_rates):
-        raise InputError(
-            f"baseline learning rates must be positive, they are {baseline_learning_rates}"
-        )

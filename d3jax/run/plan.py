@@ -5,7 +5,6 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +15,13 @@ from jax import Array
 from rich.filesize import decimal
 from rich.table import Table
 
-from d3jax import distill, experts, synthetic
+from d3jax import distill, experts
 from d3jax.data import Dataset, Normalization, subtasks
 from d3jax.experts.epoch import epoch_function
 from d3jax.host.progress import Reporter
-from d3jax.keys import stage_key
-from d3jax.methods.registry import Setting
-from d3jax.run.options import Divided, Plan, Run, labels_at_start, resolved
-from d3jax.run.stages import reads_of, turn_steps
+from d3jax.run.job import prepared, reads_of
+from d3jax.run.options import Divided, Plan, Run
+from d3jax.run.resolve import resolved
 from d3jax.types import InputError, Method, Network, PyTree, Real
 
 _STEPS = 3  # timed
@@ -122,28 +120,19 @@ def _pieces(run: Run, dataset: Dataset) -> tuple[Run, list[Piece]]:
 
 def _piece(run: Run, dataset: Dataset, parts: Sequence[Sequence[int]]) -> Piece:
     counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
-    classes = len(parts[0])
-    own = dataset._replace(class_names=tuple(map(str, range(classes))))
+    images = max(int(counts[list(part)].sum()) for part in parts)
+    own = _as_if(dataset, len(parts[0]), images)
     normalization = Normalization(*2 * [np.full(dataset.image_shape[2], 0.5, np.float32)])
-    items = run.spec.items(run.method, classes)
-    data_ = synthetic.create(run.parametrization.specification(own, normalization, items))
-    network = run.architecture.create(dataset.image_shape, classes)
-    setting = Setting(
-        network, data_, turn_steps(run)[0], partial(stage_key, run.seed), labels_at_start(run)
-    )
-    method = run.spec.build(run.method, setting)
+    job = prepared(run, own, normalization, on_device=False)
     reads = [reads_of(run, dataset, turn) for turn in range(run.spec.turns(run.method))]
-    for one in reads:
-        if one is not None:
-            experts.check(one.experts)
     trained = tuple(one.experts for one in reads if one is not None)
     read = (0, 0)
     if trained:
         kept = max(one.kept for one in reads if one is not None)
         epochs = max(o.epochs + 1 if o.keep == "all" else 1 for o in trained)
         read = (trained[0].count - kept, epochs)
-    images = max(int(counts[list(part)].sum()) for part in parts)
-    return Piece(len(parts), classes, images, network, method, trained, read)
+    network = job.world.network
+    return Piece(len(parts), own.num_classes, images, network, job.method, trained, read)
 
 
 def _disk(piece: Piece) -> int:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from d3jax import artifact, data, evaluate, experts, synthetic
-from d3jax import distill as outer
+from d3jax import artifact, data, distill, experts, synthetic
 from d3jax.artifact import join as joining
 from d3jax.data import Dataset, Normalization, subtasks
 from d3jax.distill import metrics, sharded
@@ -23,23 +22,15 @@ from d3jax.experts.store import Snapshots, Streamed, store_path
 from d3jax.host import clocks, processes
 from d3jax.host.files import write_json, write_text
 from d3jax.host.progress import Reporter, locked
-from d3jax.keys import Stage, stage_key
-from d3jax.methods.registry import Setting
+from d3jax.keys import Stage
+from d3jax.run import header
+from d3jax.run.experts import recipe_of
+from d3jax.run.job import Job, Part, make_world, parts_of, prepared
 from d3jax.run.join import labelled
-from d3jax.run.options import Divided, Run, labels_at_start, plain, resolved, resolved_experts
-from d3jax.run.stages import (
-    Job,
-    Part,
-    Report,
-    expert_recipe,
-    judged,
-    make_world,
-    observer,
-    opened,
-    origin,
-    parts_of,
-)
-from d3jax.types import Method, Network, Real, Synthetic
+from d3jax.run.options import Divided, Run
+from d3jax.run.resolve import resolved, resolved_experts
+from d3jax.run.stages import Report, judged, observer, opened
+from d3jax.types import Real, Synthetic
 
 
 class Group(NamedTuple):
@@ -50,10 +41,13 @@ class Group(NamedTuple):
     """
 
     parts: list[Part]
-    specifications: list[dict[str, Any]]
-    network: Network
-    data: Synthetic
-    method: Method
+    first: Job  # of the first part; the images are not on the device
+
+    def job(self, number: int) -> Job:
+        """The run of one subtask, whose images are read only now."""
+        part = next(part for part in self.parts if part.number == number)
+        own = subtasks.of(part.whole, part.classes)
+        return self.first._replace(world=self.first.world._replace(dataset=own, part=part))
 
 
 class Whole(NamedTuple):
@@ -61,9 +55,13 @@ class Whole(NamedTuple):
 
     options: Divided  # of each subtask
     soft: bool  # label the whole by an expert of all classes
-    dataset: Dataset
-    normalization: Normalization
     groups: list[Group]
+
+    @property
+    def store(self) -> Path:
+        """Of the experts."""
+        assert self.options.experts is not None
+        return self.options.experts
 
 
 def wanted(options: Run) -> bool:
@@ -111,7 +109,7 @@ def run(options: Run, reporter: Reporter, given: Dataset | None = None) -> Repor
                 one = dataclasses.replace(whole.options, expert=expert)
                 made, more = labelled(made, world, options.architecture, one, reporter)
                 spent = clocks.total([spent, more])
-            method = whole.groups[0].method
+            method = whole.groups[0].first.method
             job = Job(options, world, made.header["parametrization"], joined, method)
             return judged(job, made, spent, reporter)
     finally:
@@ -128,34 +126,21 @@ def _read(options: Divided, given: Dataset | None) -> tuple[Divided, Dataset]:
 
 
 def _prepared(
-    options: Divided,
-    dataset: Dataset,
-    normalization: Normalization,
-    parts: Sequence[Part],
+    options: Divided, dataset: Dataset, normalization: Normalization, parts: Sequence[Part]
 ) -> Whole:
     """What every process finds out for itself, without a word of the others."""
     soft = options.parametrization.labels == "expert"
-    hard = dataclasses.replace(options.parametrization, labels="hard")
-    plain = dataclasses.replace(options.student, with_means=False)
-    each = dataclasses.replace(options, parametrization=hard, student=plain) if soft else options
+    if soft:  # its parts have hard labels, and students see the means of the whole only
+        hard = dataclasses.replace(options.parametrization, labels="hard")
+        plain = dataclasses.replace(options.student, with_means=False)
+        options = dataclasses.replace(options, parametrization=hard, student=plain)
     experts.check(options.expert)
-    evaluate.check(options.student)
-    sizes = sorted({len(part.classes) for part in parts}, reverse=True)
     groups = []
-    for size in sizes:
+    for size in sorted({len(part.classes) for part in parts}, reverse=True):
         own = [part for part in parts if len(part.classes) == size]
-        specifications = [
-            each.parametrization.specification(subtasks.of(dataset, part.classes), normalization)
-            for part in own
-        ]
-        network = options.architecture.create(dataset.image_shape, size)
-        data_ = synthetic.create(specifications[0])
-        setting = Setting(
-            network, data_, each.outer_steps, partial(stage_key, each.seed), labels_at_start(each)
-        )
-        method = each.spec.build(each.method, setting)
-        groups.append(Group(own, specifications, network, data_, method))
-    return Whole(each, soft, dataset, normalization, groups)
+        first = prepared(options, dataset, normalization, own[0], on_device=False)
+        groups.append(Group(own, first))
+    return Whole(options, soft, groups)
 
 
 def _normalization(dataset: Dataset, parts: Sequence[Part], zca: bool) -> Normalization:
@@ -171,21 +156,20 @@ def _normalization(dataset: Dataset, parts: Sequence[Part], zca: bool) -> Normal
     return Normalization.of_histogram(everyones.sum(0))
 
 
-def _joined(job: Whole) -> Synthetic:
-    pairs = [pair for g in job.groups for pair in zip(g.parts, g.specifications, strict=True)]
-    pairs.sort(key=lambda pair: pair[0].number)
-    classes = [part.classes for part, _ in pairs]
-    whole = joining.specification([made for _, made in pairs], classes)
-    return synthetic.create({**whole, "label_kind": "probabilities"} if job.soft else whole)
+def _joined(whole: Whole) -> Synthetic:
+    made = {p.number: (g.first.specification, p.classes) for g in whole.groups for p in g.parts}
+    ordered = [made[number] for number in sorted(made)]
+    joint = joining.specification([own for own, _ in ordered], [of for _, of in ordered])
+    return synthetic.create({**joint, "label_kind": "probabilities"} if whole.soft else joint)
 
 
-def _distill_parts(job: Whole, out: Path, reporter: Reporter) -> clocks.Spent:
+def _distill_parts(whole: Whole, out: Path, reporter: Reporter) -> clocks.Spent:
     """Distills what is not there yet into OUT/subtask-N; the time that all experts took."""
     spent = clocks.nothing()
-    for group in job.groups:
+    for group in whole.groups:
         number, size = len(group.parts), len(group.parts[0].classes)
         reporter.say(f"{number} subtasks of {size} classes over {len(jax.devices())} devices")
-        paths = _train_experts(job, group, reporter)
+        paths = _train_experts(whole, group, reporter)
         own = clocks.total(experts.training_time(path) for path in paths.values())
         everyones = {name: _sum(seconds) for name, seconds in own.items()}
         spent = clocks.total([spent, everyones])
@@ -195,7 +179,8 @@ def _distill_parts(job: Whole, out: Path, reporter: Reporter) -> clocks.Spent:
                 folder.mkdir(exist_ok=True)
         there = all((folder / "artifact.safetensors").exists() for folder in folders)
         if processes.any_of(not there)[0]:
-            _distill_group(job, group, folders, out / "checkpoints" / f"{size}-classes", reporter)
+            checkpoints = out / "checkpoints" / f"{size}-classes"
+            _distill_group(whole, group, folders, checkpoints, reporter)
     return spent
 
 
@@ -208,89 +193,82 @@ def _slots(numbers: Sequence[int]) -> Slots:
     return Slots(tuple(numbers), sharded.make_mesh())
 
 
-def _images(job: Whole, group: Group) -> Callable[[int], Real]:
+def _images(group: Group) -> Callable[[int], Real]:
     """The images of a subtask as host arrays, as large for all of the group."""
-    counts = np.bincount(job.dataset.train_labels, minlength=job.dataset.num_classes)
+    whole = group.parts[0].whole
+    counts = np.bincount(whole.train_labels, minlength=whole.num_classes)
     most = max(int(counts[list(part.classes)].sum()) for part in group.parts)
     longest = max(int(counts[list(part.classes)].max()) for part in group.parts)
-    parts = {part.number: part for part in group.parts}
 
     def of(number: int) -> Real:
-        own = subtasks.of(job.dataset, parts[number].classes)
-        real = data.host_arrays(
-            own.train_images, own.train_labels, own.num_classes, job.normalization, own.class_names
-        )
-        count: Any = np.asarray(len(own.train_labels), np.int32)
+        world = group.job(number).world
+        count: Any = np.asarray(len(world.dataset.train_labels), np.int32)
+        real = world.dataset.on_host(world.normalization)
         return data.padded(real, most, longest)._replace(number=count)
 
     return of
 
 
-def _train_experts(job: Whole, group: Group, reporter: Reporter) -> dict[int, Path]:
+def _store_path(whole: Whole, group: Group, number: int) -> tuple[Path, dict[str, Any]]:
+    """The folder of a subtask's experts, and all that they depend on."""
+    options = whole.options
+    recipe = recipe_of(group.job(number).world, options.architecture, options.expert, options.seed)
+    return store_path(whole.store, recipe), recipe
+
+
+def _train_experts(whole: Whole, group: Group, reporter: Reporter) -> dict[int, Path]:
     """The folders of the experts of this process's own subtasks; all are trained then."""
-    options, store = job.options, _store(job)
+    options, store, network = whole.options, whole.store, group.first.world.network
     everyone = _slots([part.number for part in group.parts])
-    recipe = cache(partial(_recipe, job, group))
-    path = cache(lambda number: store_path(store, recipe(number)))
-    missing = [number in everyone.owned() and not experts.complete(path(number))
-               for number in everyone.subtasks]  # fmt: skip
+    known = {number: _store_path(whole, group, number) for number in everyone.owned()}
+    paths = {number: path for number, (path, _) in known.items()}
+    missing = [n in paths and not experts.complete(paths[n]) for n in everyone.subtasks]
     todo = [n for n, wanted in zip(everyone.subtasks, processes.any_of(*missing)) if wanted]
-    needed = len(todo) * experts.stored_bytes(group.network, options.expert)
     if not todo:
         reporter.say(f"experts: found in {store}")
-        return {number: path(number) for number in everyone.owned()}
+        return paths
+    needed = len(todo) * experts.stored_bytes(network, options.expert)
     count, epochs = options.expert.count, options.expert.epochs
     reporter.say(
         f"experts: {count} x {epochs} epochs for {len(todo)} subtasks, {needed / 1e6:.1f} MB"
     )
-    there = _sum(sum(experts.written_bytes(path(n)) for n in todo if n in everyone.owned()))
+    there = _sum(sum(experts.written_bytes(paths[n]) for n in todo if n in paths))
     processes.agreed(lambda: experts.make_room(store, needed - int(there)))
     slots = _slots(todo)
+    # Rows that only fill up hold subtasks of other processes too.
+    local = {
+        n: known.get(n) or _store_path(whole, group, n) for n in map(slots.subtask, slots.local())
+    }
     with ExitStack() as locks:
         for number in slots.owned():
-            path(number).mkdir(exist_ok=True)
-            write_json(path(number) / "config.json", recipe(number))
-            locks.enter_context(locked(path(number), "training these experts"))
+            path, recipe = local[number]
+            path.mkdir(exist_ok=True)
+            write_json(path / "config.json", recipe)
+            locks.enter_context(locked(path, "training these experts"))
         training = sharded.training(
-            group.network, options.expert, slots, slots.stack(_images(job, group)), options.seed,
+            network, options.expert, slots, slots.stack(_images(group)), options.seed,
             together=options.together,
         )  # fmt: skip
-        local = {slots.subtask(slot) for slot in slots.local()}
         experts.train_side_by_side(
             training,
             options.expert,
-            experts.number_of_parameters(group.network),
-            {number: path(number) for number in local},
+            experts.number_of_parameters(network),
+            {number: path for number, (path, _) in local.items()},
             reporter,
         )
     processes.gathered(True)  # all are written
-    return {number: path(number) for number in everyone.owned()}
-
-
-def _store(job: Whole) -> Path:
-    assert job.options.experts is not None
-    return job.options.experts
-
-
-def _recipe(job: Whole, group: Group, number: int) -> dict[str, Any]:
-    options, network = job.options, group.network
-    part = next(part for part in group.parts if part.number == number)
-    own = subtasks.of(job.dataset, part.classes)
-    return expert_recipe(
-        own, job.normalization, network, options.architecture, options.expert, options.seed, number
-    )
+    return paths
 
 
 def _distill_group(
-    job: Whole, group: Group, folders: list[Path], checkpoints: Path, reporter: Reporter
+    whole: Whole, group: Group, folders: list[Path], checkpoints: Path, reporter: Reporter
 ) -> None:
     """Runs the outer steps of a group; the first process writes an artifact into each folder."""
-    options = job.options
+    options, first = whole.options, group.first
     slots = _slots([part.number for part in group.parts])
-    images = _images(job, group)
-    recipe = partial(_recipe, job, group)
-    local = {slots.subtask(slot) for slot in slots.local()}
-    stores = {n: Snapshots(store_path(_store(job), recipe(n))) for n in local}
+    images = _images(group)
+    local = set(map(slots.subtask, slots.local()))
+    stores = {n: Snapshots(_store_path(whole, group, n)[0]) for n in local}
 
     def real(number: int) -> Real:
         trajectories: Any = Streamed(stores, np.asarray(number, np.int32))
@@ -299,13 +277,13 @@ def _distill_group(
         return images(number)._replace(trajectories=trajectories)
 
     program = sharded.program(
-        group.method, slots, slots.stack(real), options.seed, options.chunk,
+        first.method, slots, slots.stack(real), options.seed, options.chunk,
         together=options.together,
     )  # fmt: skip
     with ExitStack() as opened:
         watching = options.tensorboard and processes.first()
         observers = [opened.enter_context(observer(watching, folder)) for folder in folders]
-        state = outer.drive(
+        state = distill.drive(
             program,
             steps=options.outer_steps,
             directories=folders,
@@ -319,29 +297,12 @@ def _distill_group(
     thetas = slots.rows(state.theta)
     if not processes.first():
         return
-    for row, (part, specification) in enumerate(
-        zip(group.parts, group.specifications, strict=True)
-    ):
+    for row, part in enumerate(group.parts):
+        job = group.job(part.number)
         theta = jax.tree.map(lambda x, row=row: jnp.asarray(x[row]), thetas)
-        made = artifact.create(
-            group.data.freeze(
-                {name: x for name, x in theta.items() if name != "learning_rates"},
-                stage_key(options.seed, Stage.FREEZE, part.number),
-            ),
-            method=options.spec.name,
-            parametrization=specification,
-            student_learning_rate=float(mean_learning_rate(theta["learning_rates"])),
-            protocol=plain(options.student),
-            dtype=options.storage,
-            **origin(
-                options,
-                [job.dataset.class_names[k] for k in part.classes],
-                job.normalization,
-                job.dataset,
-                part,
-            ),
-        )
-        artifact.save(made, folders[row] / "artifact.safetensors")
+        rate = float(mean_learning_rate(theta.pop("learning_rates")))
+        frozen = first.synthetic.freeze(theta, job.world.key(options.seed, Stage.FREEZE))
+        artifact.save(header.made(job, frozen, rate), folders[row] / "artifact.safetensors")
 
 
 def _mean_metrics(out: Path, groups: list[list[Path]]) -> None:

@@ -1,0 +1,90 @@
+"""How an artifact and its baselines are judged in a run: alike."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from d3jax import artifact, evaluate
+from d3jax.evaluate import baselines, replay, unseen
+from d3jax.evaluate.recipe import recipe_of
+from d3jax.host.progress import Reporter
+from d3jax.keys import Stage, stage_key
+from d3jax.run.judge import by_students, seen_before
+from d3jax.run.options import Run, Studied, plain
+from d3jax.types import HeldOut, Network
+
+
+class Judge(NamedTuple):
+    """How an artifact and its baselines are judged: alike."""
+
+    # (artifact, test images) -> what students reached, and what else belongs into the report
+    reached: Callable[[artifact.Artifact, HeldOut], tuple[evaluate.Evaluation, dict[str, Any]]]
+    # (baseline, images that choose the learning rate, test images) -> what it reached
+    best: Callable[[artifact.Artifact, HeldOut, HeldOut], baselines.Judged]
+    # (baseline, images that choose) -> accuracy, quickly, where draws are to be compared
+    score: Callable[[artifact.Artifact, HeldOut], float] | None = None
+
+
+def judge_of(
+    made: artifact.Artifact,
+    network: Network,
+    options: Run,
+    trained_on: str | None,
+    reporter: Reporter,
+) -> Judge:
+    """By ordinary students; or, where an artifact has steps of its own, by replaying them."""
+    if made.header.get("replay") is None:
+        return _students_judge(network, options, reporter)
+    return _replay_judge(made, network, options, trained_on, reporter)
+
+
+def _students_judge(network: Network, options: Run, reporter: Reporter) -> Judge:
+    assert isinstance(options, Studied)
+    key = stage_key(options.seed, Stage.STUDENTS)
+    plainly = dataclasses.replace(options.student, learning_rate=None, with_means=False)
+
+    def reached(made: artifact.Artifact, test: HeldOut) -> tuple[evaluate.Evaluation, dict]:
+        return by_students(made, network, test, options.student, key, reporter), {}
+
+    def best(made: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
+        return evaluate.evaluate_best(
+            network, made.synthetic, made.decodable(), choosing, test, plainly,
+            options.baseline_learning_rates, key, reporter,
+        )  # fmt: skip
+
+    return Judge(reached, best)
+
+
+def _replay_judge(
+    made: artifact.Artifact,
+    network: Network,
+    options: Run,
+    trained_on: str | None,
+    reporter: Reporter,
+) -> Judge:
+    recipe = recipe_of(made.header["replay"])
+    key, rates = stage_key(options.seed, Stage.REPLAY), options.baseline_learning_rates
+    assert options.experts is not None
+    weights = unseen.weights(
+        made, network, plain(options.architecture), made.header["replay"]["unseen"], options.seed,
+        options.data.data_dir, options.experts, reporter, trained_on,
+    )  # fmt: skip
+    seen = seen_before(made, network, options.architecture, options.data.data_dir, trained_on)
+
+    def reached(made: artifact.Artifact, test: HeldOut) -> tuple[evaluate.Evaluation, dict]:
+        return replay.judge(made, network, weights, test, key, reporter, seen)
+
+    def best(baseline: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
+        data_ = baseline.synthetic
+        return replay.evaluate_best(
+            network, data_, baseline.decodable(), recipe.dealt(data_.num_items), weights,
+            choosing, test, rates, key,
+        )  # fmt: skip
+
+    def score(baseline: artifact.Artifact, choosing: HeldOut) -> float:
+        data_ = baseline.synthetic
+        dealt = recipe.dealt(data_.num_items).at(rates[len(rates) // 2])
+        theta, few = baseline.decodable(), weights[:4]
+        return replay.score(network, data_, theta, dealt, few, choosing, key)
+
+    return Judge(reached, best, score)
