@@ -302,7 +302,7 @@ THINGS = ("airplane", "automobile", "bird", "cat")
         # By the data set's name, as ever.
         ("digits", NUMBERS, False), ("mnist", NUMBERS, False), ("data/usps.npz", NUMBERS, False),
         ("emnist/letters", tuple(map(str, range(37))), False), ("kmnist", ("o", "ki", "su"), False),
-        ("svhn_cropped", NUMBERS, False), ("MNIST.npz", (), False),
+        ("moved_digits", (), False), ("svhn_cropped", NUMBERS, False), ("MNIST.npz", (), False),
         ("cifar10", THINGS, True), ("data/cifar10.npz", NUMBERS, True), ("CIFAR-10", NUMBERS, True),
         ("fashion_mnist.npz", NUMBERS, True), ("data/pets.npz", (), True),
         ("imagenet_resized/64x64", tuple(map(str, range(1000))), True),

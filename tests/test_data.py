@@ -13,10 +13,20 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 from PIL import Image
+from scipy.ndimage import map_coordinates
 from sklearn.datasets import load_digits
 
 from d3jax import data
-from d3jax.data import Dataset, Normalization, host_arrays, load, mapped, sources, subtasks
+from d3jax.data import (
+    Dataset,
+    Normalization,
+    digits,
+    host_arrays,
+    load,
+    mapped,
+    sources,
+    subtasks,
+)
 from d3jax.data import prepare as prepare_module
 from d3jax.data.prepare import prepare
 from d3jax.types import InputError
@@ -91,7 +101,7 @@ def assert_equal(first: Dataset, second: Dataset):
 
 
 def test_digits_are_all_of_scikit_learns_split_evenly():
-    digits = load_digits()
+    theirs = load_digits()
     data = load("digits")
     assert data.image_shape == (8, 8, 1)
     assert data.num_classes == 10
@@ -105,12 +115,52 @@ def test_digits_are_all_of_scikit_learns_split_evenly():
     levels = np.array(
         [0, 16, 32, 48, 64, 80, 96, 112, 128, 143, 159, 175, 191, 207, 223, 239, 255], np.uint8
     )
-    theirs = levels[digits.images.astype(int)]
-    assert ours == sorted((image.tobytes(), label) for image, label in zip(theirs, digits.target))
-    expected = np.bincount(digits.target) * 360 / 1797
+    expected_images = levels[theirs.images.astype(int)]
+    assert ours == sorted(
+        (image.tobytes(), label) for image, label in zip(expected_images, theirs.target)
+    )
+    expected = np.bincount(theirs.target) * 360 / 1797
     assert np.abs(np.bincount(data.test_labels) - expected).max() <= 1
     first = np.bincount(data.train_labels[:200])
-    assert np.abs(first - np.bincount(digits.target) * 200 / 1797).max() <= 1.5
+    assert np.abs(first - np.bincount(theirs.target) * 200 / 1797).max() <= 1.5
+
+
+@pytest.mark.parametrize("draw", [(0.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 1.0), (0.3, 0.2, 0.9, 0.4)])
+def test_a_moved_digit_is_what_scipy_interpolates(draw):
+    image = random_images(1)[0]
+    size, angle = 1.1 + 0.4 * draw[0], np.deg2rad(30 * draw[1] - 15)
+    centre = [8 * size / 2 + (16 - 8 * size) * place for place in draw[2:]]
+    places = np.stack(np.mgrid[:16, :16]) + 0.5 - np.reshape(centre, (2, 1, 1))
+    turned = (places[1] + 1j * places[0]) * np.exp(-1j * angle) / size
+    among = np.stack([turned.imag, turned.real]) + 3.5  # pixel 0 is at -3.5 of the centre
+    expected = map_coordinates(
+        image[..., 0].astype(np.float64), among, order=1, mode="grid-constant"
+    )
+    found = digits.moved(image[None], np.array([draw]))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found[0, ..., 0], np.rint(expected))
+
+
+def test_moved_digits_are_the_digits_enlarged_turned_and_moved():
+    plain, data = load("digits"), load("moved_digits")
+    assert data.image_shape == (16, 16, 1)
+    assert (len(data.train_labels), len(data.test_labels)) == (7185, 360)
+    assert data.class_names == plain.class_names
+    np.testing.assert_array_equal(data.train_labels, np.repeat(plain.train_labels, 5))
+    np.testing.assert_array_equal(data.test_labels, plain.test_labels)
+    # Enlarged by s a digit has s^2 as much ink: over s from 1.1 to 1.5 that is 1.7033 on average,
+    # unless much of it leaves the canvas.
+    ink = data.train_images.sum() / plain.train_images.sum() / 5
+    assert ink == pytest.approx((1.5**3 - 1.1**3) / 3 / 0.4, rel=0.01)
+    # A square of 8 s pixels has 16 - 8 s = 7.2 to 4 pixels of room r, and its place is uniform: its
+    # variance is r^2 / 12. A digit's centre of mass is near the square's centre.
+    room = np.sqrt((7.2**3 - 4**3) / 3 / 3.2)
+    images = data.train_images[..., 0].astype(np.float64)
+    for axis in (1, 2):
+        across = (images.sum(axis) @ np.arange(16)) / images.sum((1, 2))
+        spread = across.reshape(-1, 5).std(1, ddof=1)
+        assert np.sqrt((spread**2).mean()) == pytest.approx(room / np.sqrt(12), rel=0.05)
+    assert len({image.tobytes() for image in data.train_images}) == 7185
 
 
 def test_limits_take_the_first_and_validation_takes_others():
@@ -523,6 +573,8 @@ def test_prepare_refuses_what_it_cannot_do(tmp_path, monkeypatch):
         prepare("mnist", tmp_path)
     with pytest.raises(InputError, match="built in"):
         prepare("digits", tmp_path)
+    with pytest.raises(InputError, match="moved_digits is built in"):
+        prepare("moved_digits", tmp_path)
     with pytest.raises(InputError, match="not the name"):
         prepare("../mnist", tmp_path, tmp_path)
     with pytest.raises(InputError, match="no folder"):

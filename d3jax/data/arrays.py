@@ -1,7 +1,7 @@
 """A data set by name or path, and what of it goes to the device.
 
-`load` takes "digits" (embedded), the name of a prepared TFDS set, an .npz file or an image
-folder. Pixels stay uint8 until they are used; `Normalization` says how they are used.
+`load` takes "digits" or "moved_digits" (embedded), the name of a prepared TFDS set, an .npz file or
+an image folder. Pixels stay uint8 until they are used; `Normalization` says how they are used.
 """
 
 import os
@@ -130,9 +130,9 @@ def load(
 ) -> Dataset:
     """A data set, cut to the first `train_limit` and `test_limit` images of its fixed order.
 
-    name: "digits"; a data set prepared with `d3jax prepare`, such as "mnist" or
-      "imagenet_resized/64x64"; a path to an .npz (see `sources.read_npz`); or to an image folder
-      train/CLASS/*.png|jpg|jpeg with test/ or val/ beside it.
+    name: "digits" or "moved_digits" (see `data.digits`); a data set prepared with `d3jax prepare`,
+      such as "mnist" or "imagenet_resized/64x64"; a path to an .npz (see `sources.read_npz`); or to
+      an image folder train/CLASS/*.png|jpg|jpeg with test/ or val/ beside it.
     data_dir: where names are looked up, as tfds/NAME, NAME, data/NAME.npz and NAME.npz; default
       $D3JAX_DATA_DIR, else the TFDS default.
     validation: so many images, drawn by `seed` from the official training images and never

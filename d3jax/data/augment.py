@@ -89,7 +89,8 @@ STRATEGIES: tuple[Transformation, ...] = get_args(Transformation)
 
 
 # Data sets of characters, which a mirror would confuse, whatever the names of their classes.
-_CHARACTERS = {"digits", "mnist", "usps", "svhn", "svhn_cropped", "kmnist", "emnist", "qmnist"}
+_CHARACTERS = {"digits", "moved_digits", "mnist", "usps", "svhn", "svhn_cropped", "kmnist"}
+_CHARACTERS |= {"emnist", "qmnist"}
 # Data sets of things, in up to ten classes, which a file without names numbers as digits are named.
 _THINGS = {"cifar10", "cifar_10", "fashion_mnist", "fashionmnist", "stl10", "cinic10", "imagenette"}
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from d3jax.data.digits import EMBEDDED
 from d3jax.data.sources import data_root
 from d3jax.data.splits import Splits, checked
 from d3jax.data.tfds import quiet_tfds
@@ -36,8 +37,8 @@ def prepare(
     as of MNIST and Fashion-MNIST (.gz or not), or the binary version of CIFAR-10 or CIFAR-100.
     Raises InputError for an unknown name, missing or damaged files, or no room to write.
     """
-    if name == "digits":
-        raise InputError("the data set digits is built in and needs no preparation")
+    if name in EMBEDDED:
+        raise InputError(f"the data set {name} is built in and needs no preparation")
     if not re.fullmatch(r"\w+(/[\w.-]+)?", name):
         raise InputError(f"{name!r} is not the name of a data set")
     root = data_root(data_dir)

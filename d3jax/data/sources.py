@@ -1,11 +1,10 @@
-"""Where real images come from: TFDS records, .npz files, image folders, the embedded digits.
+"""Where real images come from: TFDS records, .npz files, image folders, embedded digits.
 
 Every reader gives `Splits` of decoded uint8 images and refuses what it cannot trust with an
 InputError. TensorFlow is imported by none of them: TFDS reads its array_record files without it.
 What takes decoding (records, JPEG bytes, folders) is cached.
 """
 
-import hashlib
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from d3jax.data.cache import UNREADABLE, open_npz
-from d3jax.data.splits import Splits, cached_splits, checked, in_turn, rank_in_class
+from d3jax.data.digits import EMBEDDED
+from d3jax.data.splits import Splits, cached_splits, checked, in_turn
 from d3jax.data.tfds import newest_version, read_tfds
 from d3jax.types import InputError
 
@@ -66,13 +66,14 @@ def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Splits:
-    """All images of `name`: "digits", a prepared data set, an .npz file or an image folder.
+    """All images of `name`: an embedded data set ("digits", "moved_digits"), a prepared one, an
+    .npz file or an image folder.
 
     Where a split's labels come sorted, its images are put one of each class in turn, so that the
     first n of them are of all classes. Raises InputError where there is no such data or it is bad.
     """
-    if name == "digits":
-        return read_digits()
+    if name in EMBEDDED:
+        return EMBEDDED[name]()
     path = Path(name).expanduser()
     if path.suffix == ".npz":
         return in_turn(checked(read_npz(path), name))
@@ -95,28 +96,6 @@ def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Splits:
         f"with `d3jax prepare {name}`, or from its official files, offline, with "
         f"`d3jax prepare {name} --from DIR`"
     )
-
-
-def read_digits() -> Splits:
-    """scikit-learn's 1797 digits, u8[N, 8, 8, 1], in 1437 for training and 360 for testing.
-
-    Pixels 0..16 become rint(v * 255 / 16). The order is the same for everybody and depends on no
-    random generator: images of a class by the SHA-256 of their pixels, classes spread evenly, so
-    that the test images, and the first n of any split, hold every class in its proportion.
-    """
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    pixels, labels = load_digits(return_X_y=True)
-    images = np.rint(np.asarray(pixels) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    labels = np.asarray(labels, np.int32)
-    hashes = [hashlib.sha256(image.tobytes()).digest() for image in images]
-    by_hash = np.array(sorted(range(len(images)), key=lambda i: (hashes[i], i)))
-    rank = rank_in_class(labels[by_hash])
-    quantile = (rank + 0.5) / np.bincount(labels)[labels[by_hash]]
-    order = by_hash[np.argsort(quantile, kind="stable")]
-    train, test = order[:1437], order[1437:]
-    names = tuple(str(digit) for digit in range(10))
-    return Splits(images[train], labels[train], images[test], labels[test], names)
 
 
 def read_npz(path: Path) -> Splits:

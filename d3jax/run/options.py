@@ -33,7 +33,8 @@ class Data:
     """Which real data."""
 
     dataset: str = "digits"
-    """digits (embedded), a prepared TFDS set such as mnist, an .npz file or an image folder."""
+    """digits or moved_digits (embedded), a prepared TFDS set such as mnist, an .npz file or an
+    image folder."""
     data_dir: Path | None = None
     """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
     train_limit: int | None = None
