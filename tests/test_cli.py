@@ -154,7 +154,7 @@ def test_the_report_is_as_promised(finished):
     assert all(type(value) is float and value > 0 for value in report["seconds"].values())
     assert {"d3jax", "jax"} <= set(report["versions"])
     assert all(type(value) is str for value in report["versions"].values())
-    assert set(report["baselines"]) == {"random", "kmeans", "class_mean"}
+    assert list(report["baselines"]) == ["random", "kmeans", "class_mean", "kmeans_uint8"]
     for name, row in report["baselines"].items():
         assert {"accuracy", "floats", "bytes", "seconds"} <= set(row)
         check_accuracy(row["accuracy"])
@@ -162,8 +162,12 @@ def test_the_report_is_as_promised(finished):
         assert row["seconds"] > 0
         # Whole images per class, rounded up in their favour.
         images = 1 if name == "class_mean" else -(-report["floats"] // 640)
+        if name == "kmeans_uint8":  # for the bytes of the arrays, which are float16
+            images = -(-2 * report["floats"] // 640)
         assert row["floats"] == 640 * images
-        assert row["bytes"] > 2 * row["floats"]
+        assert row["images_per_class"] == images
+        header = row["bytes"] - (1 if name == "kmeans_uint8" else 2) * row["floats"]
+        assert 1000 < header < 4000
 
 
 def test_progress_is_plain_lines(finished):
@@ -172,7 +176,7 @@ def test_progress_is_plain_lines(finished):
     assert "\r" not in text
     for stage in ("expert epochs 4/4", "outer steps 40/40", "student epochs 10/10"):
         assert stage in text
-    for name in ("d3", "random", "kmeans", "class_mean"):
+    for name in ("d3", "random", "kmeans", "class_mean", "kmeans_uint8"):
         assert f"│ {name} " in text
 
 

@@ -114,11 +114,30 @@ def test_comparison_table_shows_per_cents_floats_bytes_and_seconds():
         {"name": "D3", "accuracy": accuracy} | known,
         {"name": "random [real]", "accuracy": single} | unknown,
     ]
-    text = _text(report.comparison_table(rows))
-    for cell in ("D3", "91.23 ± 0.45 (n=5)", "61,083", "122.2 kB", "3.20"):
-        assert cell in text
-    assert "random [real]" in text
-    assert "70.00 (n=1)" in text
+    lines = _text(report.comparison_table(rows)).splitlines()
+    (first,) = [line for line in lines if "D3" in line]
+    cells = [cell.strip() for cell in first.strip("│").split("│")]
+    assert cells == ["D3", "91.23", "0.45 (5)", "61,083", "122.2 kB", "3.20"]
+    (second,) = [line for line in lines if "random [real]" in line]
+    cells = [cell.strip() for cell in second.strip("│").split("│")]
+    assert cells == ["random [real]", "70.00", "- (1)", "-", "-", "-"]
+    assert lines[0].strip() == "Students trained on the stored data alone, one seed"
+    assert "±" not in "".join(lines)  # that is between seeds, and this is one
+
+
+@pytest.mark.parametrize("as_html", [False, True])
+def test_comparison_table_says_what_a_baseline_in_bytes_is(as_html):
+    known = {"accuracy": {"mean": 0.5, "sd": 0.1, "students": 2}, "floats": 8, "seconds": 1.0}
+    rows = [{"name": "random", "bytes": 16, **known}]
+    rows += [{"name": "kmeans_uint8", "bytes": 1234, "note": "4 of <5> images", **known}]
+
+    def text(rows):
+        return report.html_table(rows) if as_html else _text(report.comparison_table(rows))
+
+    assert "a byte a pixel" not in text(rows[:1])
+    assert "a byte a pixel" in text(rows)
+    assert f"kmeans_uint8: 4 of {'&lt;5&gt;' if as_html else '<5>'} images" in text(rows)
+    assert ("<td>1,234</td>" if as_html else "1.2 kB") in text(rows)
 
 
 def test_ledger_table_shows_bytes_and_shares_of_the_total():

@@ -1,4 +1,10 @@
-"""What distillation has to beat: the same artifact, made without learning."""
+"""What distillation has to beat: the same artifact, made without learning.
+
+A baseline is whole images, as many for each class, under one of two budgets: no fewer stored floats
+than the distilled data has; or, in names that end with `_uint8`, no fewer bytes, where a pixel is
+stored in one. The bytes are those of the data's arrays in the file; a header is left out, as is an
+initialization of a network. Both budgets are rounded up in the baseline's favour.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +22,10 @@ from d3jax.host.progress import Reporter
 from d3jax.types import HeldOut, InputError
 
 Judged = tuple[Evaluation, tuple[float, ...]]
+KINDS = ("random", "kmeans", "herding", "class_mean")
+UINT8 = "_uint8"  # ends the name of a baseline at as many bytes
+NAMES = (*KINDS, *(kind + UINT8 for kind in KINDS if kind != "class_mean"))
+_REAL = ("random", "herding")  # their pixels are whole numbers as they are
 _DRAWS = 20  # of best_random
 _CHOOSING = 2000  # at most so many images choose a learning rate
 
@@ -24,14 +34,16 @@ def check(names: Sequence[str], floats: int, dataset: data.Dataset) -> None:
     """Looks, before anything is trained, whether the baselines can be made.
 
     Raises:
-      InputError: a class has fewer images than `floats` buy.
+      InputError: a class has fewer images than `floats` buy. (At as many bytes a baseline has as
+        many images as the smallest class then, and says so.)
     """
     number = images_per_class(floats, dataset.image_shape, dataset.num_classes)
-    smallest = int(np.bincount(dataset.train_labels, minlength=dataset.num_classes).min())
-    if number > smallest and {"random", "best_random", "kmeans"} & set(names):
+    smallest = _smallest(dataset)
+    unmade = [n for n in names if n != "class_mean" and not n.endswith(UINT8)]
+    if number > smallest and unmade:
         raise InputError(
             f"as many floats are {number} whole images per class, and the smallest class has "
-            f"{smallest}; leave random and kmeans out of --baselines"
+            f"{smallest}; leave {' and '.join(unmade)} out of --baselines"
         )
 
 
@@ -49,7 +61,11 @@ def compare(
     score: Callable[[artifact.Artifact, HeldOut], float] | None = None,
     neighbours: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Each baseline's accuracy and size, at no fewer floats than the data in `distilled`.
+    """Each baseline's accuracy and size, at no fewer floats or bytes than the data in `distilled`.
+
+    Baselines of one number of images are given to `judge` one after another, since they train by
+    one compiled program; those that are the same images (k-means with one centre and the class
+    mean, real images that both budgets buy) are judged once.
 
     Args:
       names: of `baselines.NAMES`, or `best_random`: the best of 20 random draws on the images that
@@ -66,19 +82,24 @@ def compare(
       reporter: shows progress.
       score: for `best_random`: (baseline, images that choose) -> accuracy, quickly.
       neighbours: classify by the nearest stored images too (1, 3 or 5, chosen likewise).
+
+    Returns:
+      By name, in the order of `names`: accuracy, floats (stored numbers), bytes (of the whole file,
+      with its header), images_per_class, seconds, learning_rate; a note where bytes would have
+      bought more images than the smallest class has.
     """
-    weights = distilled.theta.get("weights")  # an initialization is no data
-    floats = distilled.ledger["floats"] - (0 if weights is None else weights.size)
-    per_class = images_per_class(floats, dataset.image_shape, dataset.num_classes)
+    numbers = {name: _number(name, distilled, dataset) for name in names}
     choosing = _choosing(dataset, normalization, seed)
-    rows = {}
-    for name in names:
-        number = 1 if name == "class_mean" else per_class
+    rows: dict[str, dict[str, Any]] = {}
+    same: dict[tuple[str, int, bool], dict[str, Any]] = {}
+    for name in sorted(names, key=lambda name: numbers[name]):  # stable
+        number, kind = numbers[name], name.removesuffix(UINT8)
+        in_bytes = kind != name
         reporter.say(f"baseline {name}: {number} images per class")
 
-        def made(kind: str, seed: int, number=number) -> artifact.Artifact:
-            images = create(kind, dataset, normalization, number, seed)
-            return _as_artifact(kind, images, distilled)
+        def made(name: str, seed: int, number=number) -> artifact.Artifact:
+            images = create(name, dataset, normalization, number, seed)
+            return _as_artifact(name, images, distilled)
 
         if name == "best_random":
             assert score is not None
@@ -86,21 +107,60 @@ def compare(
             stored = draws[int(np.argmax([score(draw, choosing) for draw in draws]))]
         else:
             stored = made(name, seed)
-        reached, found = judge(stored, choosing, test)
-        tried = ", ".join(f"{r:g}: {a:.3f}" for r, a in zip(learning_rates, found, strict=True))
-        reporter.say(f"baseline {name}: learning rate {reached.learning_rate:g} of {tried}")
-        if len(found) > 1 and reached.learning_rate in (min(learning_rates), max(learning_rates)):
-            reporter.say("that is an end of what was tried; see --baseline-learning-rates")
+        kind = "class_mean" if kind == "kmeans" and number == 1 else kind
+        alike = (kind, number, in_bytes and kind not in _REAL)
+        if alike not in same:
+            reached, found = judge(stored, choosing, test)
+            tried = ", ".join(f"{r:g}: {a:.3f}" for r, a in zip(learning_rates, found, strict=True))
+            reporter.say(f"baseline {name}: learning rate {reached.learning_rate:g} of {tried}")
+            ends = (min(learning_rates), max(learning_rates))
+            if len(found) > 1 and reached.learning_rate in ends:
+                reporter.say("that is an end of what was tried; see --baseline-learning-rates")
+            same[alike] = {
+                "accuracy": reached.summary(),
+                "seconds": reached.seconds,
+                "learning_rate": reached.learning_rate,
+            }
+            if neighbours:
+                same[alike]["nearest_neighbours"] = _neighbours(stored, choosing, test)
         rows[name] = {
-            "accuracy": reached.summary(),
+            **same[alike],
             "floats": stored.ledger["floats"],
-            "bytes": stored.ledger["bytes"]["total"],
-            "seconds": reached.seconds,
-            "learning_rate": reached.learning_rate,
+            "bytes": _file_size(stored, in_bytes),
+            "images_per_class": number,
         }
-        if neighbours:
-            rows[name]["nearest_neighbours"] = _neighbours(stored, choosing, test)
-    return rows
+        if in_bytes and number < (more := _affordable(name, distilled, dataset)):
+            rows[name]["note"] = f"{number} of {more} images per class: the smallest class has less"
+            reporter.say(f"baseline {name}: {rows[name]['note']}")
+    return {name: rows[name] for name in names}
+
+
+def _number(name: str, distilled: artifact.Artifact, dataset: Dataset) -> int:
+    """Images per class of a baseline."""
+    if name == "class_mean":
+        return 1
+    bought = _affordable(name, distilled, dataset)
+    return min(bought, _smallest(dataset)) if name.endswith(UINT8) else bought
+
+
+def _affordable(name: str, distilled: artifact.Artifact, dataset: Dataset) -> int:
+    """Images per class that the floats or bytes of distilled data buy."""
+    stored = [x for n, x in distilled.theta.items() if n != "weights"]  # an initialization: no data
+    arrays = jax.tree.leaves(stored)
+    size = sum(x.nbytes if name.endswith(UINT8) else x.size for x in arrays)
+    return images_per_class(size, dataset.image_shape, dataset.num_classes)
+
+
+def _smallest(dataset: Dataset) -> int:
+    """The images of the smallest class."""
+    return int(np.bincount(dataset.train_labels, minlength=dataset.num_classes).min())
+
+
+def _file_size(stored: artifact.Artifact, in_bytes: bool) -> int:
+    """The bytes of the file, where pixels that are whole numbers take one each."""
+    arrays = jax.tree.leaves(stored.theta)
+    saved = sum(x.nbytes - x.size for x in arrays) if in_bytes else 0
+    return stored.ledger["bytes"]["total"] - saved
 
 
 def _neighbours(stored: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> dict[str, Any]:
@@ -128,9 +188,14 @@ def _choosing(dataset: data.Dataset, normalization: data.Normalization, seed: in
 
 
 def _as_artifact(name: str, images: np.ndarray, distilled: artifact.Artifact) -> artifact.Artifact:
-    """Normalized images f32[N, H, W, C], sorted by class, stored as `distilled` is."""
+    """Normalized images f32[N, H, W, C], sorted by class, stored as `distilled` is.
+
+    What stands for uint8 pixels stays as it is: float16 would not hold all of them.
+    """
     header = distilled.header
-    half = any(array.dtype == np.float16 for array in jax.tree.leaves(distilled.theta))
+    half = not name.endswith(UINT8) and any(
+        array.dtype == np.float16 for array in jax.tree.leaves(distilled.theta)
+    )
     return artifact.create(
         {"data": {"images": jnp.asarray(images)}},
         method=name,
@@ -151,12 +216,9 @@ def _as_artifact(name: str, images: np.ndarray, distilled: artifact.Artifact) ->
     )
 
 
-NAMES = ("random", "kmeans", "class_mean")
-
-
-def images_per_class(floats: int, image_shape: tuple[int, int, int], num_classes: int) -> int:
-    """How many whole images per class `floats` numbers buy, rounded up in the baselines' favour."""
-    return max(1, -(-floats // (int(np.prod(image_shape)) * num_classes)))
+def images_per_class(numbers: int, image_shape: tuple[int, int, int], num_classes: int) -> int:
+    """How many whole images per class so many numbers buy, rounded up in the baselines' favour."""
+    return max(1, -(-numbers // (int(np.prod(image_shape)) * num_classes)))
 
 
 def create(
@@ -166,7 +228,10 @@ def create(
 
     Args:
       name: `random` (real images, drawn without replacement), `kmeans` (the centres of k-means
-        within each class, on normalized pixels), or `class_mean` (per_class must be 1).
+        within each class, on normalized pixels), `herding` (real images whose mean stays nearest
+        the class mean, see `herded`), or `class_mean` (per_class must be 1). One that ends with
+        `_uint8` has pixels that are whole numbers from 0 to 255, rounded before they are normalized
+        (with ZCA, whitened: what would be stored is pixels).
       dataset: its training images are used.
       normalization: of the images.
       per_class: images per class, at most the smallest class's.
@@ -181,24 +246,54 @@ def create(
         raise InputError(f"images per class must be at least 1, not {per_class}")
     if name == "class_mean" and per_class > 1:
         raise InputError(f"class_mean is one image per class, not {per_class}")
-    counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
-    if per_class > counts.min():
+    if per_class > _smallest(dataset):
         raise InputError(
-            f"{per_class} images per class cannot be taken from a class of {counts.min()}"
+            f"{per_class} images per class cannot be taken from a class of {_smallest(dataset)}"
         )
+    kind = name.removesuffix(UINT8)
     generator = np.random.default_rng(seed)
     chosen = []
     for label in range(dataset.num_classes):
         members = dataset.train_images[dataset.train_labels == label]
-        if name == "random":
+        if kind == "random":
             picked = generator.choice(len(members), per_class, replace=False)
             chosen.append(normalization.apply(members[picked]))
             continue
         images = normalization.apply(members)
-        if name == "class_mean" or per_class == 1:
+        if kind == "herding":
+            chosen.append(images[herded(images.reshape(len(images), -1), per_class)])
+        elif kind == "class_mean" or per_class == 1:
             chosen.append(images.mean(0, keepdims=True))
         else:
             clusters = KMeans(per_class, n_init=3, random_state=seed)  # type: ignore[arg-type]
             centres = clusters.fit(images.reshape(len(images), -1)).cluster_centers_
             chosen.append(centres.reshape(per_class, *images.shape[1:]))
-    return np.concatenate(chosen).astype(np.float32)
+    stored = np.concatenate(chosen).astype(np.float32)
+    if kind != name and kind not in _REAL:
+        stored = normalization.apply(normalization.invert(stored))
+    return stored
+
+
+def herded(features: np.ndarray, number: int) -> np.ndarray:
+    """Positions i[number] of features f[N, F] whose running mean stays nearest the mean of all.
+
+    Greedily: each is the one, of those not taken yet, that brings the mean of what is chosen so far
+    nearest. Herding (Welling, ICML 2009) as iCaRL chooses exemplars (Rebuffi et al., CVPR 2017,
+    algorithm 4) and as the papers on dataset condensation choose a coreset; those take a network's
+    features of unit length, where the baseline `herding` takes normalized pixels, as k-means does.
+
+    Raises:
+      InputError: more are asked for than there are.
+    """
+    if not 0 < number <= len(features):
+        raise InputError(f"{number} of {len(features)} features cannot be chosen")
+    # From the mean: what is nearest is then shortest, |sum + x|^2 = |sum|^2 + 2 sum.x + |x|^2.
+    centred = features - features.mean(0, dtype=np.float64)
+    lengths = (centred**2).sum(1)
+    total = np.zeros(centred.shape[1])
+    chosen = np.zeros(number, int)
+    for turn in range(number):
+        chosen[turn] = np.argmin(lengths + 2 * (centred @ total))
+        total += centred[chosen[turn]]
+        lengths[chosen[turn]] = np.inf  # taken
+    return chosen

@@ -90,7 +90,7 @@ class Spec(NamedTuple):
         lambda run, finished: ({}, {})
     )
     judge: Literal["students", "replay"] = "students"  # or in the steps that it was learned for
-    baselines: tuple[str, ...] = ("random", "kmeans", "class_mean")
+    baselines: tuple[str, ...] = ("random", "kmeans", "class_mean", "kmeans_uint8")
     baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     network: Callable[[tuple[int, int, int]], str] = lambda image_shape: "convnet"  # the default
     initialization: str = "uniform_fan_in"  # of weights, the default

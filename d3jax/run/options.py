@@ -25,7 +25,8 @@ from d3jax.types import InputError, Network
 NormName = Literal["instance", "group", "layer", "batch", "none"]
 PoolingName = Literal["average", "max", "none"]
 Inlined = tyro.conf.arg(name="")  # the group's flags have no prefix
-BaselineName = Literal["random", "best_random", "kmeans", "class_mean"]
+BaselineName = Literal["random", "best_random", "kmeans", "herding", "class_mean",
+                       "random_uint8", "kmeans_uint8", "herding_uint8"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,11 @@ class Run:
     """Keep compiled programs between runs, in $JAX_COMPILATION_CACHE_DIR or the cache folder."""
     out: Path = Path("runs/distill")
     """The run's folder; the same command with the same folder resumes."""
-    baselines: tuple[BaselineName, ...] = ("random", "kmeans", "class_mean")
-    """What to compare with under the same protocol: whole images, at no fewer stored floats
-    (class_mean: one a class); best_random, for dd, is the best of 20 draws."""
+    baselines: tuple[BaselineName, ...] = ("random", "kmeans", "class_mean", "kmeans_uint8")
+    """What to compare with under the same protocol: whole images, at no fewer stored floats, or
+    (_uint8) at no fewer bytes, a byte a pixel; herding is real images whose mean is the class's;
+    class_mean is one a class; best_random, for dd, the best of 20 draws. The default has of those
+    in bytes the one that is best as a rule, since each trains students of its own."""
     baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     """Learning rates for baselines; the best is taken, on the validation images or, where none are
     set aside, on 2000 training images (distilled data learns its own on those too)."""

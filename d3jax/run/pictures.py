@@ -183,59 +183,59 @@ def _running_median(values: np.ndarray) -> np.ndarray:
     )
 
 
+_COLUMNS = ("method", "test accuracy %", "sd (students)", "floats", "bytes", "seconds per student")
+
+
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A table of methods: test accuracy, stored floats and bytes, and seconds to train a student.
 
     Each row is {"name": str, "accuracy": {"mean", "sd", "students"}, "floats": int, "bytes": int,
-    "seconds": float}, accuracies as fractions; None where a number is not known.
+    "seconds": float}, accuracies as fractions; None where a number is not known. A `note` of a row
+    stands below. One run is one seed, so that no accuracy has a standard deviation between seeds:
+    what is shown is that between the students, and how many they are.
     """
-    table = Table(title="Students trained on the stored data alone", title_justify="left")
-    table.add_column("method")
-    table.add_column("test accuracy %", justify="right")
-    table.add_column("stored floats", justify="right")
-    table.add_column("stored bytes", justify="right")
-    table.add_column("seconds per student", justify="right")
+    table = Table(
+        title="Students trained on the stored data alone, one seed", title_justify="left",
+        caption=escape(_remarks(rows)) or None, caption_justify="left",
+    )  # fmt: skip
+    for column in _COLUMNS:
+        table.add_column(column, justify="left" if column == "method" else "right")
     for row in rows:
-        table.add_row(
-            escape(row["name"]),
-            accuracy_text(row["accuracy"]),
-            "-" if row["floats"] is None else f"{row['floats']:,}",
-            "-" if row["bytes"] is None else decimal(int(row["bytes"])),
-            "-" if row["seconds"] is None else _seconds(row["seconds"]),
-        )
+        size = "-" if row["bytes"] is None else decimal(int(row["bytes"]))
+        table.add_row(*map(escape, _cells(row, size)))
     return table
 
 
 def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The same table as HTML."""
-    header = ("method", "test accuracy %", "stored floats", "stored bytes", "seconds per student")
-    cells = [
-        (
-            html.escape(row["name"]),
-            accuracy_text(row["accuracy"]),
-            f"{row['floats']:,}",
-            f"{int(row['bytes']):,}",
-            _seconds(row["seconds"]),
-        )
-        for row in rows
-    ]
     lines = [
-        "".join(f"<{tag}>{cell}</{tag}>" for cell in line)
-        for tag, line in (("th", header), *(("td", row) for row in cells))
+        "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)
+        for tag, line in (("th", _COLUMNS), *(("td", _cells(row)) for row in rows))
     ]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    remarks = f"<caption>{html.escape(_remarks(rows))}</caption>" if _remarks(rows) else ""
+    return f"<table>{remarks}" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
-def accuracy_text(accuracy: Mapping[str, Any]) -> str:
-    """A test accuracy {"mean", "sd", "students"}, in fractions, as "91.23 ± 0.45 (n=5)" per cent.
+def _cells(row: Mapping[str, Any], size: str | None = None) -> tuple[str, ...]:
+    """A row's cells; `size` is how its bytes are written, default in full."""
+    mean, sd, students = (row["accuracy"][name] for name in ("mean", "sd", "students"))
+    spread = "-" if sd is None or students < 2 else f"{100 * sd:.2f}"
+    return (
+        row["name"],
+        "-" if mean is None else f"{100 * mean:.2f}",
+        f"{spread} ({students})",
+        "-" if row["floats"] is None else f"{row['floats']:,}",
+        f"{int(row['bytes']):,}" if size is None else size,
+        "-" if row["seconds"] is None else _seconds(row["seconds"]),
+    )
 
-    The standard deviation is left out where it is None or where there is only one student.
-    """
-    mean, sd, students = accuracy["mean"], accuracy["sd"], accuracy["students"]
-    if mean is None:
-        return "-"
-    spread = "" if sd is None or students < 2 else f" ± {100 * sd:.2f}"
-    return f"{100 * mean:.2f}{spread} (n={students})"
+
+def _remarks(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What has to be said of the rows."""
+    remarks = [f"{row['name']}: {row['note']}." for row in rows if row.get("note")]
+    if any(row["name"].endswith("_uint8") for row in rows):
+        remarks.insert(0, "uint8: whole images of a byte a pixel, for as many bytes.")
+    return " ".join(remarks)
 
 
 def ledger_table(ledger: Mapping[str, int]) -> Table:
