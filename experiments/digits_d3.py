@@ -2,7 +2,7 @@
 
 The second row stores the same distilled arrays in float32: what float16, the default, costs. The
 third computes the networks' convolutions and linear layers in bfloat16, experts' and students' too,
-which is worth its while on accelerators alone and costs no accuracy that the spread would show. The
+which is worth its while on accelerators alone and costs no accuracy that three seeds would show. The
 column beside the accuracy judges the same files by the decoder's statistics of each batch, as in
 distillation: what freezing them costs.
 
@@ -10,13 +10,13 @@ distillation: what freezing them costs.
 
 table: digits_d3 (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | statistics not frozen | random | kmeans | class_mean | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| d3 | 4,033 | 10,730 | 97.4 ± 0.5 | 97.3 ± 0.7 | 95.1 ± 1.2 | 98.2 ± 0.5 | 91.7 ± 0.8 | 3 x 5 | 9 | ≤ 176 |
-| d3, float32 | 4,033 | 18,812 | 97.0 ± 0.7 | 97.1 ± 0.6 |  |  |  | 3 x 5 | 11 | ≤ 118 |
-| d3, computed in bfloat16 | 4,033 | 10,754 | 97.5 ± 0.7 | 97.4 ± 0.5 |  |  |  | 3 x 5 | 18 | 132 |
+| run | floats | bytes | test accuracy % | statistics not frozen | random | kmeans | class_mean | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| d3 | 4,033 | 10,730 | 97.4 ± 0.3 | 97.3 ± 0.4 | 95.1 ± 1.2 | 98.2 ± 0.2 | 91.7 ± 0.3 | 0.5 | 3 x 5 | 9 | ≤ 176 |
+| d3, float32 | 4,033 | 18,812 | 97.0 ± 0.7 | 97.1 ± 0.4 |  |  |  | 0.4 | 3 x 5 | 11 | ≤ 118 |
+| d3, computed in bfloat16 | 4,033 | 10,754 | 97.5 ± 0.4 | 97.4 ± 0.3 |  |  |  | 0.7 | 3 x 5 | 18 | 132 |
 
-1 core of AMD EPYC, 2 cores of AMD EPYC; 2026-11-21, 2026-11-22; commits 46ca192, 6b7a9eb, cb576ce. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1), those of distilled data at the learned one.
+±: between seeds, students averaged. sd of students: of the run's, within a seed. 1 core of AMD EPYC, 2 cores of AMD EPYC; 2026-11-21, 2026-11-22; commits 46ca192, 6b7a9eb, cb576ce. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1), those of distilled data at the learned one.
 
 end of table
 """

@@ -9,32 +9,32 @@ too, so that all rows cost the same. K = 1 is MTT. MNIST's images move at a rate
 `mnist_mtt.py`: at d3jax's default its digits hardly change.
 
 MNIST: K = 3 is best for each seed but the second, where K = 2 has 0.2 points more, and 1.4 to 3.0
-points above K = 1; the spread over a row's 15 students is 1.2 to 1.4. CIFAR-10: K = 2 is ahead of
-K = 1 by 0.6 points, all of it from one seed of three, and K = 3 behind by 0.6; the spread is 0.4 to
+points above K = 1; the standard deviation between seeds is 0.4 to 1.1. CIFAR-10: K = 2 is ahead of
+K = 1 by 0.6 points, all of it from one seed of three, and K = 3 behind by 0.6; there it is 0.1 to
 1.4. An outer step sees as many images in all rows, but each subset has fewer of them (a third of
 500 for K = 3), which CIFAR-10's images may need.
 
 table: seqmatch_mnist (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- |
-| K = 1 | 47,040 | 95,320 | 89.5 ± 1.4 | 3 x 5 | 176 | 166 |
-| K = 2 | 47,040 | 95,344 | 91.2 ± 1.3 | 3 x 5 | 350 | 172 |
-| K = 3 | 47,040 | 95,368 | 91.7 ± 1.2 | 3 x 5 | 518 | 166 |
+| run | floats | bytes | test accuracy % | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| K = 1 | 47,040 | 95,320 | 89.5 ± 1.1 | 1.1 | 3 x 5 | 176 | 166 |
+| K = 2 | 47,040 | 95,344 | 91.2 ± 0.4 | 1.4 | 3 x 5 | 350 | 172 |
+| K = 3 | 47,040 | 95,368 | 91.7 ± 0.9 | 1.0 | 3 x 5 | 518 | 166 |
 
-1 core of AMD EPYC; 2026-11-22; commits 33a9786.
+±: between seeds, students averaged. sd of students: of the run's, within a seed. 1 core of AMD EPYC; 2026-11-22; commits 33a9786.
 
 end of table
 
 table: seqmatch_cifar10 (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- |
-| K = 1 | 184,320 | 370,016 | 38.7 ± 0.4 | 3 x 5 | 198 | 184 |
-| K = 2 | 184,320 | 370,040 | 39.3 ± 1.2 | 3 x 5 | 381 | 180 |
-| K = 3 | 184,320 | 370,064 | 38.1 ± 1.4 | 3 x 5 | 594 | 177 |
+| run | floats | bytes | test accuracy % | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| K = 1 | 184,320 | 370,016 | 38.7 ± 0.1 | 0.4 | 3 x 5 | 198 | 184 |
+| K = 2 | 184,320 | 370,040 | 39.3 ± 1.0 | 0.9 | 3 x 5 | 381 | 180 |
+| K = 3 | 184,320 | 370,064 | 38.1 ± 1.4 | 0.9 | 3 x 5 | 594 | 177 |
 
-1 core of AMD EPYC; 2026-11-22; commits 33a9786.
+±: between seeds, students averaged. sd of students: of the run's, within a seed. 1 core of AMD EPYC; 2026-11-22; commits 33a9786.
 
 end of table
 """

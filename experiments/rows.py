@@ -1,11 +1,13 @@
 """Results as files: a row for each run, so that rows of another machine or day stay when one comes.
 
 `results/EXPERIMENT.json` holds rows with a label, the seeds that they stand for (one, or several
-where an earlier version had pooled them), and what was reached. A table pools the rows of a label.
+where an earlier version had pooled them), and what was reached. A table pools the rows of a label:
+its standard deviations are between seeds, one distillation each, students averaged.
 """
 
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,28 +53,37 @@ def _agree(old: Any, new: Any) -> bool:
 
 
 def by_label(rows: Sequence[Row]) -> list[Row]:
-    """One row a label: accuracies pooled over seeds, seconds averaged."""
+    """One row a label: accuracies over seeds (see `pooled`), seconds averaged."""
     labels = dict.fromkeys(row["label"] for row in rows)
     return [_pooled_row([row for row in rows if row["label"] == label]) for label in labels]
 
 
 def pooled(accuracies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation over all students, from those of groups of students.
+    """Mean and sample standard deviation between seeds, from those of groups of students.
 
     Args:
-      accuracies: {mean, sd, students, per_seed} of each group.
+      accuracies: {mean, sd, students, per_seed} of each group: a seed's students, or those of
+        several seeds, equally many of each, as an earlier version pooled them; sd is over all
+        students of the group.
+
+    Returns:
+      mean and sd of the seeds' means (sd is None of one seed); students_sd, the standard deviation
+      between students of one seed (of several, the root of the mean variance; None where a seed has
+      one student); students, how many in all; per_seed.
     """
-    number = sum(group["students"] for group in accuracies)
-    mean = sum(group["students"] * group["mean"] for group in accuracies) / number
-    squares = sum(
-        (group["students"] - 1) * group["sd"] ** 2 + group["students"] * (group["mean"] - mean) ** 2
-        for group in accuracies
-    )
     per_seed = [value for group in accuracies for value in group["per_seed"]]
+    students = sum(group["students"] for group in accuracies)
+    within = 0.0  # squares within seeds: all of a group, less those between its seeds
+    for group in accuracies:
+        each = group["students"] / len(group["per_seed"])
+        between = each * sum((value - group["mean"]) ** 2 for value in group["per_seed"])
+        within += max(0.0, (group["students"] - 1) * group["sd"] ** 2 - between)
+    freedom = students - len(per_seed)
     return {
-        "mean": mean,
-        "sd": math.sqrt(squares / (number - 1)) if number > 1 else 0.0,
-        "students": number,
+        "mean": statistics.mean(per_seed),
+        "sd": statistics.stdev(per_seed) if len(per_seed) > 1 else None,
+        "students_sd": math.sqrt(within / freedom) if freedom else None,
+        "students": students,
         "per_seed": per_seed,
     }
 
@@ -111,6 +122,7 @@ def _pooled_baseline(rows: Sequence[Row]) -> Row:
     both = {
         "accuracy": pooled([row["accuracy"] for row in rows]),
         "floats": rows[0]["floats"],
+        "bytes": rows[0].get("bytes"),  # of newer rows
         "learning_rates": [rate for row in rows for rate in row["learning_rates"]],
     }
     if "nearest_neighbours" in rows[0]:

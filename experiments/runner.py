@@ -2,8 +2,8 @@
 
 A run's folder is `runs/EXPERIMENT/LABEL-SEED`; a run that was interrupted goes on where it was, one
 that is finished is read, and one of other options is refused. `results/EXPERIMENT.json` gets a row
-for each run: configuration, seed, mean and standard deviation over its students, hardware, date and
-commit.
+for each run: configuration, seed, mean and standard deviation over its students (a table's are
+between seeds, see `rows.pooled`), hardware, date and commit.
 """
 
 import argparse
@@ -163,6 +163,7 @@ def _baseline(row: dict[str, Any]) -> dict[str, Any]:
     kept = {
         "accuracy": _accuracy(row["accuracy"]),
         "floats": row["floats"],
+        "bytes": row["bytes"],
         "learning_rates": [row["learning_rate"]],
     }
     if "nearest_neighbours" in row:

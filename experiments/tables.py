@@ -30,13 +30,21 @@ FILES = (
     ROOT / "benchmarks" / "ACCELERATOR.md",
     *sorted((ROOT / "experiments").glob("*_*.py")),
 )
+KNOWN = ("random", "best_random", "kmeans", "herding", "class_mean",
+         "random_uint8", "kmeans_uint8", "herding_uint8")  # fmt: skip
 _TABLE = re.compile(r"(?m)^(.*\btable: (\w+).*\n)((?:.*\n)*?)(.*\bend of table\b.*\n)")
 
 
-def percent(accuracy: dict[str, Any]) -> str:
-    """Mean and, of more than one, standard deviation over all students, in percent."""
+def percent(accuracy: dict[str, Any], seeds: int | None = None) -> str:
+    """Mean and standard deviation between seeds, in percent; of one seed the mean, and that it is.
+
+    seeds: how many the table's row has, as its first cell says; then only other numbers are said.
+    """
+    number = len(accuracy["per_seed"])
     mean = f"{100 * accuracy['mean']:.1f}"
-    return mean if accuracy["students"] == 1 else f"{mean} ± {100 * accuracy['sd']:.1f}"
+    spread = "" if accuracy["sd"] is None else f" ± {100 * accuracy['sd']:.1f}"
+    told = number == seeds if seeds is not None else number > 1
+    return mean + spread + ("" if told else " (1 seed)" if number == 1 else f" ({number} seeds)")
 
 
 def rendered(name: str) -> str:
@@ -52,24 +60,25 @@ def rendered(name: str) -> str:
     runs = results["rows"]
     rows = by_label(runs)
     subsets = sorted({key for row in rows for key in row if key.startswith("accuracy_")})
-    known = ("random", "best_random", "kmeans", "class_mean")
-    baselines = [name for name in known if any(name in row["baselines"] for row in rows)]
+    baselines = [name for name in KNOWN if any(name in row["baselines"] for row in rows)]
     more = [name for name in ("before", "attack") if any(name in row for row in rows)]
     header = ["run", "floats", "bytes", "test accuracy %"]
     header += [{"before": "before the steps", "attack": "flipped; other classes"}[n] for n in more]
     header += [key.removeprefix("accuracy_").replace("_", " ") for key in subsets]
-    header += baselines
-    header += ["seeds x students", "CPU s, experts", "CPU s, outer steps"]
+    header += [name.replace("_uint8", ", uint8") for name in baselines]
+    header += ["sd of students", "seeds x students", "CPU s, experts", "CPU s, outer steps"]
     table = []
     for row in rows:
         cells = [row["label"], f"{row['floats']:,}", f"{row['bytes']:,}", percent(row["accuracy"])]
-        cells += [_more(name, row.get(name)) for name in more]
-        cells += [percent(row[key]) if key in row else "" for key in subsets]
-        cells += [_baseline(row["baselines"].get(name)) for name in baselines]
-        each = row["accuracy"]["students"] // len(row["seeds"])
+        seeds, accuracy = len(row["seeds"]), row["accuracy"]
+        cells += [_more(name, row.get(name), seeds) for name in more]
+        cells += [percent(row[key], seeds) if key in row else "" for key in subsets]
+        cells += [_baseline(row["baselines"].get(name), seeds) for name in baselines]
+        spread = accuracy["students_sd"]
+        cells += ["" if spread is None else f"{100 * spread:.1f}"]
         # Older rows of pretrained networks count their seconds with the whole run's.
         trained = row["experts_cpu_seconds"] or not row["seconds"].get("experts")
-        cells += [f"{len(row['seeds'])} x {each}"]
+        cells += [f"{seeds} x {accuracy['students'] // seeds}"]
         cells += [f"{row['experts_cpu_seconds']:,.0f}" if trained else ""]
         exact = "distill_cpu_seconds" in row
         cells += [f"{row['distill_cpu_seconds']:,.0f}" if exact else f"≤ {row['cpu_seconds']:,.0f}"]
@@ -77,7 +86,12 @@ def rendered(name: str) -> str:
     machines = sorted({row["hardware"] for row in runs})
     dates = sorted({row["date"] for row in runs})
     commits = sorted({commit for row in runs for commit in row["commits"]})
-    note = f"{', '.join(machines)}; {', '.join(dates)}; commits {', '.join(commits)}."
+    note = ""
+    if any(len(row["seeds"]) > 1 for row in rows):
+        note += "±: between seeds, students averaged. "
+    if any(row["accuracy"]["students_sd"] is not None for row in rows):
+        note += "sd of students: of the run's, within a seed. "
+    note += f"{', '.join(machines)}; {', '.join(dates)}; commits {', '.join(commits)}."
     if any(commit.endswith("+") for commit in commits):
         note += " +: with changes that were committed later."
     if not all("distill_cpu_seconds" in row for row in rows):
@@ -85,6 +99,11 @@ def rendered(name: str) -> str:
         note += " networks too."
     compared = [baseline for row in rows for baseline in row["baselines"].values()]
     rates = {rate for baseline in compared for rate in baseline["learning_rates"]}
+    if any(name.endswith("_uint8") for name in baselines):
+        note += (
+            " uint8: a byte a pixel, for as many bytes as the row's arrays have; other baselines"
+        )
+        note += " for as many floats."
     if rates:
         note += " Baselines' students train at the best of several learning rates (chosen: "
         note += ", ".join(sorted({f"{rate:g}" for rate in rates}, key=float))
@@ -92,21 +111,28 @@ def rendered(name: str) -> str:
     return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
 
 
-def _baseline(row: dict[str, Any] | None) -> str:
+def _baseline(row: dict[str, Any] | None, seeds: int) -> str:
     """A baseline's accuracy; in brackets that of the nearest stored images."""
     if row is None:
         return ""
     neighbours = row.get("nearest_neighbours")
     tail = f" (kNN {100 * neighbours['mean']:.1f})" if neighbours else ""
-    return percent(row["accuracy"]) + tail
+    return percent(row["accuracy"], seeds) + tail
 
 
-def _more(name: str, value: dict[str, Any] | None) -> str:
+def _more(name: str, value: dict[str, Any] | None, seeds: int) -> str:
     if value is None:
         return ""
     if name == "before":
-        return percent(value)
-    return f"{percent(value['flipped_after'])}; {percent(value['others_after'])}"
+        return percent(value, seeds)
+    return "; ".join(_of_networks(value[n], seeds) for n in ("flipped_after", "others_after"))
+
+
+def _of_networks(accuracy: dict[str, Any], seeds: int) -> str:
+    """An attack's success differs between networks more than a mean says."""
+    spread = accuracy["students_sd"]
+    tail = "" if spread is None else f" (sd of networks {100 * spread:.1f})"
+    return percent(accuracy, seeds) + tail
 
 
 def _measured(name: str, rows: list[dict[str, Any]], section: str) -> str:

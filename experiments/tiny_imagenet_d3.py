@@ -10,7 +10,7 @@ The 20 classes, with D3JAX_DATA_DIR naming the folder above data/:
 
 The setting is that of an earlier measurement on the 20 classes: small decoder k=128, z=64, one latent per
 class, 250 outer steps with 15 MMD samples, 2 experts of 8 epochs, ConvNet depth 4, width 32. The
-authors' modules in a PyTorch loop reached 18.5 +- 1.5 % there.
+authors' modules in a PyTorch loop reached 18.5 % there (one seed).
 `tests/test_experiments.py` runs a few steps on small data of the same shape.
 """
 

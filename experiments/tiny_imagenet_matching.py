@@ -5,22 +5,23 @@
 64x64, all 10 000 training images, ConvNet depth 4, width 32, 2 experts of 8 epochs, 300 outer steps
 of 10 inner steps, start epochs below 6, MMD with 15 samples; 3 students of 300 epochs. 1 and 2
 images per class are 245 760 and 491 520 floats; D3 has the small decoder k=128 with one latent per
-class, and k=192 with two. Yardstick (250 outer steps, PyTorch): MTT 16.8 +- 0.7, D3 18.5 +- 1.5.
+class, and k=192 with two. Yardstick (250 outer steps, PyTorch, one seed): MTT 16.8, D3 18.5
+(standard deviation of 3 students 0.7 and 1.5).
 
 The decoder does not clearly pay at either budget: 0.8 points ahead at one image a class, 0.7 behind
-at two, each within the spread of three students of one seed, for three and six times the CPU
-seconds of outer steps.
+at two, less than three students of one seed differ, for three and six times the CPU seconds of
+outer steps.
 
 table: tiny_imagenet_matching (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | random | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-| mtt, 1 image per class | 245,760 | 493,200 | 17.1 ± 0.9 | 7.4 ± 0.6 | 1 x 3 | 293 | 422 |
-| d3, 1 image per class | 217,219 | 439,342 | 17.9 ± 0.9 |  | 1 x 3 | 293 | 1,421 |
-| mtt, 2 images per class | 491,520 | 984,720 | 19.6 ± 1.3 | 11.3 ± 1.2 | 1 x 3 | 293 | 518 |
-| d3, 2 images per class | 462,275 | 929,486 | 18.9 ± 0.8 |  | 1 x 3 | 293 | 3,063 |
+| run | floats | bytes | test accuracy % | random | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| mtt, 1 image per class | 245,760 | 493,200 | 17.1 (1 seed) | 7.4 | 0.9 | 1 x 3 | 293 | 422 |
+| d3, 1 image per class | 217,219 | 439,342 | 17.9 (1 seed) |  | 0.9 | 1 x 3 | 293 | 1,421 |
+| mtt, 2 images per class | 491,520 | 984,720 | 19.6 (1 seed) | 11.3 | 1.3 | 1 x 3 | 293 | 518 |
+| d3, 2 images per class | 462,275 | 929,486 | 18.9 (1 seed) |  | 0.8 | 1 x 3 | 293 | 3,063 |
 
-1 core of AMD EPYC; 2026-11-22; commits 33a9786. Baselines' students train at the best of several learning rates (chosen: 0.03), those of distilled data at the learned one.
+sd of students: of the run's, within a seed. 1 core of AMD EPYC; 2026-11-22; commits 33a9786. Baselines' students train at the best of several learning rates (chosen: 0.03), those of distilled data at the learned one.
 
 end of table
 """

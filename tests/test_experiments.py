@@ -33,21 +33,37 @@ def _group(*values):
     }
 
 
-def test_groups_of_students_are_pooled_as_if_they_were_one():
-    groups = ([0.4, 0.6, 0.5], [0.7, 0.7], [0.1])
-    pooled = rows.pooled([_group(*values) for values in groups])
-    everyone = np.concatenate(groups)
-    assert pooled["mean"] == pytest.approx(everyone.mean())
-    assert pooled["sd"] == pytest.approx(everyone.std(ddof=1))
+def test_the_spread_is_that_between_seeds():
+    """By hand: three seeds of means 0.5, 0.7 and 0.6, the first two of an older, pooled row."""
+    seeds = ([0.4, 0.6], [0.69, 0.71], [0.57, 0.63])
+    older = {**_group(*seeds[0], *seeds[1]), "per_seed": [0.5, 0.7]}
+    pooled = rows.pooled([older, _group(*seeds[2])])
+    assert pooled["mean"] == pytest.approx(0.6)
+    assert pooled["sd"] == pytest.approx(0.1)
+    assert pooled["per_seed"] == pytest.approx([0.5, 0.7, 0.6])
     assert pooled["students"] == 6
-    assert pooled["per_seed"] == pytest.approx([0.5, 0.7, 0.1])
+    # Within seeds: the mean of variances 2 * 0.1^2, 2 * 0.01^2 and 2 * 0.03^2.
+    assert pooled["students_sd"] == pytest.approx(np.sqrt((0.02 + 0.0002 + 0.0018) / 3))
+    assert tables.percent(pooled, 3) == "60.0 ± 10.0"
+    assert tables.percent(pooled, 4) == "60.0 ± 10.0 (3 seeds)"
+
+
+def test_one_seed_has_no_spread_and_says_so():
+    one = rows.pooled([_group(0.4, 0.6)])
+    assert (one["mean"], one["sd"]) == (pytest.approx(0.5), None)
+    assert one["students_sd"] == pytest.approx(np.sqrt(0.02))
+    assert tables.percent(one) == "50.0 (1 seed)"
+    assert tables.percent(one, 1) == "50.0"  # as the row's first accuracy says
+    assert tables.percent(one, 3) == "50.0 (1 seed)"
+    assert rows.pooled([_group(0.4)])["students_sd"] is None
 
 
 def _row(label, seeds, *values, rate=1, **more):
+    """A student a seed."""
     return {
         "label": label,
         "seeds": seeds,
-        "accuracy": _group(*values),
+        "accuracy": {**_group(*values), "per_seed": list(values)},
         "cpu_seconds": 10.0 * (1 + seeds[0]),
         "experts_cpu_seconds": 1.0,
         "baselines": {},
