@@ -24,7 +24,7 @@ def fixed(environment, tmp_path_factory):  # noqa: F811
     out = tmp_path_factory.mktemp("dd") / "fixed"
     process = start(
         environment, "distill", "dd", f"--out={out}", "--init=fixed", "--storage=float32", *SMALL,
-        "random", "best_random", "kmeans", "class_mean",
+        "random", "best_random", "kmeans", "class_mean", "kmeans_uint8",
     )  # fmt: skip
     text, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
@@ -39,9 +39,11 @@ def test_a_run_and_its_report(fixed):
     assert report["accuracy"]["students"] == 1
     assert report["before"]["students"] == 1
     assert report["floats"] == 20 * 64
-    assert set(report["baselines"]) == {"random", "best_random", "kmeans", "class_mean"}
+    # 20 images of 64 float32 are the bytes of 80 whole ones.
+    images = {"random": 2, "best_random": 2, "kmeans": 2, "class_mean": 1, "kmeans_uint8": 8}
+    assert list(report["baselines"]) == list(images)
     for name, row in report["baselines"].items():
-        assert row["floats"] == (640 if name == "class_mean" else 1280)
+        assert row["floats"] == 640 * images[name]
         assert row["learning_rate"] in (0.1, 0.3)
         assert 0 <= row["nearest_neighbours"]["accuracy"] <= 1
         assert f"│ {name} " in text
