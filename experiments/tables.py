@@ -107,7 +107,9 @@ def rendered(name: str) -> str:
     if rates:
         note += " Baselines' students train at the best of several learning rates (chosen: "
         note += ", ".join(sorted({f"{rate:g}" for rate in rates}, key=float))
-        note += "), those of distilled data at the learned one."
+        chosen = all(row["configuration"].get("choose_learning_rate") for row in runs)
+        note += "), those of distilled data at the "
+        note += "best of those and the learned one." if chosen else "learned one."
     return f"{markdown_table(header, table).rstrip()}\n\n{note}\n"
 
 

@@ -208,7 +208,7 @@ def compared(names, distilled, counts=(6, 9, 4)):
     reporter = Reporter()
     reporter.console.quiet = True
     rows = baselines.compare(
-        names, [0.1], distilled, world, normalization, test, judge, 0, reporter
+        names, [0.1], distilled, world, normalization, test, test, judge, 0, reporter
     )
     return rows, found
 

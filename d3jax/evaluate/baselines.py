@@ -53,6 +53,7 @@ def compare(
     distilled: artifact.Artifact,
     dataset: data.Dataset,
     normalization: data.Normalization,
+    choosing: HeldOut,
     test: HeldOut,
     judge: Callable[[artifact.Artifact, HeldOut, HeldOut], Judged],
     seed: int,
@@ -73,12 +74,11 @@ def compare(
       learning_rates: those that `judge` tries.
       distilled: what is compared with.
       dataset, normalization: the real data.
+      choosing: images that choose learning rates; see `choosing`.
       test: test images.
       judge: (baseline, images that choose, test images) -> what it reached at the learning rate
-        that is best on the former, and the accuracy of each there. The choosing images are the
-        validation images or, where none are set aside, training images: where a method learns its
-        own.
-      seed: of draws and of the choosing images.
+        that is best on the former, and the accuracy of each there.
+      seed: of draws.
       reporter: shows progress.
       score: for `best_random`: (baseline, images that choose) -> accuracy, quickly.
       neighbours: classify by the nearest stored images too (1, 3 or 5, chosen likewise).
@@ -89,7 +89,6 @@ def compare(
       bought more images than the smallest class has.
     """
     numbers = {name: _number(name, distilled, dataset) for name in names}
-    choosing = _choosing(dataset, normalization, seed)
     rows: dict[str, dict[str, Any]] = {}
     same: dict[tuple[str, int, bool], dict[str, Any]] = {}
     for name in sorted(names, key=lambda name: numbers[name]):  # stable
@@ -178,8 +177,9 @@ def _neighbours(stored: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> 
     return {"accuracy": accuracy(best, test), "neighbours": best}
 
 
-def _choosing(dataset: data.Dataset, normalization: data.Normalization, seed: int) -> HeldOut:
-    """The images that choose learning rates."""
+def choosing(dataset: data.Dataset, normalization: data.Normalization, seed: int) -> HeldOut:
+    """At most 2000 images that choose learning rates: validation images or, where none are set
+    aside, training images."""
     images, labels = dataset.validation_images, dataset.validation_labels
     if not len(labels):
         images, labels = dataset.train_images, dataset.train_labels

@@ -1,6 +1,5 @@
 """Train fresh students on distilled data alone, several at once, and test them once, at the end."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -95,7 +94,8 @@ def evaluate_best(
 
     Args:
       choosing: images that choose, so not those of the test.
-      candidates: positive learning rates; `protocol.students` students each, trained all at once.
+      candidates: positive learning rates; the same `protocol.students` students for each, all
+        trained at once.
 
     The others as in `evaluate`. Only the students of the best learning rate meet the test images.
 
@@ -103,9 +103,8 @@ def evaluate_best(
       What they reached, and the mean accuracy of each candidate on `choosing`.
     """
     check(protocol)
-    rates = np.repeat(np.asarray(candidates, np.float32), protocol.students)
-    many = dataclasses.replace(protocol, students=len(rates))
-    params, seconds = train_students(network, synthetic, theta, many, rates, key, reporter)
+    rates = np.asarray(candidates, np.float32)
+    params, seconds = train_students(network, synthetic, theta, protocol, rates, key, reporter)
     statistics = _population(network, params, synthetic, theta, protocol, key)
     every = np.asarray(accuracy(network, params, choosing, statistics))
     found = every.reshape(len(candidates), -1).mean(1)
@@ -113,7 +112,7 @@ def evaluate_best(
     chosen, own = jax.tree.map(
         lambda x: x.reshape(len(candidates), protocol.students, -1)[best], (params, statistics)
     )
-    each = seconds / len(rates)
+    each = seconds / len(params)
     reached = tested(network, chosen, test, candidates[best], each, reporter, own)
     return reached, tuple(float(value) for value in found)
 
@@ -169,19 +168,22 @@ def train_students(
 ) -> tuple[Array, float]:
     """Parameter vectors f[S, P] of S students trained together, and the seconds that it took.
 
-    learning_rate: of all, or f[S] of each. starts: parameters f[S, P] to begin with (they are
-    consumed); default fresh ones.
+    learning_rate: of all; or several f[C]: then f[C * S, P], for each rate in turn the same
+    students, with the same draws. starts: parameters f[S, P] to begin with (they are consumed);
+    default fresh ones.
 
     Students of one call share each step's kind of augmentation, not its parameters (see
     `augment`); all else is drawn for each alone.
     """
     for_weights, for_epochs = (jax.random.fold_in(key, use) for use in (_WEIGHTS, _EPOCHS))
-    keys = jax.random.split(for_epochs, protocol.students)
+    number = protocol.students * np.size(learning_rate)
+    same = np.arange(number) % protocol.students
+    keys = jax.random.split(for_epochs, protocol.students)[same]
     train, fresh = _training(network, synthetic, protocol), _fresh(network)
     params = starts
     if params is None:
-        params = fresh(jax.random.split(for_weights, protocol.students))
-    rate = jnp.broadcast_to(jnp.asarray(learning_rate, params.dtype), (protocol.students,))
+        params = fresh(jax.random.split(for_weights, protocol.students)[same])
+    rate = jnp.repeat(jnp.atleast_1d(jnp.asarray(learning_rate, params.dtype)), protocol.students)
     carry = (params, jnp.zeros_like(params))
     ends = [protocol.epochs * part // 10 for part in range(1, 11)]
     begin = jnp.asarray(0, jnp.int32)

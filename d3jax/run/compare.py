@@ -13,12 +13,15 @@ from d3jax.run.judge import by_students, seen_before
 from d3jax.run.options import Run, Studied, plain
 from d3jax.types import HeldOut, Network
 
+Entries = dict[str, Any]
+
 
 class Judge(NamedTuple):
     """How an artifact and its baselines are judged: alike."""
 
-    # (artifact, test images) -> what students reached, and what else belongs into the report
-    reached: Callable[[artifact.Artifact, HeldOut], tuple[evaluate.Evaluation, dict[str, Any]]]
+    # (artifact, images that choose the learning rate, test images) -> what students reached, and
+    # what else belongs into the report: `learning_rates` that were tried, where it was chosen
+    reached: Callable[[artifact.Artifact, HeldOut, HeldOut], tuple[evaluate.Evaluation, Entries]]
     # (baseline, images that choose the learning rate, test images) -> what it reached
     best: Callable[[artifact.Artifact, HeldOut, HeldOut], baselines.Judged]
     # (baseline, images that choose) -> accuracy, quickly, where draws are to be compared
@@ -43,8 +46,21 @@ def _students_judge(network: Network, options: Run, reporter: Reporter) -> Judge
     key = stage_key(options.seed, Stage.STUDENTS)
     plainly = dataclasses.replace(options.student, learning_rate=None, with_means=False)
 
-    def reached(made: artifact.Artifact, test: HeldOut) -> tuple[evaluate.Evaluation, dict]:
-        return by_students(made, network, test, options.student, key, reporter), {}
+    def reached(
+        made: artifact.Artifact, choosing: HeldOut, test: HeldOut
+    ) -> tuple[evaluate.Evaluation, Entries]:
+        said = options.student.learning_rate is not None or "sequence" in made.header
+        if said or not options.choose_learning_rate:
+            return by_students(made, network, test, options.student, key, reporter), {}
+        learned = made.header["student_learning_rate"]
+        rates = (learned, *options.baseline_learning_rates)
+        found, tried = evaluate.evaluate_best(
+            network, made.synthetic, made.decodable(), choosing, test, options.student, rates, key,
+            reporter,
+        )  # fmt: skip
+        shown = ", ".join(f"{r:.3g}: {a:.3f}" for r, a in zip(rates, tried, strict=True))
+        reporter.say(f"student learning rate {found.learning_rate:.3g} of {shown}")
+        return found, {"learning_rates": {"learned": learned, "tried": dict(zip(rates, tried))}}
 
     def best(made: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
         return evaluate.evaluate_best(
@@ -71,7 +87,10 @@ def _replay_judge(
     )  # fmt: skip
     seen = seen_before(made, network, options.architecture, options.data.data_dir, trained_on)
 
-    def reached(made: artifact.Artifact, test: HeldOut) -> tuple[evaluate.Evaluation, dict]:
+    def reached(
+        made: artifact.Artifact, choosing: HeldOut, test: HeldOut
+    ) -> tuple[evaluate.Evaluation, Entries]:
+        del choosing  # its steps have learned rates of their own
         return replay.judge(made, network, weights, test, key, reporter, seen)
 
     def best(baseline: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:

@@ -189,6 +189,9 @@ class Studied(Run):
     """What methods have that are judged by ordinary students."""
 
     student: Protocol = field(default_factory=Protocol)
+    choose_learning_rate: bool = True
+    """Students train at the best of the learned rate and those of --baseline-learning-rates,
+    on the images that choose the baselines'; off: the learned one."""
 
 
 @dataclass(frozen=True)

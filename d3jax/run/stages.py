@@ -171,7 +171,11 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
     show.decoded_picture(out / "images.png", made, normalization, key)
     test = dataset.held_out(normalization)
     judge = judge_of(made, world.network, options, job.trained_on, reporter)
-    reached, more = judge.reached(made, test)
+    choosing = baselines.choosing(dataset, normalization, options.seed)
+    reached, more = judge.reached(made, choosing, test)
+    if "learning_rates" in more:
+        made.header["student_learning_rate"] = reached.learning_rate
+        artifact.save(made, out / "artifact.safetensors")
     finished = {
         "method": job.spec.name,
         "dataset": show.dataset_name(options.data.dataset),
@@ -184,6 +188,7 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
             made,
             dataset,
             normalization,
+            choosing,
             test,
             judge.best,
             options.seed,
