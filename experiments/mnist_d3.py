@@ -66,7 +66,7 @@ _THREE = dataclasses.replace(BUDGETS["3 images per class"], baselines=())
 ABLATIONS = {
     "3 images per class": BUDGETS["3 images per class"],  # the same runs: the method in full
     "mean only": dataclasses.replace(
-        _THREE, parametrization=dataclasses.replace(_THREE.parametrization, sampling=False)
+        _THREE, parametrization=dataclasses.replace(_THREE.parametrization, variance="none")
     ),
     "no MMD": dataclasses.replace(_THREE, d3=dataclasses.replace(_THREE.d3, mmd=False)),
     "no trajectory matching": dataclasses.replace(

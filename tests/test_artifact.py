@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -106,8 +107,8 @@ def test_values_beyond_float16_stay_float32(tmp_path):
 
 
 def test_other_storage_is_refused():
-    with pytest.raises(InputError, match="float16 or float32"):
-        make(dtype="int8")
+    with pytest.raises(InputError, match="float16, float32 or int8, not 'int4'"):
+        make(dtype="int4")
 
 
 # What a user does with it
@@ -374,6 +375,8 @@ def test_lying_sizes(raw, name, value, tmp_path):
         *[("width", value) for value in (0, -8, 4, 9, 16, 10**12, 8.5, "8", [8], {})],
         *[("label_kind", value) for value in ("hard", "colours", None, [], 3)],
         *[("shift", value) for value in ("a", 3, [], ["a"], [0.0, 0.0], [[0.0]], [None], {})],
+        *[("variance", value) for value in ("none", "class", "some", None, 3, ["each"], {})],
+        *[("rounding", value) for value in ("int4", None, 8, ["int8"], {}, True)],
         *[("scale", value) for value in ([float("nan")], [float("inf")], [True, False], "")],
         *[("image_shape", value) for value in (
             None, [], [8, 8], [8, 8, 1, 1], [0, 8, 1], [-8, 8, 1], [8.0, 8, 1], ["8", 8, 1],
@@ -502,6 +505,46 @@ def test_content_that_is_not_finite(raw, array, value, tmp_path):
     start = table[name]["data_offsets"][0]
     data = data[:start] + np.float16(value).tobytes() + data[start + 2 :]
     assert "not finite" in refused(tmp_path / "a", packed(table, header, data))
+
+
+@pytest.mark.parametrize(
+    ("array", "entry", "message"),
+    [
+        ("data/mean/levels", {"dtype": "U8"}, "only given labels can be"),
+        ("data/mean/levels", {"dtype": "F16"}, "is F16, not int8"),
+        ("data/mean/scale", {"dtype": "I8"}, "is I8, not float16"),
+        ("data/mean/scale", {"dtype": "F32"}, "is F32, not float16"),
+        ("data/mean/scale", {"shape": [4]}, r"has shape \[4\], not \[3\]"),
+        ("data/mean/levels", {"shape": [3, 4]}, r"not \[4, 3\]"),
+        ("decoder/Linear_0/kernel/levels", {"shape": [96]}, r"not \[3, 32\]"),
+        ("decoder/Linear_0/bias", {"dtype": "I8"}, "is I8, not float16 or float32"),
+    ],
+)
+def test_lying_table_of_int8(array, entry, message, tmp_path):
+    path = tmp_path / "a"
+    artifact.save(make(dtype="int8"), path)
+    table, header, data = unpacked(path.read_bytes())
+    table[array] |= entry
+    assert re.search(message, refused(path, packed(table, header, data)))
+
+
+def test_int8_that_its_header_or_its_scales_deny(raw, tmp_path):
+    path = tmp_path / "a"
+    artifact.save(make(dtype="int8"), path)
+    table, header, data = unpacked(path.read_bytes())
+    for value in (np.nan, 0.0, -1.0, np.inf):
+        start = table["data/mean/scale"]["data_offsets"][0]
+        changed = data[:start] + np.float16(value).tobytes() + data[start + 2 :]
+        said = "not finite" if not np.isfinite(value) else "scale that is not positive"
+        assert said in refused(path, packed(table, header, changed))
+    for storage in (None, "float16", 8, ["int8"], True):
+        text = refused(path, packed(table, {**header, "storage": storage}, data))
+        assert "storage that is not int8" in text
+    del header["storage"]
+    assert "arrays of its header" in refused(path, packed(table, header, data))
+    table, header, data = unpacked(raw)  # of float16
+    text = refused(path, packed(table, {**header, "storage": "int8"}, data))
+    assert "arrays of its header" in text
 
 
 def test_flipped_bytes(raw, tmp_path):

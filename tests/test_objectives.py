@@ -18,7 +18,7 @@ ITEMS = LPC * NUM_CLASSES
 def _gaussians(stochastic=True):
     return gaussian.create(
         image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, latents_per_class=LPC, latent_size=4,
-        width=8, stochastic=stochastic,
+        width=8, variance="each" if stochastic else "none",
     )  # fmt: skip
 
 

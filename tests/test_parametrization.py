@@ -26,7 +26,7 @@ NORMALIZATION = Normalization(np.asarray([0.4], np.float32), np.asarray([0.2], n
 @pytest.mark.parametrize(
     ("kind", "items", "floats"),
     [
-        ("gaussian", 10, {"latent_size": 64, "decoder_width": 64, "sampling": True}),
+        ("gaussian", 10, {"latent_size": 64, "variance": "each", "rounding": "none"}),
         ("pixels", 10, {"images_per_class": 1, "start": "real"}),
         ("spectral", 80, {"spectra_per_class": 2, "transformations": 4, "rank": 14}),
     ],
@@ -86,3 +86,14 @@ def test_items_counted_by_the_method():
 def test_options_of_another_kind_are_refused(options, flag):
     with pytest.raises(InputError, match=f"{flag} is not an option of the parametrization pixels"):
         Parametrization(**options).resolved(_dataset())
+
+
+def test_only_what_is_not_the_papers_is_in_the_specification():
+    plain = Parametrization(kind="gaussian").resolved(_dataset())
+    assert not {"variance", "rounding"} & set(plain.specification(_dataset(), NORMALIZATION))
+    chosen = Parametrization(kind="gaussian", variance="class", rounding="int8")
+    made = chosen.resolved(_dataset()).specification(_dataset(), NORMALIZATION)
+    assert (made["variance"], made["rounding"]) == ("class", "int8")
+    synthetic.create(made)
+    with pytest.raises(InputError, match="cannot share a variance: give --variance each or none"):
+        chosen.resolved(_dataset(), least=2)

@@ -7,7 +7,7 @@ import pytest
 from conftest import random_params
 
 from d3jax import networks, synthetic, types
-from d3jax.synthetic import decoders, gaussian, labels, pixels, spectral
+from d3jax.synthetic import decoders, gaussian, labels, pixels, spectral, subsets
 from d3jax.types import InputError
 
 SHAPE = (8, 8, 1)
@@ -132,20 +132,48 @@ def test_draws_have_the_mean_and_variance_of_their_gaussian(monkeypatch):
     np.testing.assert_allclose(draws.var(0), variance, rtol=5 * np.sqrt(2 / 20_000))
     correlation = np.corrcoef(draws.reshape(20_000, 6).T) - np.eye(6)
     assert np.abs(correlation).max() < 5 / np.sqrt(20_000)
-    fixed = gaussian.create(**options, stochastic=False).sample(theta, jax.random.key(1))
+    fixed = gaussian.create(**options, variance="none").sample(theta, jax.random.key(1))
     np.testing.assert_array_equal(fixed.images.reshape(3, 2), mean)
 
 
-def test_means_that_are_not_sampled_around_store_no_variances():
+def test_means_without_variances_have_none():
     shape = {"image_shape": (8, 8, 1), "num_classes": 2, "latent_size": 3, "width": 8}
-    data = gaussian.create(**shape, stochastic=False)
-    theta = data.init(jax.random.key(0), None)
+    data, sampled = gaussian.create(**shape, variance="none"), gaussian.create(**shape)
+    theta, noisy = (x.init(jax.random.key(0), None) for x in (data, sampled))
+    assert set(theta["data"]) == {"mean"}
+    assert set(noisy["data"]) == {"mean", "log_variance"}
+    np.testing.assert_array_equal(theta["data"]["mean"], noisy["data"]["mean"])
     frozen = data.freeze(theta, jax.random.key(1))
     assert set(frozen["data"]) == {"mean"}
     several = data.sample(frozen, jax.random.key(2), jnp.asarray([1, 0]))
     np.testing.assert_array_equal(several.images, data.sample(frozen, None).images[::-1])
-    sampled = gaussian.create(**shape)
-    assert set(sampled.freeze(theta, jax.random.key(1))["data"]) == {"mean", "log_variance"}
+    old = {"kind": "gaussian", **shape, "stochastic": False}  # as artifacts said it before
+    shapes = jax.eval_shape(synthetic.create(old).init, jax.random.key(0), None)
+    assert set(shapes["data"]) == {"mean"}
+    assert jax.eval_shape(
+        synthetic.create({**old, "stochastic": True}).init, jax.random.key(0), None
+    )["data"]["log_variance"].shape == (2, 3)
+
+
+def test_gaussians_of_a_class_share_its_variances():
+    """The same theta written out with a row of log variances for each Gaussian draws the same."""
+    options = {"image_shape": SHAPE, "num_classes": 3, "latents_per_class": 2, "latent_size": 4}
+    each, shared = (gaussian.create(**options, width=8, variance=v) for v in ("each", "class"))
+    theta = random_params(partial(shared.init, real=None))
+    assert {name: x.shape for name, x in theta["data"].items()} == {
+        "mean": (6, 4), "log_variance": (3, 4),
+    }  # fmt: skip
+    variances = theta["data"]["log_variance"]
+    written = np.asarray(variances)[[0, 0, 1, 1, 2, 2]]
+    long = {**theta, "data": {**theta["data"], "log_variance": written}}
+    key = jax.random.key(3)
+    for indices in (None, jnp.asarray([5, 0, 3, 2])):
+        one, other = (x.sample(t, key, indices) for x, t in ((shared, theta), (each, long)))
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.targets, other.targets)
+    with pytest.raises(InputError, match="cannot be split into 2 subsets"):
+        subsets.split(shared, 2)
+    assert [len(part) for part in subsets.split(each, 2)] == [3, 3]
 
 
 def test_a_frozen_decode_does_not_depend_on_its_neighbours(theta, frozen, sample):
@@ -195,6 +223,8 @@ def test_shift_and_scale_map_the_decoders_range_by_channel():
         ({"shift": [0.0, 0.0]}, "one number for each of the 1 channels"),
         ({"scale": [1.0, 1.0]}, "one number for each of the 1 channels"),
         ({"decoder": "huge"}, "unknown decoder"),
+        ({"variance": "all"}, "unknown variance 'all'; known: each, class, none"),
+        ({"rounding": "int4"}, "unknown rounding 'int4'; known: none, float16, int8"),
     ],
 )
 def test_gaussians_refuse_what_cannot_be(options, message):

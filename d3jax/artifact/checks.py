@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from d3jax import networks, synthetic
+from d3jax.synthetic import rounding
 from d3jax.types import InputError, PyTree, Real
 
 FORMAT_VERSION = 1
 MAGIC = "d3jax"
-_DTYPES = {"F16": np.float16, "F32": np.float32, "U8": np.uint8}
+_DTYPES = {"F16": np.float16, "F32": np.float32, "U8": np.uint8, "I8": np.int8}
+_ALLOWED = {"int8": ("I8",), "float16": ("F16",), "float32": ("F16", "F32")}
 _REQUIRED = {
     "format_version": int,
     "method": str,
@@ -88,6 +90,8 @@ def header_of(entry: Any, path: Path) -> dict[str, Any]:
         raise InputError(f"the header of {path} has a replay that is no recipe of steps")
     if not isinstance(header.get("sequence"), dict | None):
         raise InputError(f"the header of {path} has a sequence that is no recipe of subsets")
+    if header.get("storage", "int8") != "int8":
+        raise InputError(f"the header of {path} has a storage that is not int8")
     if "subtask" in header:
         _check_subtask(header, path)
     if not 0 < header["student_learning_rate"] < math.inf:
@@ -122,8 +126,9 @@ def _check_subtask(header: dict[str, Any], path: Path) -> None:
         raise InputError(f"the subtask in {path} has other classes than the artifact")
 
 
-def expected(header: dict[str, Any], path: Path) -> tuple[dict[str, tuple[int, ...]], Any]:
-    """The arrays that the header promises: shapes by name, in order, and the tree's structure."""
+def expected(header: dict[str, Any], path: Path) -> tuple[dict[str, Any], Any]:
+    """The arrays that the header promises: by name, in order, their shapes and dtypes (float32 for
+    float32 or float16), and the tree's structure."""
     spec = header["parametrization"]
     height, width, channels = spec["image_shape"]
     classes = spec["num_classes"]
@@ -152,19 +157,20 @@ def expected(header: dict[str, Any], path: Path) -> tuple[dict[str, tuple[int, .
             )
             number = networks.parameter_count(jax.eval_shape(network.init, key))
             tree = {**tree, "weights": abstract(jnp.float32, number)}
+        if "storage" in header:
+            tree = jax.eval_shape(rounding.in_int8, tree)
     except InputError as error:
         raise InputError(f"the parametrization in {path} is wrong: {error}") from None
     except (KeyError, TypeError, ValueError, OverflowError, MemoryError):
         raise InputError(f"the parametrization in {path} describes no possible arrays") from None
     if decoded != (data.num_items, height, width, channels):
         raise InputError(f"the parametrization in {path} decodes to {decoded}, not to its images")
-    shapes = {name: leaf.shape for name, leaf in flatten(tree).items()}
-    return shapes, jax.tree.structure(tree)
+    return flatten(tree), jax.tree.structure(tree)
 
 
 def check_table(
     table: dict[str, Any],
-    expected: dict[str, tuple[int, ...]],
+    expected: dict[str, Any],
     label_kind: str | None,
     room: int,
     path: Path,
@@ -175,11 +181,13 @@ def check_table(
         raise InputError(f"{path} does not hold the arrays of its header: see {strange!r}")
     used = 0
     for name, entry in table.items():
-        shape, kind = expected[name], entry.get("dtype") if isinstance(entry, dict) else None
-        if not isinstance(kind, str) or kind not in _DTYPES:
-            raise InputError(f"array {name} in {path} is {kind}, not float16 or float32")
+        shape, kind = expected[name].shape, entry.get("dtype") if isinstance(entry, dict) else None
         if kind == "U8" and not (name == "labels" and label_kind == "probabilities"):
             raise InputError(f"array {name} in {path} is in bytes, which only given labels can be")
+        allowed = _ALLOWED[jnp.dtype(expected[name].dtype).name]
+        if not isinstance(kind, str) or kind not in (*allowed, "U8"):
+            names = " or ".join(np.dtype(_DTYPES[k]).name for k in allowed)
+            raise InputError(f"array {name} in {path} is {kind}, not {names}")
         if entry.get("shape") != list(shape):
             raise InputError(
                 f"array {name} in {path} has shape {entry.get('shape')}, not {list(shape)} as its "

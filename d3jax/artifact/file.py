@@ -29,7 +29,7 @@ from d3jax.artifact.checks import (
     parse,
 )
 from d3jax.host import files
-from d3jax.synthetic import labels
+from d3jax.synthetic import labels, rounding
 from d3jax.types import Batch, InputError, PyTree, Synthetic
 
 _LONGEST_HEADER = 16 << 20
@@ -39,7 +39,8 @@ class Artifact(NamedTuple):
     """Distilled data that knows how to decode itself."""
 
     header: dict[str, Any]
-    theta: dict[str, PyTree]  # as stored: float16 or float32, given labels perhaps in bytes
+    # As stored: float16, float32, `rounding.Int8`; given labels perhaps in bytes.
+    theta: dict[str, PyTree]
 
     def _repr_html_(self) -> str:
         """For notebooks; `d3jax.show` draws the images."""
@@ -70,10 +71,12 @@ class Artifact(NamedTuple):
         """theta in float32, as `synthetic.sample` takes it."""
 
         def read(x: Any) -> Array:
+            if isinstance(x, rounding.Int8):
+                return rounding.dequantize(x)
             in_bytes = x.dtype == np.uint8
             return labels.from_bytes(x) if in_bytes else jnp.asarray(x, jnp.float32)
 
-        return jax.tree.map(read, self.theta)
+        return jax.tree.map(read, self.theta, is_leaf=lambda x: isinstance(x, rounding.Int8))
 
     def sample(self, key: Array | None = None, indices: Array | None = None) -> Batch:
         """Normalized images and targets of the items `indices` (default all).
@@ -87,8 +90,9 @@ class Artifact(NamedTuple):
         """Where the bytes of the file go, the floats stored, and what the bytes would buy raw.
 
         `bytes` has total, images, latents, decoder (its frozen statistics included), labels and
-        other (header and file format); `floats` counts array elements; `ipc_equivalent` is the
-        images per class that the total would hold as raw float32 and as raw uint8 images.
+        other (header and file format); `floats` counts array elements, the scales of int8 arrays
+        too; `ipc_equivalent` is the images per class that the total would hold as raw float32 and
+        as raw uint8 images.
         """
         data = "images" if self.kind == "pixels" else "latents"
         rooms = {"data": data, "decoder": "decoder", "statistics": "decoder", "labels": "labels"}
@@ -137,23 +141,29 @@ def create(
       parametrization: the specification for `synthetic.create`.
       student_learning_rate: the learned one.
       protocol: how students were meant to be trained (`evaluate.Protocol` as a dictionary).
-      dtype: float16 or float32. Arrays whose values float16 cannot hold stay float32, as does
-        `weights`, the stored initialization of a network.
+      dtype: float16, float32 or int8 (`synthetic.rounding`: latents, kernels, images; the rest
+        float16). Arrays whose values float16 cannot hold stay float32, as does `weights`, the
+        stored initialization of a network. A parametrization that rounds while it learns is stored
+        as it rounds, whatever is given here.
       label_dtype: `float` (as the rest), or `int8` for labels that are given: a byte each.
       replay: the steps that the data was learned for, if any (`recipe.Recipe`).
       sequence: the subsets that students train on in turn, if any (`sequence.Recipe`).
       subtask: {"classes": their numbers in the whole, "class_names": of the whole}, where these are
         some of a data set's classes (`joining.join`).
     """
-    if dtype not in ("float16", "float32"):
-        raise InputError(f"artifact arrays are stored as float16 or float32, not {dtype!r}")
+    if dtype not in ("float16", "float32", "int8"):
+        raise InputError(f"artifact arrays are stored as float16, float32 or int8, not {dtype!r}")
+    rounded = parametrization.get("rounding", "none")
+    dtype = dtype if rounded == "none" else rounded
     check_label_dtype(label_dtype, parametrization)
 
-    def stored(path: Any, array: Array) -> np.ndarray:
+    def stored(path: Any, array: Array) -> Any:
+        if dtype == "int8" and rounding.is_int8(path, array):
+            return jax.tree.map(np.asarray, rounding.quantize(jnp.asarray(array, jnp.float32)))
         full = np.asarray(array, np.float32)
         if label_dtype == "int8" and path[0].key == "labels":
             return labels.in_bytes(full)
-        half = dtype == "float16" and path[0].key != "weights"
+        half = dtype != "float32" and path[0].key != "weights"
         fits = half and np.abs(full).max(initial=0) <= np.finfo(np.float16).max
         return full.astype(np.float16) if fits else full
 
@@ -170,6 +180,8 @@ def create(
         "seed": seed,
         "versions": versions(),
     }
+    if dtype == "int8":
+        header["storage"] = dtype
     if replay is not None:
         header["replay"] = replay
     if sequence is not None:
@@ -229,6 +241,8 @@ def load(path: str | Path) -> Artifact:
             raise InputError(f"array {name} in {path} has an item without a label")
         if not np.isfinite(array).all():
             raise InputError(f"array {name} in {path} holds values that are not finite")
+        if array.dtype == np.int8 and (arrays[name[: -len("levels")] + "scale"] <= 0).any():
+            raise InputError(f"array {name} in {path} has a scale that is not positive")
         # Frozen statistics are pairs of mean and variance.
         if name.startswith("statistics/") and name.endswith("/1") and (array < 0).any():
             raise InputError(f"array {name} in {path} holds a negative variance")

@@ -14,7 +14,7 @@ from d3jax.synthetic import joined, labels
 from d3jax.types import InputError, Network, PyTree
 
 # What has to be equal in all parts, and how a user would say it.
-_SHARED = ("method", "dataset", "normalization", "architecture", "protocol", "seed")
+_SHARED = ("method", "dataset", "normalization", "architecture", "protocol", "seed", "storage")
 
 
 def join(parts: Sequence[Artifact], names: Sequence[str | Path] | None = None) -> Artifact:
@@ -40,10 +40,11 @@ def join(parts: Sequence[Artifact], names: Sequence[str | Path] | None = None) -
     first = parts[0].header
     for part, name in zip(parts[1:], called[1:], strict=True):
         for field in _SHARED:
-            if part.header[field] != first[field]:
+            own, other = part.header.get(field), first.get(field)
+            if own != other:
                 raise InputError(
-                    f"{name} differs from {called[0]} in its {field}: {part.header[field]} instead "
-                    f"of {first[field]}; distill all subtasks with the same options"
+                    f"{name} differs from {called[0]} in its {field}: {own} instead of {other}; "
+                    f"distill all subtasks with the same options"
                 )
         if part.header["subtask"]["class_names"] != first["subtask"]["class_names"]:
             raise InputError(f"{name} and {called[0]} are of different classes as a whole")
@@ -99,7 +100,7 @@ def labelled(
     theta = {name: group for name, group in whole.theta.items() if name != "labels"}
     plain = whole._replace(theta=theta)
     soft = np.asarray(labels.by_network(network, params, plain.synthetic, plain.decodable()))
-    half = all(leaf.dtype == np.float16 for leaf in jax.tree.leaves(theta))
+    half = all(leaf.dtype != np.float32 for leaf in jax.tree.leaves(theta))
     soft_kind = {**whole.header["parametrization"], "label_kind": "probabilities"}
     protocol = whole.header["protocol"]
     protocol = {**protocol, "with_means": True} if whole.kind == "gaussian" else protocol

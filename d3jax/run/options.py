@@ -138,8 +138,9 @@ class Run:
     """Of everything that is drawn."""
     experts: Path | None = None
     """Store of trained networks, shareable between runs; default OUT/experts."""
-    storage: Literal["float16", "float32"] = "float16"
-    """How the artifact stores its arrays."""
+    storage: Literal["float16", "float32", "int8"] = "float16"
+    """How the artifact stores its arrays; int8: a byte for each number of latents, decoder and
+    images, rounded after distillation (--rounding rounds Gaussians in every step)."""
     label_storage: Literal["float", "int8"] = "float"
     """How it stores labels that are given (--labels expert): as its arrays, or a byte each."""
     chunk: int = 10

@@ -18,8 +18,13 @@ def _joined(*, parts: list[dict[str, Any]], **options: Any) -> Synthetic:
     return joined.create([create(part) for part in parts], **options)
 
 
+def _gaussian(*, stochastic: bool = True, **options: Any) -> Synthetic:
+    """Older artifacts have `stochastic` instead of `variance`."""
+    return gaussian.create(**({} if stochastic else {"variance": "none"}), **options)
+
+
 KINDS = {
-    "gaussian": gaussian.create,
+    "gaussian": _gaussian,
     "pixels": pixels.create,
     "spectral": spectral.create,
     "joined": _joined,  # of the parts' specifications

@@ -8,9 +8,12 @@ import numpy as np
 from jax import Array
 
 from d3jax.synthetic import decoders, labels
+from d3jax.synthetic.rounding import as_stored
+from d3jax.synthetic.rounding import check_kind as check_rounding
 from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
 
 FREEZE_BATCHES = 64
+VARIANCES = ("each", "class", "none")
 
 
 def create(
@@ -23,7 +26,8 @@ def create(
     width: int | None = None,
     shift: Sequence[float] | None = None,
     scale: Sequence[float] | None = None,
-    stochastic: bool = True,
+    variance: str = "each",
+    rounding: str = "none",
     label_kind: str = "hard",
 ) -> Synthetic:
     """Per class `latents_per_class` diagonal Gaussians, and one decoder for all: x = decoder(z).
@@ -33,8 +37,8 @@ def create(
 
     `freeze` averages the statistics of `FREEZE_BATCHES` sampled batches; the variance includes that
     of the batches' means (law of total variance). Afterwards an image's decode does not depend on
-    its neighbours (the authors' code decodes with batch statistics). Means that are not sampled
-    around keep no variances.
+    its neighbours (the authors' code decodes with batch statistics). What is rounded while it is
+    learned is rounded in the frozen theta, statistics too: storing it changes nothing.
 
     Args:
       image_shape: (H, W, C).
@@ -44,11 +48,15 @@ def create(
       decoder, width: as in `decoders.create`.
       shift, scale: per-channel f[C] map of the decoder's (-1, 1) to normalized images,
         shift + scale * tanh; default 0 and 1, as in the authors' code.
-      stochastic: False ignores the key: images are decoded means (the paper's ablation).
+      variance: `each` Gaussian has log variances of its own; those of a `class` share them,
+        log_variance f[K, z]; or `none`: there are none, and images are decoded means, whatever the
+        key (the paper's ablation).
+      rounding: none, float16 or int8: latents, decoder and learned labels are decoded as they read
+        when they are stored so, with straight-through gradients (`synthetic.rounding`).
       label_kind: hard, probabilities, logits or free (`labels.KINDS`).
 
     Raises:
-      InputError: a size that is not positive, or a decoder that does not fit.
+      InputError: a size that is not positive, a decoder that does not fit, or an unknown option.
 
     D3, arXiv 2403.00999, section 3. z = mean + exp(log_variance / 2) * epsilon; both start N(0, 1).
     """
@@ -58,6 +66,9 @@ def create(
             f"not {num_classes} and {latents_per_class}"
         )
     labels.check_kind(label_kind)
+    check_rounding(rounding)
+    if variance not in VARIANCES:
+        raise InputError(f"unknown variance {variance!r}; known: {', '.join(VARIANCES)}")
     shape = (image_shape[0], image_shape[1], image_shape[2])
     network = decoders.create(decoder, image_shape=shape, latent_size=latent_size, width=width)
     num_items = num_classes * latents_per_class
@@ -69,33 +80,35 @@ def create(
         if numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
             raise InputError("shift and scale must be finite numbers")
 
+    groups = ("data", "decoder", *labels.groups(label_kind))
+    variances = {"each": num_items, "class": num_classes, "none": 0}[variance]
+
     def init(key: Array, real: Real) -> dict[str, PyTree]:
         del real  # the paper starts from noise
         for_mean, for_variance, for_decoder = jax.random.split(key, 3)
-        size = (num_items, latent_size)
-        theta: dict[str, PyTree] = {
-            "data": {
-                "mean": jax.random.normal(for_mean, size, jnp.float32),
-                "log_variance": jax.random.normal(for_variance, size, jnp.float32),
-            },
-            "decoder": network.init(for_decoder),
-        }
+        data = {"mean": jax.random.normal(for_mean, (num_items, latent_size), jnp.float32)}
+        if variances:
+            size = (variances, latent_size)
+            data["log_variance"] = jax.random.normal(for_variance, size, jnp.float32)
+        theta: dict[str, PyTree] = {"data": data, "decoder": network.init(for_decoder)}
         if label_kind != "hard":
             theta["labels"] = labels.start(num_items, num_classes)
         return theta
 
-    def draw(latents: dict[str, Array], key: Array | None) -> Array:
-        mean = latents["mean"]
-        if key is None or not stochastic:
+    def draw(data: dict[str, Array], key: Array | None, indices: Array | None) -> Array:
+        mean = data["mean"] if indices is None else data["mean"][indices]
+        if key is None or variance == "none":
             return mean
+        rows = indices
+        if variance == "class":
+            rows = labels.item_classes(num_items, num_classes, indices)
+        logarithm = data["log_variance"] if rows is None else data["log_variance"][rows]
         noise = jax.random.normal(key, mean.shape, mean.dtype)
-        return mean + jnp.exp(latents["log_variance"] * jnp.asarray(0.5, mean.dtype)) * noise
+        return mean + jnp.exp(logarithm * jnp.asarray(0.5, mean.dtype)) * noise
 
     def sample(theta: dict[str, PyTree], key: Array | None, indices: Array | None = None) -> Batch:
-        latents = theta["data"]
-        if indices is not None:
-            latents = jax.tree.map(lambda x: x[indices], latents)
-        z = draw(latents, key)
+        theta = as_stored(theta, rounding, groups)
+        z = draw(theta["data"], key, indices)
         images, _ = network.forward(theta["decoder"], z, statistics=theta.get("statistics"))
         dtype = images.dtype
         images = jnp.asarray(offset, dtype) + jnp.asarray(factor, dtype) * images
@@ -104,18 +117,19 @@ def create(
         return Batch(images, targets.astype(dtype))
 
     def freeze(theta: dict[str, PyTree], key: Array) -> dict[str, PyTree]:
+        theta = as_stored(theta, rounding, groups)
+
         def statistics(key: Array) -> PyTree:
-            return network.forward(theta["decoder"], draw(theta["data"], key))[1]
+            return network.forward(theta["decoder"], draw(theta["data"], key, None))[1]
 
         stacked = jax.lax.map(statistics, jax.random.split(key, FREEZE_BATCHES))
         frozen = [(mean.mean(0), variance.mean(0) + mean.var(0)) for mean, variance in stacked]
-        kept = dict(theta)
-        if not stochastic:  # what nothing reads is not stored
-            kept["data"] = {"mean": theta["data"]["mean"]}
-        return {**kept, "statistics": tuple(frozen)}
+        completed = {**theta, "statistics": tuple(frozen)}
+        return as_stored(completed, rounding, ("statistics",))
 
-    groups = ("data", "decoder", *labels.groups(label_kind))
-    return Synthetic(init, sample, freeze, num_items, num_classes, groups)
+    # The items of a class share its log variances: no fewer of them can be told apart.
+    together = latents_per_class if variance == "class" else 1
+    return Synthetic(init, sample, freeze, num_items, num_classes, groups, together)
 
 
 def fit(vectors: Array, classes: Array, num_classes: int) -> tuple[Array, Array]:

@@ -15,7 +15,8 @@ _OWN = {
         "decoder",
         "decoder_width",
         "output",
-        "sampling",
+        "variance",
+        "rounding",
     ),
     "pixels": ("images_per_class", "start"),
     "spectral": ("spectra_per_class", "transformations", "rank", "start"),
@@ -25,6 +26,7 @@ _COUNT = {
     "pixels": "images_per_class",
     "spectral": "spectra_per_class",
 }
+_PLAIN = {"variance": "each", "rounding": "none"}  # of Gaussians: the paper's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,13 @@ class Parametrization:
     output: Literal["pixels", "normalized"] | None = None
     """Gaussian: what the decoder's tanh spans: valid pixels (default), or (-1, 1) in normalized
     units (the paper)."""
-    sampling: bool | None = None
-    """Gaussian: draw from the Gaussians (default), or decode the means only (an ablation)."""
+    variance: Literal["each", "class", "none"] | None = None
+    """Gaussian: log variances of each Gaussian (default), shared by those of a class, or none: only
+    means are stored and decoded (an ablation)."""
+    rounding: Literal["none", "float16", "int8"] | None = None
+    """Gaussian: round latents and decoder in every step as the artifact will store them, so that
+    storage costs no accuracy; int8 then stores a byte a number, whatever --storage says; default
+    none."""
     spectra_per_class: int | None = None
     """Spectral: spectrum tensors per class; default 2, for seqmatch at least one a subset."""
     transformations: int | None = None
@@ -93,6 +100,11 @@ class Parametrization:
             if getattr(self, name) is not None:
                 flag = "--" + name.replace("_", "-")
                 raise InputError(f"{flag} is not an option of the parametrization {kind}")
+        if self.variance == "class" and least > 1:
+            raise InputError(
+                "the Gaussians of a class are in different subsets, which cannot share a variance: "
+                "give --variance each or none"
+            )
         said = {name: getattr(self, name) for name in _OWN[kind]}
         if items is not None:
             if said[_COUNT[kind]] is not None:
@@ -137,6 +149,7 @@ class Parametrization:
         if self.output == "pixels" and normalization.zca is None:
             shift = [float(v) for v in (0.5 - normalization.mean) / normalization.sd]
             scale = [float(v) for v in 0.5 / normalization.sd]
+        chosen = {"variance": self.variance, "rounding": self.rounding}
         return {
             **common,
             "latents_per_class": self.latents_per_class,
@@ -145,7 +158,7 @@ class Parametrization:
             "width": self.decoder_width,
             "shift": shift,
             "scale": scale,
-            "stochastic": self.sampling,
+            **{name: value for name, value in chosen.items() if value != _PLAIN[name]},
         }
 
 
@@ -169,5 +182,5 @@ def _defaults(kind: str, options: Parametrization, dataset: data.Dataset) -> dic
         "decoder": decoder,
         "decoder_width": width,
         "output": "pixels",
-        "sampling": True,
+        **_PLAIN,
     }
