@@ -376,6 +376,9 @@ def test_lying_sizes(raw, name, value, tmp_path):
         *[("label_kind", value) for value in ("hard", "colours", None, [], 3)],
         *[("shift", value) for value in ("a", 3, [], ["a"], [0.0, 0.0], [[0.0]], [None], {})],
         *[("variance", value) for value in ("none", "class", "some", None, 3, ["each"], {})],
+        *[("start", value) for value in ("images", None, 3, ["real"], {})],
+        *[("start_steps", value) for value in (0, -1, 2.5, "3", None, [], True)],
+        *[("class_embedding", value) for value in (True, None, 1, "no", [])],
         *[("rounding", value) for value in ("int4", None, 8, ["int8"], {}, True)],
         *[("scale", value) for value in ([float("nan")], [float("inf")], [True, False], "")],
         *[("image_shape", value) for value in (

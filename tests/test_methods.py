@@ -87,6 +87,15 @@ METHODS = {name: spec.tiny for name, spec in registry.METHODS.items()} | {
     ),
 }
 METHODS |= {
+    "d3-stored": lambda network: d3(
+        network,
+        gaussian.create(
+            image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, latents_per_class=2, latent_size=4,
+            width=8, variance="class", rounding="int8", start="real", start_steps=2,
+            class_embedding=True,
+        ),
+        D3Options(inner_steps=2, max_start_epoch=2, mmd_samples=3), outer_steps=10,
+    ),
     "dd-options": lambda network: _dd(
         network, label_kind="free", init="fixed", window=2, inner_optimizer="adam", clip=1.0,
         shared_learning_rate=True,

@@ -90,10 +90,28 @@ def test_options_of_another_kind_are_refused(options, flag):
 
 def test_only_what_is_not_the_papers_is_in_the_specification():
     plain = Parametrization(kind="gaussian").resolved(_dataset())
-    assert not {"variance", "rounding"} & set(plain.specification(_dataset(), NORMALIZATION))
-    chosen = Parametrization(kind="gaussian", variance="class", rounding="int8")
+    assert plain.start == "noise"
+    assert set(plain.specification(_dataset(), NORMALIZATION)) == {
+        "kind", "image_shape", "num_classes", "label_kind", "latents_per_class", "latent_size",
+        "decoder", "width", "shift", "scale",
+    }  # fmt: skip
+    said = {"variance": "class", "rounding": "int8", "start": "real", "class_embedding": True}
+    chosen = Parametrization(kind="gaussian", **said)
     made = chosen.resolved(_dataset()).specification(_dataset(), NORMALIZATION)
-    assert (made["variance"], made["rounding"]) == ("class", "int8")
+    assert {name: made[name] for name in said} == said
+    assert made["start_steps"] == 500
     synthetic.create(made)
     with pytest.raises(InputError, match="cannot share a variance: give --variance each or none"):
         chosen.resolved(_dataset(), least=2)
+    with pytest.raises(InputError, match="--start-steps are those of --start real: give both"):
+        Parametrization(kind="gaussian", start_steps=3).resolved(_dataset())
+    with pytest.raises(InputError, match="--start-steps is not an option of the parametrization"):
+        Parametrization(kind="pixels", start="real", start_steps=3).resolved(_dataset())
+
+
+def test_an_expert_labels_what_was_distilled_of_d3s_gaussians_whatever_they_start_from():
+    for start in ("noise", "real"):
+        stored = Parametrization(start=start, labels="expert")
+        resolved = config.resolved(command("d3")(parametrization=stored), _dataset())
+        assert resolved.parametrization.start == start
+        assert not config.labels_at_start(resolved)

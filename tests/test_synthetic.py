@@ -7,7 +7,7 @@ import pytest
 from conftest import random_params
 
 from d3jax import networks, synthetic, types
-from d3jax.synthetic import decoders, gaussian, labels, pixels, spectral, subsets
+from d3jax.synthetic import decoders, gaussian, labels, pixels, regression, spectral, subsets
 from d3jax.types import InputError
 
 SHAPE = (8, 8, 1)
@@ -111,6 +111,132 @@ def test_latents_start_as_standard_normals():
         assert values.shape == (100, 64)
         assert abs(values.mean()) < 4 / np.sqrt(6400)
         assert abs(values.var() - 1) < 4 * np.sqrt(2 / 6400)
+
+
+def test_default_draws_are_those_of_before():
+    """Numbers of the version that had no other variance, start or rounding."""
+    data = gaussian.create(
+        image_shape=SHAPE, num_classes=3, latents_per_class=2, latent_size=4, width=8
+    )
+    theta = jax.jit(data.init)(jax.random.key(0), None)
+    assert set(theta) == {"data", "decoder"}
+    last = {name: x[5] for name, x in theta["data"].items()}
+    expected = {
+        "mean": [-0.63416433, -0.870491, 0.7583879, 1.0628535],
+        "log_variance": [-1.1059942, -0.3220052, 1.3303299, 0.81223685],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(last[name], values, rtol=1e-6)
+    squares = jax.tree.map(lambda x: float(jnp.square(x).sum()), theta["decoder"])
+    kernels = {name: part["kernel"] for name, part in squares.items() if "kernel" in part}
+    assert kernels == pytest.approx(
+        {
+            "Convolution_0": 0.25106618, "Linear_0": 10.37319, "Upsampling_0": 2.4878035,
+            "Upsampling_1": 1.346962,
+        }, rel=1e-5,
+    )  # fmt: skip
+    images = data.sample(theta, jax.random.key(1)).images
+    seen = [0.44127512, 0.7369115, 0.18923499, 0.80016005]
+    np.testing.assert_allclose(images[5, 3, :4, 0], seen, rtol=1e-4)
+    images = data.sample(theta, jax.random.key(1), jnp.asarray([5, 2])).images
+    seen = [0.28097865, 0.31704602, 0.41811484, 0.5225719]
+    np.testing.assert_allclose(images[0, 3, :4, 0], seen, rtol=1e-4)
+
+
+def test_regression_against_adam_by_hand():
+    """Linear decodes, whose gradients are closed forms; Adam as Kingma and Ba print it."""
+    generator = np.random.default_rng(0)
+    weights, latents, images = (generator.normal(size=n) for n in ((3, 4), (5, 3), (5, 4)))
+    steps, key = 20, jax.random.key(0)
+    fitted = regression.fit(
+        lambda params, z, which: z @ params,
+        *(jnp.asarray(x, jnp.float32) for x in (weights, latents, images)), key, steps=steps,
+    )  # fmt: skip
+    values, rates = [weights.copy(), latents.copy()], (3e-3, 3e-2)
+    first, second = ([np.zeros_like(v) for v in values] for _ in range(2))
+    for turn in range(steps):
+        error = 2 * (values[1] @ values[0] - images) / images.size
+        gradients = values[1].T @ error, error @ values[0].T
+        for number, g in enumerate(gradients):
+            first[number] = 0.9 * first[number] + 0.1 * g
+            second[number] = 0.999 * second[number] + 0.001 * g**2
+            unbiased = first[number] / (1 - 0.9 ** (turn + 1))
+            size = np.sqrt(second[number] / (1 - 0.999 ** (turn + 1))) + 1e-8
+            rate = rates[number] * (1 + np.cos(np.pi * turn / steps)) / 2
+            values[number] = values[number] - rate * unbiased / size
+    for one, other in zip(fitted, values, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_regression_by_minibatches_reaches_every_image():
+    generator = np.random.default_rng(0)
+    images = jnp.asarray(generator.normal(size=(40, 3)), jnp.float32)
+    offsets, latents = regression.fit(
+        lambda params, z, which: z + params[which][:, None],
+        jnp.zeros(40), jnp.zeros((40, 3)), images, jax.random.key(0), steps=1000, batch_size=8,
+    )  # fmt: skip
+    np.testing.assert_allclose(latents + offsets[:, None], images, atol=0.02)
+
+
+def test_gaussians_start_from_real_images_of_their_class(tiny_real):
+    data = gaussian.create(
+        image_shape=SHAPE, num_classes=3, latents_per_class=3, latent_size=8, width=16,
+        start="real", start_steps=400, shift=[0.3], scale=[1.8],
+    )  # fmt: skip
+    init = jax.jit(data.init)
+    theta = init(jax.random.key(0), tiny_real)
+    np.testing.assert_array_equal(theta["data"]["log_variance"], np.full((9, 8), -4))
+    decoded = np.asarray(data.sample(theta, None).images).reshape(9, 1, -1)
+    real = np.asarray(tiny_real.gather(jnp.arange(12))).reshape(1, 12, -1)
+    distances = np.square(decoded - real).mean(2)
+    nearest = distances.argmin(1)
+    np.testing.assert_array_equal(np.asarray(tiny_real.labels)[nearest], np.repeat([0, 1, 2], 3))
+    assert len(set(nearest)) == 9  # all different
+    # Noise images, of variance 0.93: what no decoder could know but from its latents.
+    assert distances.min(1).max() < 0.1 < 0.8 < real.var()
+    again, other = (init(jax.random.key(k), tiny_real) for k in (0, 1))
+    jax.tree.map(np.testing.assert_array_equal, theta, again)
+    assert np.abs(theta["data"]["mean"] - other["data"]["mean"]).max() > 0.1
+    shapes = jax.eval_shape(data.init, jax.random.key(0), tiny_real)
+    assert jax.tree.map(jnp.shape, theta) == jax.tree.map(lambda x: x.shape, shapes)
+
+
+def test_a_real_start_under_vmap_is_that_alone(tiny_real):
+    data = gaussian.create(
+        image_shape=SHAPE, num_classes=3, latent_size=4, width=8, start="real", start_steps=2,
+        variance="none",
+    )  # fmt: skip
+    keys = jax.random.split(jax.random.key(0), 2)
+    many = jax.jit(jax.vmap(data.init, (0, None)))(keys, tiny_real)
+    alone = jax.jit(data.init)(keys[1], tiny_real)
+    assert set(alone["data"]) == {"mean"}
+    np.testing.assert_allclose(many["data"]["mean"][1], alone["data"]["mean"], atol=1e-5)
+
+
+def test_a_class_embedding_is_a_bias_of_the_projection():
+    options = {"image_shape": SHAPE, "num_classes": 3, "latents_per_class": 2, "latent_size": 4}
+    plain = gaussian.create(**options, width=8)
+    data = gaussian.create(**options, width=8, class_embedding=True)
+    theta = random_params(partial(data.init, real=None))
+    embedding = theta["decoder"].pop("class_embedding")
+    assert embedding.shape == (3, 4 * 8)
+    without = jax.eval_shape(plain.init, jax.random.key(0), None)
+    assert jax.tree.structure(theta) == jax.tree.structure(without)
+    whole = {**theta, "decoder": {**theta["decoder"], "class_embedding": embedding}}
+    indices, key = jnp.asarray([3, 2]), jax.random.key(1)  # both of class 1
+    linear = theta["decoder"]["Linear_0"]
+    moved = {**linear, "bias": linear["bias"] + embedding[1]}
+    biased = {**theta, "decoder": {**theta["decoder"], "Linear_0": moved}}
+    np.testing.assert_allclose(
+        data.sample(whole, key, indices).images,
+        plain.sample(biased, key, indices).images,
+        atol=1e-6,
+    )
+    frozen = jax.jit(data.freeze)(whole, key)
+    alone = data.sample(frozen, None, jnp.asarray([4])).images[0]
+    np.testing.assert_allclose(alone, data.sample(frozen, None).images[4], atol=1e-6)
+    started = jax.jit(data.init)(key, None)["decoder"]["class_embedding"]
+    assert 0.9 < np.abs(started).max() < 1  # uniform in (-1, 1)
 
 
 def test_draws_have_the_mean_and_variance_of_their_gaussian(monkeypatch):
@@ -224,6 +350,12 @@ def test_shift_and_scale_map_the_decoders_range_by_channel():
         ({"scale": [1.0, 1.0]}, "one number for each of the 1 channels"),
         ({"decoder": "huge"}, "unknown decoder"),
         ({"variance": "all"}, "unknown variance 'all'; known: each, class, none"),
+        ({"start": "images"}, "unknown start 'images'; known: noise, real"),
+        ({"start": "real", "start_steps": 0}, "needs at least 1 step, not 0"),
+        (
+            {"class_embedding": True, "decoder": "large", "width": 16},
+            "no linear layer to add a class",
+        ),
         ({"rounding": "int4"}, "unknown rounding 'int4'; known: none, float16, int8"),
     ],
 )

@@ -24,6 +24,7 @@ class Decoder(NamedTuple):
 
     init: Callable[[Array], PyTree]  # key -> params
     # (params, latents f[B, z], *, statistics=None) -> (images f[B, H, W, C] in (-1, 1), statistics)
+    # and with a class embedding classes=i32[B]
     forward: Callable[..., tuple[Array, PyTree]]
 
 
@@ -69,13 +70,21 @@ class DecoderModule(nn.Module):
 
     image_shape: tuple[int, int, int]
     recipe: _Recipe
+    num_classes: int | None = None
+    """Of the class embedding; None: there is none."""
 
     @nn.compact
-    def __call__(self, latents: Array, statistics: PyTree = None) -> tuple[Array, PyTree]:
+    def __call__(
+        self, latents: Array, statistics: PyTree = None, classes: Array | None = None
+    ) -> tuple[Array, PyTree]:
         """f[B, z] -> (f[B, H, W, C] in (-1, 1), batch norm's (mean, variance) per stage)."""
         height, width, channels = self.image_shape
         first, narrowest, kernel, project = self.recipe
         x = Linear(first * 4)(latents) if project else latents
+        if self.num_classes is not None:
+            # As large as the projection of standard normal latents.
+            shape, (initial, _) = (self.num_classes, first * 4), fan_in_initializers(1)
+            x = x + self.param("class_embedding", initial, shape, jnp.float32)[classes]
         x = x.reshape(-1, 2, 2, first)
         used = []
         for stage in range(stages(height)):
@@ -95,7 +104,12 @@ def stages(image_size: int) -> int:
 
 
 def create(
-    name: str, *, image_shape: tuple[int, int, int], latent_size: int, width: int | None = None
+    name: str,
+    *,
+    image_shape: tuple[int, int, int],
+    latent_size: int,
+    width: int | None = None,
+    num_classes: int | None = None,
 ) -> Decoder:
     """A decoder by name: small, medium or large (D3, arXiv 2403.00999, and its code).
 
@@ -105,9 +119,13 @@ def create(
         centre, from the next one that it does (28 from 32).
       latent_size: z; for `large`, which has no linear layer, 4 * width.
       width: k, channels of the first stage; default 128, 512, 1024.
+      num_classes: K, of a class embedding: a learned vector f[K, 4 * width] for each class, added
+        to the projection of its latents, which need not carry the class then (ours; one-hot
+        classes beside the latent are the same). Default none.
 
     Raises:
-      InputError: an unknown name, a width that the later stages cannot divide, or a wrong z.
+      InputError: an unknown name, a width that the later stages cannot divide, a wrong z, or a
+        class embedding of `large`, which projects nothing.
 
     Batch normalization uses the statistics of the decoded batch (as the authors' code does in all
     but one script), unless frozen `statistics` are passed, as a saved artifact does.
@@ -123,13 +141,18 @@ def create(
     if latent_size < 1 or (not recipe.project and latent_size != 4 * recipe.width):
         needed = "at least 1" if recipe.project else f"{4 * recipe.width}, four times its width"
         raise InputError(f"decoder {name} needs a latent size of {needed}, not {latent_size}")
-    module = DecoderModule(image_shape, recipe)
+    if num_classes is not None and not recipe.project:
+        raise InputError(f"decoder {name} has no linear layer to add a class embedding to")
+    module = DecoderModule(image_shape, recipe, num_classes)
 
     @jax.jit  # one program: op by op, each is compiled for its shapes
     def init(key: Array) -> PyTree:
-        return module.init(key, jnp.zeros((1, latent_size), jnp.float32))["params"]
+        latents, classes = jnp.zeros((1, latent_size), jnp.float32), jnp.zeros((1,), jnp.int32)
+        return module.init(key, latents, None, classes)["params"]
 
-    def forward(params: PyTree, latents: Array, *, statistics: PyTree = None):
-        return module.apply({"params": params}, latents, statistics)
+    def forward(
+        params: PyTree, latents: Array, *, statistics: PyTree = None, classes: Array | None = None
+    ):
+        return module.apply({"params": params}, latents, statistics, classes)
 
     return Decoder(init, forward)

@@ -1,19 +1,23 @@
 """Synthetic data as Gaussians in a latent space, decoded by one small network (D3)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from d3jax.synthetic import decoders, labels
+from d3jax.synthetic import decoders, labels, regression
 from d3jax.synthetic.rounding import as_stored
 from d3jax.synthetic.rounding import check_kind as check_rounding
 from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
 
 FREEZE_BATCHES = 64
 VARIANCES = ("each", "class", "none")
+STARTS = ("noise", "real")
+_Decoded = tuple[Array, PyTree]  # normalized images, and the batch's statistics
+_REAL_LOG_VARIANCE = -4.0  # a standard deviation of 0.14, where means are about 1 apart
 
 
 def create(
@@ -28,6 +32,9 @@ def create(
     scale: Sequence[float] | None = None,
     variance: str = "each",
     rounding: str = "none",
+    start: str = "noise",
+    start_steps: int = 500,
+    class_embedding: bool = False,
     label_kind: str = "hard",
 ) -> Synthetic:
     """Per class `latents_per_class` diagonal Gaussians, and one decoder for all: x = decoder(z).
@@ -53,6 +60,12 @@ def create(
         key (the paper's ablation).
       rounding: none, float16 or int8: latents, decoder and learned labels are decoded as they read
         when they are stored so, with straight-through gradients (`synthetic.rounding`).
+      start: `noise`, as in the paper; or `real`: means and decoder are first fitted, by
+        `regression.fit`, to real images of their classes, drawn at random, all different. Log
+        variances then start at -4, not at random: with the paper's N(0, 1) a draw would be as far
+        from its mean as other images are.
+      start_steps: of that regression.
+      class_embedding: the decoder has a learned vector for each class (`decoders.create`).
       label_kind: hard, probabilities, logits or free (`labels.KINDS`).
 
     Raises:
@@ -69,8 +82,20 @@ def create(
     check_rounding(rounding)
     if variance not in VARIANCES:
         raise InputError(f"unknown variance {variance!r}; known: {', '.join(VARIANCES)}")
+    if start not in STARTS:
+        raise InputError(f"unknown start {start!r}; known: {', '.join(STARTS)}")
+    if type(start_steps) is not int or start_steps < 1:
+        raise InputError(f"the start needs at least 1 step, not {start_steps}")
+    if type(class_embedding) is not bool:
+        raise InputError(f"a class embedding is there or not, not {class_embedding!r}")
     shape = (image_shape[0], image_shape[1], image_shape[2])
-    network = decoders.create(decoder, image_shape=shape, latent_size=latent_size, width=width)
+    network = decoders.create(
+        decoder,
+        image_shape=shape,
+        latent_size=latent_size,
+        width=width,
+        num_classes=num_classes if class_embedding else None,
+    )
     num_items = num_classes * latents_per_class
     offset = np.zeros(shape[2]) if shift is None else np.asarray(shift)
     factor = np.ones(shape[2]) if scale is None else np.asarray(scale)
@@ -81,16 +106,34 @@ def create(
             raise InputError("shift and scale must be finite numbers")
 
     groups = ("data", "decoder", *labels.groups(label_kind))
+    classes_of = partial(labels.item_classes, num_items, num_classes)
     variances = {"each": num_items, "class": num_classes, "none": 0}[variance]
 
+    def decode(params: PyTree, z: Array, classes: Array, statistics: PyTree = None) -> _Decoded:
+        embedded = {"classes": classes} if class_embedding else {}
+        images, own = network.forward(params, z, statistics=statistics, **embedded)
+        dtype = images.dtype
+        return jnp.asarray(offset, dtype) + jnp.asarray(factor, dtype) * images, own
+
     def init(key: Array, real: Real) -> dict[str, PyTree]:
-        del real  # the paper starts from noise
-        for_mean, for_variance, for_decoder = jax.random.split(key, 3)
-        data = {"mean": jax.random.normal(for_mean, (num_items, latent_size), jnp.float32)}
+        for_mean, for_variance, for_decoder, *more = jax.random.split(
+            key, 3 if start == "noise" else 5
+        )
+        mean = jax.random.normal(for_mean, (num_items, latent_size), jnp.float32)
+        params = network.init(for_decoder)
+        size = (variances, latent_size)
+        if start == "noise":
+            logarithms = jax.random.normal(for_variance, size, jnp.float32)
+        else:
+            logarithms = jnp.full(size, _REAL_LOG_VARIANCE, jnp.float32)
+            drawn = real.sample_different(more[0], latents_per_class).reshape(-1)
+            params, mean = regression.fit(
+                lambda params, z, which: decode(params, z, classes_of(which))[0],
+                params, mean, real.gather(drawn).astype(jnp.float32), more[1], steps=start_steps,
+            )  # fmt: skip
+        theta: dict[str, PyTree] = {"data": {"mean": mean}, "decoder": params}
         if variances:
-            size = (variances, latent_size)
-            data["log_variance"] = jax.random.normal(for_variance, size, jnp.float32)
-        theta: dict[str, PyTree] = {"data": data, "decoder": network.init(for_decoder)}
+            theta["data"]["log_variance"] = logarithms
         if label_kind != "hard":
             theta["labels"] = labels.start(num_items, num_classes)
         return theta
@@ -99,28 +142,23 @@ def create(
         mean = data["mean"] if indices is None else data["mean"][indices]
         if key is None or variance == "none":
             return mean
-        rows = indices
-        if variance == "class":
-            rows = labels.item_classes(num_items, num_classes, indices)
+        rows = classes_of(indices) if variance == "class" else indices
         logarithm = data["log_variance"] if rows is None else data["log_variance"][rows]
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         return mean + jnp.exp(logarithm * jnp.asarray(0.5, mean.dtype)) * noise
 
     def sample(theta: dict[str, PyTree], key: Array | None, indices: Array | None = None) -> Batch:
         theta = as_stored(theta, rounding, groups)
-        z = draw(theta["data"], key, indices)
-        images, _ = network.forward(theta["decoder"], z, statistics=theta.get("statistics"))
-        dtype = images.dtype
-        images = jnp.asarray(offset, dtype) + jnp.asarray(factor, dtype) * images
-        classes = labels.item_classes(num_items, num_classes, indices)
+        z, classes = draw(theta["data"], key, indices), classes_of(indices)
+        images, _ = decode(theta["decoder"], z, classes, theta.get("statistics"))
         targets = labels.targets(theta, label_kind, classes, indices, num_classes)
-        return Batch(images, targets.astype(dtype))
+        return Batch(images, targets.astype(images.dtype))
 
     def freeze(theta: dict[str, PyTree], key: Array) -> dict[str, PyTree]:
         theta = as_stored(theta, rounding, groups)
 
         def statistics(key: Array) -> PyTree:
-            return network.forward(theta["decoder"], draw(theta["data"], key, None))[1]
+            return decode(theta["decoder"], draw(theta["data"], key, None), classes_of(None))[1]
 
         stacked = jax.lax.map(statistics, jax.random.split(key, FREEZE_BATCHES))
         frozen = [(mean.mean(0), variance.mean(0) + mean.var(0)) for mean, variance in stacked]

@@ -17,6 +17,9 @@ _OWN = {
         "output",
         "variance",
         "rounding",
+        "start",
+        "start_steps",
+        "class_embedding",
     ),
     "pixels": ("images_per_class", "start"),
     "spectral": ("spectra_per_class", "transformations", "rank", "start"),
@@ -26,7 +29,8 @@ _COUNT = {
     "pixels": "images_per_class",
     "spectral": "spectra_per_class",
 }
-_PLAIN = {"variance": "each", "rounding": "none"}  # of Gaussians: the paper's
+# Of Gaussians: the paper's; a specification says what is not.
+_PLAIN = {"variance": "each", "rounding": "none", "start": "noise", "class_embedding": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,11 @@ class Parametrization:
     """Gaussian: round latents and decoder in every step as the artifact will store them, so that
     storage costs no accuracy; int8 then stores a byte a number, whatever --storage says; default
     none."""
+    start_steps: int | None = None
+    """Gaussian: Adam steps of --start real; default 500."""
+    class_embedding: bool | None = None
+    """Gaussian: the decoder adds a learned vector of the class to a latent's projection, so that
+    latents need not carry the class; default not."""
     spectra_per_class: int | None = None
     """Spectral: spectrum tensors per class; default 2, for seqmatch at least one a subset."""
     transformations: int | None = None
@@ -69,7 +78,8 @@ class Parametrization:
     rank: int | None = None
     """Spectral: side of a spectrum tensor; default half the image's."""
     start: Literal["real", "noise"] | None = None
-    """Pixels, spectral: what images start from: real ones of their classes (default), or noise."""
+    """What images start from: real ones of their classes (default for pixels and spectral; a
+    Gaussian's means and the decoder are fitted to them first), or noise (default for gaussian)."""
     labels: Literal["hard", "learned", "expert"] = "hard"
     """Hard labels; labels learned with the data, from one-hot ones; or the first expert's softmax,
     given once: on the real images that the data starts from, else (and for d3) on what was
@@ -105,6 +115,8 @@ class Parametrization:
                 "the Gaussians of a class are in different subsets, which cannot share a variance: "
                 "give --variance each or none"
             )
+        if self.start_steps is not None and self.start != "real" and kind == "gaussian":
+            raise InputError("--start-steps are those of --start real: give both")
         said = {name: getattr(self, name) for name in _OWN[kind]}
         if items is not None:
             if said[_COUNT[kind]] is not None:
@@ -149,7 +161,9 @@ class Parametrization:
         if self.output == "pixels" and normalization.zca is None:
             shift = [float(v) for v in (0.5 - normalization.mean) / normalization.sd]
             scale = [float(v) for v in 0.5 / normalization.sd]
-        chosen = {"variance": self.variance, "rounding": self.rounding}
+        chosen = {name: getattr(self, name) for name in _PLAIN}
+        if self.start == "real":
+            chosen["start_steps"] = self.start_steps
         return {
             **common,
             "latents_per_class": self.latents_per_class,
@@ -158,7 +172,7 @@ class Parametrization:
             "width": self.decoder_width,
             "shift": shift,
             "scale": scale,
-            **{name: value for name, value in chosen.items() if value != _PLAIN[name]},
+            **{name: value for name, value in chosen.items() if value != _PLAIN.get(name)},
         }
 
 
@@ -183,4 +197,5 @@ def _defaults(kind: str, options: Parametrization, dataset: data.Dataset) -> dic
         "decoder_width": width,
         "output": "pixels",
         **_PLAIN,
+        "start_steps": 500 if options.start == "real" else None,
     }
