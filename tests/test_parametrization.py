@@ -81,7 +81,11 @@ def test_items_counted_by_the_method():
 
 @pytest.mark.parametrize(
     ("options", "flag"),
-    [({"kind": "pixels", "rank": 3}, "--rank"), ({"latent_size": 3}, "--latent-size")],
+    [
+        ({"kind": "pixels", "rank": 3}, "--rank"),
+        ({"latent_size": 3}, "--latent-size"),
+        ({"class_embedding": True}, "--class-embedding"),
+    ],
 )
 def test_options_of_another_kind_are_refused(options, flag):
     with pytest.raises(InputError, match=f"{flag} is not an option of the parametrization pixels"):

@@ -67,9 +67,9 @@ class Parametrization:
     none."""
     start_steps: int | None = None
     """Gaussian: Adam steps of --start real; default 500."""
-    class_embedding: bool | None = None
+    class_embedding: bool = False
     """Gaussian: the decoder adds a learned vector of the class to a latent's projection, so that
-    latents need not carry the class; default not."""
+    latents need not carry the class."""
     spectra_per_class: int | None = None
     """Spectral: spectrum tensors per class; default 2, for seqmatch at least one a subset."""
     transformations: int | None = None
@@ -107,7 +107,7 @@ class Parametrization:
         kind = self.kind or kind
         others = {name for names in _OWN.values() for name in names} - set(_OWN[kind])
         for name in sorted(others):
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, False):
                 flag = "--" + name.replace("_", "-")
                 raise InputError(f"{flag} is not an option of the parametrization {kind}")
         if self.variance == "class" and least > 1:
