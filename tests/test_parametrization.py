@@ -116,6 +116,6 @@ def test_only_what_is_not_the_papers_is_in_the_specification():
 def test_an_expert_labels_what_was_distilled_of_d3s_gaussians_whatever_they_start_from():
     for start in ("noise", "real"):
         stored = Parametrization(start=start, labels="expert")
-        resolved = config.resolved(command("d3")(parametrization=stored), _dataset())
+        resolved = resolving.resolved(command("d3")(parametrization=stored), _dataset())
         assert resolved.parametrization.start == start
-        assert not config.labels_at_start(resolved)
+        assert not resolving.labels_at_start(resolved)
