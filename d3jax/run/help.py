@@ -28,7 +28,7 @@ def summary(name: str) -> str:
         "run": [(Run, "outer_steps"), (kind, "out"), (Architecture, "width"), (Run, "seed")],
     }
     if not counted:
-        stored = [(Parametrization, field) for field in sizes[spec.parametrization]]
+        stored = [(Parametrization, f) for f in ("budget", *sizes[spec.parametrization])]
         shown["size of the result"][1:1] = stored
     lines = []
     for group, flags in shown.items():

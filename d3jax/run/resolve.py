@@ -24,11 +24,14 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
     """
     replace, spec = dataclasses.replace, options.spec
     _check(options, dataset)
+    parts = _subtasks(options, dataset)
     parametrization = options.parametrization.resolved(
         dataset,
         kind=spec.parametrization,
         items=spec.items(options.method, dataset.num_classes),
         least=spec.turns(options.method),
+        storage=options.storage,
+        classes=min((len(part) for part in parts), default=None),
     )
     changes: dict[str, Any] = {
         "parametrization": parametrization,
@@ -42,7 +45,7 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
     }
     if isinstance(options, Matching):
         _check_reads(options, dataset)
-        changes["expert"] = resolved_experts(options.expert, dataset, _subtasks(options, dataset))
+        changes["expert"] = resolved_experts(options.expert, dataset, parts)
     if isinstance(options, Studied):
         student = options.student
         if student.augmentation is None:

@@ -1,11 +1,14 @@
 """The flags that say how distilled data is stored, and the specification that they make."""
 
 import dataclasses
+import math
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from d3jax import data
+from d3jax.synthetic import budget
 from d3jax.types import InputError
 
 _OWN = {
@@ -42,6 +45,12 @@ class Parametrization:
     ] = None
     """Gaussians in a latent space with a decoder, plain pixels, or products of spectrum tensors and
     transformations; default gaussian for d3, else pixels."""
+    budget: float | None = None
+    """As many stored numbers as so many whole images a class: the sizes below follow from it, those
+    that are given stay."""
+    budget_bytes: int | None = None
+    """As many bytes for all stored arrays, instead; --storage and --rounding say what a number
+    takes."""
     images_per_class: int | None = None
     """Pixels: images per class; default 1, for seqmatch one a subset (dd has --images-per-step
     instead)."""
@@ -92,6 +101,8 @@ class Parametrization:
         kind: str = "pixels",
         items: int | None = None,
         least: int = 1,
+        storage: str = "float16",
+        classes: int | None = None,
     ) -> "Parametrization":
         """Every option of the kind filled in; those of other kinds stay None.
 
@@ -100,6 +111,8 @@ class Parametrization:
           kind: the one to take where none is named.
           items: images in all, where the method counts them itself.
           least: the fewest images, Gaussians or spectra of a class that a default may give.
+          storage: of the artifact, for a budget of bytes.
+          classes: that share a budget; default all (subtasks have one each).
 
         Raises:
           InputError: an option of another kind, or items that cannot be divided as the kind needs.
@@ -131,11 +144,68 @@ class Parametrization:
                 )
             said[_COUNT[kind]] = None if rest else number
         defaults = _defaults(kind, self, dataset)
+        if self.budget is not None or self.budget_bytes is not None:
+            if items is not None:
+                raise InputError(
+                    "a budget is for methods that do not count their images themselves"
+                )
+            said |= self._within_budget(kind, defaults, said, dataset, storage, classes)
+            if said[_COUNT[kind]] < least:
+                raise InputError(f"the budget buys fewer than {least} items a class, one a subset")
         defaults[_COUNT[kind]] = max(defaults[_COUNT[kind]], least)
         filled = {**defaults, **_known(said)}
         if items is not None and kind == "pixels" and said["images_per_class"] is None:
             filled["images_per_class"] = None
         return Parametrization(kind=kind, labels=self.labels, **filled)  # type: ignore[arg-type]
+
+    def _within_budget(
+        self,
+        kind: str,
+        defaults: dict[str, Any],
+        said: dict[str, Any],
+        dataset: data.Dataset,
+        storage: str,
+        classes: int | None,
+    ) -> dict[str, Any]:
+        """The sizes that a budget allows."""
+        number = dataset.num_classes if classes is None else classes
+        names = tuple(map(str, range(number)))
+        own = dataset._replace(class_names=names)
+        half = np.full(dataset.image_shape[2], 0.5, np.float32)
+        known = {**defaults, **_known(said)}
+
+        def size(**sizes: int) -> tuple[int, int]:
+            options = Parametrization(kind=kind, labels=self.labels, **{**known, **sizes})  # type: ignore[arg-type]
+            made = options.specification(own, data.Normalization(half, half))
+            return budget.stored_size(made, storage)
+
+        if self.budget is not None and self.budget_bytes is not None:
+            raise InputError("give --budget or --budget-bytes, not both")
+        if (self.budget or self.budget_bytes or 0) <= 0:
+            raise InputError(f"a budget must be positive, not {self.budget or self.budget_bytes}")
+        in_bytes = self.budget is None
+        each = math.prod(dataset.image_shape) * (self.budget or 0)
+        if self.budget_bytes is not None:
+            each = self.budget_bytes / dataset.num_classes
+        limit = int(each * number)
+        if kind != "gaussian":
+            count = _COUNT[kind]
+            if said[count] is not None:
+                return {}
+            return {count: budget.items(lambda n: size(**{count: n})[in_bytes], limit)}
+        if known["decoder"] == "large":
+            raise InputError("a budget does not choose the sizes of --decoder large: give them")
+        longest = 64 if dataset.image_shape[0] > 16 else 16
+        given = said["latent_size"]
+        found = budget.gaussians(
+            lambda n, z, k: size(latents_per_class=n, latent_size=z, decoder_width=k)[in_bytes],
+            limit,
+            latents=said["latents_per_class"],
+            latent_sizes=(longest, longest // 2, longest // 4) if given is None else (given,),
+            width=said["decoder_width"],
+            multiple=8 if known["decoder"] == "small" else 16,
+        )
+        return dict(zip(("latents_per_class", "latent_size", "decoder_width"), found, strict=True))
 
     def specification(
         self, dataset: data.Dataset, normalization: data.Normalization, items: int | None = None
