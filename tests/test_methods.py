@@ -57,8 +57,8 @@ def _mtt(network, label_kind="hard", data=None, expert_labels=False, **options):
 
 
 def skeleton():
-    """The method that CONTRIBUTING.md shows, as printed there; registered while it is looked at."""
-    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    """The method that docs shows, as printed there; registered while it is looked at."""
+    text = (Path(__file__).parent.parent / "docs" / "add-a-method.md").read_text()
     block = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert block is not None
     return block[1]
@@ -66,7 +66,7 @@ def skeleton():
 
 def _skeleton(network):
     room: dict = {"__name__": "skeleton"}
-    exec(compile(skeleton(), "CONTRIBUTING.md", "exec"), room)
+    exec(compile(skeleton(), "add-a-method.md", "exec"), room)
     registry.METHODS._specs.pop(room["SPEC"].name)
     return room["SPEC"].tiny(network)
 
