@@ -72,7 +72,8 @@ class Objective(NamedTuple):
 
     name: str
     init: Callable[[Array, "Real"], PyTree]  # (key, real) -> aux
-    # (theta, sample, aux, key, real) -> (loss f[], (aux, metrics dict of f[]))
+    # (theta, sample, aux, step, key, real) -> (loss f[], (aux, metrics dict of f[])); step i32[] is
+    # the outer step's number, from 0
     loss: Callable[..., tuple[Array, tuple[PyTree, dict[str, Array]]]]
     updates: tuple[str, ...]  # the groups of theta that it moves
 
@@ -81,7 +82,8 @@ class State(NamedTuple):
     """All that an outer step reads and writes."""
 
     theta: dict[str, PyTree]
-    optimizer: dict[str, PyTree]  # one optax state per moved group of theta
+    # one optax state per moved group of theta, or a dict of one per objective (`compose`)
+    optimizer: dict[str, PyTree]
     aux: tuple[PyTree, ...]  # one per objective
     step: Array  # i32[]
 

@@ -20,6 +20,7 @@ from d3jax.synthetic import labels, pixels
 from d3jax.types import InputError, Network, Outputs, Real
 
 KEY = jax.random.key(3)
+STEP = jnp.asarray(0, jnp.int32)
 STEPS, PASSES, ITEMS = 2, 2, 6
 
 
@@ -58,7 +59,7 @@ def test_meta_gradient_of_the_whole_unroll(tiny_network, tiny_real, optimizer):
         def loss(tree):
             theta = {name: tree[name] for name in tree if name != "weights"}
             aux = {"weights": tree["weights"]}
-            return objective.loss(theta, images().sample, aux, jax.random.key(5), real)[0]
+            return objective.loss(theta, images().sample, aux, STEP, jax.random.key(5), real)[0]
 
         check_gradient(loss, {**theta, "weights": start}, step=1e-6, tolerance=2e-5)
 
@@ -78,7 +79,7 @@ def test_devices_that_share_theta_and_draw_by_keys_of_their_own(
 
         def both(key, theta, aux, real):
             def loss(theta):
-                return objective.loss(theta, images().sample, aux, key, real)[0]
+                return objective.loss(theta, images().sample, aux, STEP, key, real)[0]
 
             return jax.value_and_grad(loss)(theta)
 
@@ -110,7 +111,7 @@ def test_the_loss_is_that_of_plain_training(tiny_network, tiny_real):
     one = tiny_real._replace(images=tiny_real.images[4:5], labels=tiny_real.labels[4:5])
     aux = objective.init(KEY, one)
     value, (after, metrics) = jax.jit(objective.loss, static_argnums=1)(
-        theta, images().sample, aux, KEY, one
+        theta, images().sample, aux, STEP, KEY, one
     )
     np.testing.assert_array_equal(after["weights"], aux["weights"])  # untouched
 
@@ -141,7 +142,7 @@ def test_an_attack_leaves_every_label_but_one_alone(tiny_network, tiny_real):
 
     def value(objective, real):
         return float(jax.jit(objective.loss, static_argnums=1)(
-            theta, images().sample, (), KEY, real
+            theta, images().sample, (), STEP, KEY, real
         )[0])  # fmt: skip
 
     relabelled = tiny_real._replace(labels=jnp.asarray(exchanged))
@@ -161,10 +162,10 @@ def test_pretrained_networks_are_drawn_without_replacement(tiny_network):
     @jax.jit
     def losses_of(key):
         each = [
-            alone.loss(theta, images().sample, (), key, real._replace(trajectories=own))[0]
+            alone.loss(theta, images().sample, (), STEP, key, real._replace(trajectories=own))[0]
             for own in jnp.split(real.trajectories, 2)
         ]
-        return both.loss(theta, images().sample, (), key, real)[0], jnp.stack(each)
+        return both.loss(theta, images().sample, (), STEP, key, real)[0], jnp.stack(each)
 
     for key in jax.random.split(KEY, 8):
         value, each = losses_of(key)
@@ -184,7 +185,7 @@ def test_networks_side_by_side_are_those_in_turn(tiny_network, tiny_real, monkey
     objective = unrolled(tiny_network, number_of_networks=3, clip={"data": 0.01})
 
     def value(theta):
-        return objective.loss(theta, images().sample, (), KEY, tiny_real)[0]
+        return objective.loss(theta, images().sample, (), STEP, KEY, tiny_real)[0]
 
     theta = theta_of(images(), tiny_real)
     in_turn = jax.jit(jax.value_and_grad(value))(theta)
@@ -288,7 +289,7 @@ def test_replay_is_the_training_that_was_unrolled(tiny_network, tiny_real):
     image = one.gather(jnp.zeros(1, jnp.int32))
     unravel = networks.unraveler(tiny_network)
     for start, end in zip(weights, trained):
-        value = objective.loss(theta, images().sample, {"weights": start}, KEY, one)[0]
+        value = objective.loss(theta, images().sample, {"weights": start}, STEP, KEY, one)[0]
         logits = tiny_network.apply(unravel(end), image)
         np.testing.assert_allclose(value, -jax.nn.log_softmax(logits)[0, 0], rtol=1e-5)
 

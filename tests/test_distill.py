@@ -294,3 +294,8 @@ def test_a_profile_is_of_one_chunk(whole, tmp_path):
         for event in line.events
     }
     assert any("advance" in name for name in events)  # the compiled chunk
+
+
+def test_the_progress_line_leaves_out_the_norms_of_updates():
+    rows = [{"step": 1, "a/loss": 1.0, "a/update_data": 5.0}, {"step": 1, "a/loss": 3.0}]
+    assert metrics.note(rows) == "a/loss 2"

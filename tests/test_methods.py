@@ -276,6 +276,7 @@ def test_subtasks_may_be_sharded_one_after_another_and_seeds_on_the_same_data(ca
         ({"max_start_epoch": 0}, "max_start_epoch must be at least 1, not 0"),
         ({"mmd_samples": 1}, "mmd_samples must be at least 2, not 1"),
         ({"student_learning_rate": 0.0}, "student_learning_rate must be positive"),
+        ({"mmd_weight": 0.0}, "mmd_weight must be positive, not 0.0"),
     ],
 )
 def test_d3_refuses_options_that_cannot_be(tiny_network, options, message):
@@ -290,3 +291,18 @@ def test_d3s_ablations_leave_their_update_out(tiny_network):
     assert _d3(tiny_network).objectives[1].updates == ("data", "decoder")
     assert [o.name for o in _d3(tiny_network, mmd=False).objectives] == ["trajectory"]
     assert [o.name for o in _d3(tiny_network, trajectory=False).objectives] == ["mmd"]
+
+
+@pytest.mark.parametrize("states", ["shared", "separate"])
+def test_d3s_cosine_ends_with_the_run(tiny_network, tiny_real, states):
+    data = gaussian.create(image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, width=8)
+    options = D3Options(inner_steps=1, max_start_epoch=1, mmd_samples=2, optimizer_states=states)
+    method = d3(tiny_network, data, options, outer_steps=2)
+    state, step, moved = jax.jit(method.init)(KEY, tiny_real), jax.jit(method.step), []
+    for _ in range(3):
+        state, metrics = step(KEY, state, tiny_real)
+        moved.append({n: float(v) for n, v in metrics.items() if "/update_d" in n})
+    groups = ("data", "decoder")
+    assert set(moved[0]) == {f"{n}/update_{g}" for n in ("trajectory", "mmd") for g in groups}
+    assert min(moved[1].values()) > 0
+    assert max(moved[2].values()) == 0  # the step after the last

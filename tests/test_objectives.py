@@ -13,6 +13,7 @@ from d3jax.types import InputError
 
 LPC = 2
 ITEMS = LPC * NUM_CLASSES
+STEP = jnp.asarray(0, jnp.int32)
 
 
 def _gaussians(stochastic=True):
@@ -55,7 +56,7 @@ def test_gradient_of_trajectory_matching_against_finite_differences(
 
         def loss(theta):
             sample, key = _gaussians().sample, jax.random.key(5)
-            return objective.loss(theta, sample, (), key, real)[0]
+            return objective.loss(theta, sample, (), STEP, key, real)[0]
 
         # Leaky ReLU has kinks: the step is too small to meet one.
         check_gradient(loss, theta, step=1e-6, tolerance=1e-5)
@@ -68,7 +69,7 @@ def test_gradient_of_feature_mmd_against_finite_differences(tiny_network, tiny_r
 
         def loss(theta):
             sample, key = _gaussians().sample, jax.random.key(5)
-            return objective.loss(theta, sample, (), key, real)[0]
+            return objective.loss(theta, sample, (), STEP, key, real)[0]
 
         check_gradient(loss, theta, step=1e-6, tolerance=1e-5, absent=("learning_rates",))
 
@@ -101,7 +102,7 @@ def test_trajectory_matching_is_plain_descent_towards_the_later_epoch(tiny_netwo
             return sum(np.sum((np.asarray(x) - np.asarray(y)) ** 2) for x, y in pairs)
 
         loss, (aux, metrics) = jax.jit(objective.loss, static_argnums=1)(
-            theta, data.sample, (), jax.random.key(0), real
+            theta, data.sample, (), STEP, jax.random.key(0), real
         )
         expected = distance(student, target) / distance(start, target)
         np.testing.assert_allclose(loss, expected, rtol=1e-6)
@@ -143,7 +144,7 @@ def test_teslas_gradient_is_the_papers_sum_over_steps(tiny_network, tiny_real):
             return -2 * total / optax.tree.norm(first, squared=True)
 
         def ours(theta):
-            return objective.loss(theta, data.sample, (), jax.random.key(0), real)[0]
+            return objective.loss(theta, data.sample, (), STEP, jax.random.key(0), real)[0]
 
         expected, actual = (jax.jit(jax.grad(f))(theta) for f in (published, ours))
         jax.tree.map(
@@ -159,21 +160,19 @@ def test_the_window_of_start_epochs_grows(tiny_network, tiny_real):
     # With a learning rate of nearly nothing the distance is 1; only the start tells epochs apart.
     marked = jnp.zeros_like(tiny_real.trajectories).at[:, 1].set(1e3)
     real, theta = tiny_real._replace(trajectories=marked), _theta(1e-30)
-    sample, aux = _gaussians().sample, objective.init(jax.random.key(0), tiny_real)
+    sample = _gaussians().sample
 
     @jax.jit
-    def starts_at_one(aux, keys):
+    def starts_at_one(step, keys):
         def one(key):
-            loss, _ = objective.loss(theta, sample, aux, key, real)
+            loss, _ = objective.loss(theta, sample, (), step, key, real)
             return ~jnp.isnan(loss)  # from epoch 0 to 2 there is no distance: 0 / 0
 
         return jnp.stack([one(key) for key in keys])
 
     keys = jax.random.split(jax.random.key(1), 6)
-    assert not starts_at_one({"step": jnp.asarray(4, jnp.int32)}, keys).any()
-    assert 0 < starts_at_one({"step": jnp.asarray(5, jnp.int32)}, keys).sum() < 6
-    _, (aux, _) = jax.jit(objective.loss, static_argnums=1)(theta, sample, aux, keys[0], real)
-    assert int(aux["step"]) == 1
+    assert not starts_at_one(jnp.asarray(4, jnp.int32), keys).any()
+    assert 0 < starts_at_one(jnp.asarray(5, jnp.int32), keys).sum() < 6
 
 
 @pytest.mark.parametrize("window", [(0, 3, 2), (2, 2, 2), (-1, 1, 2)])
@@ -212,7 +211,7 @@ def test_feature_mmd_is_the_sum_of_each_classs_double_loop(tiny_network, tiny_re
             between = np.mean([kernel(x, other) for x in own])
             expected += np.mean(pairs) + 5 - 2 * between  # five kernels of equal images
         loss, (_, metrics) = jax.jit(_mmd(tiny_network, epoch=epoch).loss, static_argnums=1)(
-            theta, data.sample, (), jax.random.key(0), real
+            theta, data.sample, (), STEP, jax.random.key(0), real
         )
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
         np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
@@ -233,7 +232,7 @@ def test_feature_mmd_by_groups_of_classes(tiny_network, tiny_real):
         )  # fmt: skip
 
         def loss(theta):
-            return objective.loss(theta, data.sample, (), jax.random.key(1), real)[0]
+            return objective.loss(theta, data.sample, (), STEP, jax.random.key(1), real)[0]
 
         return jax.jit(jax.value_and_grad(loss))(theta)
 

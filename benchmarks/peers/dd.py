@@ -48,7 +48,7 @@ def pair(steps: int, passes: int, number_of_networks: int, real_batch: int) -> P
 
     @jax.jit
     def step(theta, key, real):
-        loss = lambda theta: objective.loss(theta, data.sample, (), key, real)[0]  # noqa: E731
+        loss = lambda theta: objective.loss(theta, data.sample, (), 0, key, real)[0]  # noqa: E731
         return jax.value_and_grad(loss)(theta)
 
     compiled = cache(lambda: step.lower(theta, key, real).compile())

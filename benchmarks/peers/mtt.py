@@ -44,7 +44,7 @@ def pair(width: int, inner_steps: int, images_per_class: int) -> Pair:
 
     @jax.jit
     def step(theta, key, real):
-        loss = lambda theta: objective.loss(theta, data.sample, (), key, real)[0]  # noqa: E731
+        loss = lambda theta: objective.loss(theta, data.sample, (), 0, key, real)[0]  # noqa: E731
         return jax.value_and_grad(loss)(theta)
 
     compiled = cache(lambda: step.lower(theta, key, real).compile())

@@ -1,4 +1,4 @@
-"""The outer step: several objectives, one after the other, on one optimizer state."""
+"""The outer step: several objectives, one after the other, each with an update of its own."""
 
 import dataclasses
 import math
@@ -29,39 +29,65 @@ def check_rates(options: Any) -> None:
             raise InputError(f"{name} must not be negative, it is {value}")
 
 
+def updates_per_step(objectives: tuple[Objective, ...], separate: bool = False) -> dict[str, int]:
+    """How often each group's optimizer state steps in an outer step, for schedules: `compose`."""
+    moved = [group for objective in objectives for group in objective.updates]
+    return {group: 1 if separate else moved.count(group) for group in moved}
+
+
 def compose(
     synthetic: Synthetic,
     objectives: tuple[Objective, ...],
     optimizers: Mapping[str, optax.GradientTransformation],
     init: Callable[[Array, Real], dict[str, PyTree]] | None = None,
+    *,
+    separate: bool = False,
+    weights: Mapping[str, float] | None = None,
 ) -> Method:
     """A `Method` whose step applies each objective's gradient in turn.
 
-    Each group of theta has its own optimizer and its own state, which all objectives share; a group
-    that an objective does not update is left out of its step, state included (a zero gradient
-    would still move momentum and decay weights). A weighted sum of losses would be another
-    algorithm: the second objective sees what the first has changed.
+    Each group of theta has its own optimizer; a group that an objective does not update is left out
+    of its step, state included (a zero gradient would still move momentum and decay weights). A
+    weighted sum of losses would be another algorithm: the second objective sees what the first has
+    changed.
 
     Args:
       synthetic: the parametrization.
-      objectives: in the order of their updates.
+      objectives: in the order of their updates; their names differ.
       optimizers: one optax transformation for each group that any objective updates.
       init: (key, real) -> theta; default `synthetic.init`.
+      separate: each objective has its own state of each group's optimizer; default all share one.
+        In a shared state of Adam the objective with the larger gradient decides the second moment,
+        and with it how little the other one moves. `updates_per_step` says how often a state steps.
+      weights: by an objective's name, a positive factor on its updates, which is one on its
+        learning rates; default 1. (A factor on a loss does nothing to Adam with separate states.)
+
+    The metrics are the objectives' own, and the norm of each update that is made, over all leaves
+    of a group: `NAME/METRIC` and `NAME/update_GROUP`.
 
     Raises:
-      ValueError: an objective updates a group without an optimizer.
+      ValueError: an objective updates a group without an optimizer, or two have one name.
     """
+    names = [objective.name for objective in objectives]
+    if len(set(names)) < len(names):
+        raise ValueError(f"objectives need names that differ, not {names}")
     groups = {group for objective in objectives for group in objective.updates}
     missing = sorted(groups - set(optimizers))
     if missing:
         raise ValueError(f"no optimizer for the groups {missing}")
+
+    def start(group: str, params: PyTree) -> PyTree:
+        """The state of a group's optimizer, or by name that of each objective that updates it."""
+        if not separate:
+            return optimizers[group].init(params)
+        return {o.name: optimizers[group].init(params) for o in objectives if group in o.updates}
 
     def initialize(key: Array, real: Real) -> State:
         for_theta, *for_objectives = jax.random.split(key, 1 + len(objectives))
         theta = (synthetic.init if init is None else init)(for_theta, real)
         return State(
             theta=theta,
-            optimizer={group: optimizers[group].init(theta[group]) for group in sorted(groups)},
+            optimizer={group: start(group, theta[group]) for group in sorted(groups)},
             aux=tuple(o.init(k, real) for o, k in zip(objectives, for_objectives)),
             step=jnp.zeros((), jnp.int32),
         )
@@ -75,15 +101,20 @@ def compose(
             moved = {group: theta[group] for group in objective.updates}
 
             def loss(moved, objective=objective, still=theta, carried=aux[position], key=update):
-                return objective.loss({**still, **moved}, synthetic.sample, carried, key, real)
+                theta = {**still, **moved}
+                return objective.loss(theta, synthetic.sample, carried, state.step, key, real)
 
             (_, (aux[position], measured)), gradient = jax.value_and_grad(loss, has_aux=True)(moved)
+            weight = (weights or {}).get(objective.name, 1.0)
             for group in objective.updates:
+                own = optimizer[group][objective.name] if separate else optimizer[group]
                 with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it: decay**count
-                    change, optimizer[group] = optimizers[group].update(
-                        gradient[group], optimizer[group], theta[group]
-                    )
+                    change, own = optimizers[group].update(gradient[group], own, theta[group])
+                if weight != 1:
+                    change = jax.tree.map(lambda x, w=weight: x * jnp.asarray(w, x.dtype), change)
+                optimizer[group] = {**optimizer[group], objective.name: own} if separate else own
                 theta = {**theta, group: optax.apply_updates(theta[group], change)}
+                measured = {**measured, f"update_{group}": optax.tree.norm(change)}
             metrics |= {f"{objective.name}/{name}": value for name, value in measured.items()}
         return State(theta, optimizer, tuple(aux), state.step + 1), metrics
 

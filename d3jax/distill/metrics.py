@@ -66,6 +66,7 @@ def measured(row: Mapping[str, float]) -> dict[str, float]:
 
 
 def note(rows: list[dict[str, float]]) -> str:
-    """The mean of several rows in a line."""
-    means = {name: float(np.mean([row[name] for row in rows])) for name in measured(rows[0])}
+    """The mean of several rows in a line, without the norms of updates."""
+    names = [name for name in measured(rows[0]) if "/update_" not in name]
+    means = {name: float(np.mean([row[name] for row in rows])) for name in names}
     return "  ".join(f"{name} {value:.4g}" for name, value in means.items())

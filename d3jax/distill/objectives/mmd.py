@@ -53,7 +53,8 @@ def feature_mmd(
     unravel = unraveler(network)
     per_class = num_items // num_classes
 
-    def loss(theta, sample, aux, key, real: Real):
+    def loss(theta, sample, aux, step, key, real: Real):
+        del step
         assert real.trajectories is not None
         for_expert, for_turn, for_sample, for_real = jax.random.split(key, 4)
         expert = jax.random.randint(for_expert, (), 0, real.trajectories.shape[0])

@@ -71,22 +71,17 @@ def trajectory_matching(
     unravel = unraveler(network)
     growing = first < max_start_epoch and growth_steps > 0
 
-    def init(key: Array, real: Real) -> PyTree:
-        del key, real
-        return {"step": jnp.zeros((), jnp.int32)} if growing else ()
-
-    def latest(aux: PyTree) -> Array | int:
+    def latest(step: Array) -> Array | int:
         """The current max_start_epoch."""
         if not growing:
             return max_start_epoch
-        step = jnp.minimum(aux["step"], growth_steps)
-        return first + (max_start_epoch - first) * step // growth_steps
+        return first + (max_start_epoch - first) * jnp.minimum(step, growth_steps) // growth_steps
 
-    def loss(theta, sample, aux, key, real: Real):
+    def loss(theta, sample, aux, step, key, real: Real):
         assert real.trajectories is not None
         for_expert, for_epoch, for_batches, for_steps = jax.random.split(key, 4)
         expert = jax.random.randint(for_expert, (), 0, real.trajectories.shape[0])
-        epoch = jax.random.randint(for_epoch, (), min_start_epoch, latest(aux))
+        epoch = jax.random.randint(for_epoch, (), min_start_epoch, latest(step))
         learning_rates = positive_learning_rates(theta["learning_rates"], inner_steps)
         dtype = learning_rates.dtype
         start = unravel(real.trajectories[expert, epoch].astype(dtype))
@@ -117,11 +112,9 @@ def trajectory_matching(
             )
         distance = losses.trajectory_distance(student, target, start)
         metrics = {"distance": distance, "learning_rate": jnp.mean(learning_rates)}
-        if growing:
-            aux = {"step": aux["step"] + 1}
         return distance, (aux, metrics)
 
-    return Objective("trajectory", init, loss, updates)
+    return Objective("trajectory", lambda key, real: (), loss, updates)
 
 
 def cycled_batches(key: Array, num_items: int, steps: int, batch_size: int) -> Array:

@@ -117,7 +117,8 @@ def unrolled(
         chosen = jax.random.choice(key, pool, (number,), replace=number > pool)
         return real.trajectories[chosen, -1]
 
-    def loss(theta, sample, aux, key, real: Real):
+    def loss(theta, sample, aux, step, key, real: Real):
+        del step
         for_starts, for_window, for_steps, for_real = jax.random.split(key, 4)
         rates = positive_learning_rates(theta["learning_rates"], inner_steps)
         dtype = rates.dtype
