@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,49 @@ def test_mmd2_of_equal_distributions_is_zero_on_average():
     assert abs(values.mean()) < 4 * error
     assert (values < 0).mean() > 0.3
     assert np.asarray(batched(x, y + 1)).mean() > 20 * error
+
+
+@pytest.mark.parametrize(("draws", "strata"), [(4, 2), (5, 2), (6, 3), (4, 1)])
+def test_mmd2_of_stratified_draws_is_unbiased(draws, strata):
+    """The mean over all draws that there can be is the distance of the whole mixture."""
+    points = _random(strata, 2, 3, seed=7)  # each part has two points, equally probable
+    y = _random(3, 3) + 0.5
+    parts = [points[j % strata] for j in range(draws)]
+    every = np.asarray(list(itertools.product(*parts)))
+
+    def kernel(a, b):
+        squares = np.sum((a[:, None] - b[None]) ** 2, -1)
+        return sum(np.exp(-squares / (2 * s**2)) for s in losses.BANDWIDTHS)
+
+    mixture = points.reshape(-1, 3)
+    within_y = (kernel(y, y).sum() - 3 * len(losses.BANDWIDTHS)) / 6
+    # Two draws of the mixture may be the same point.
+    expected = kernel(mixture, mixture).mean() + within_y - 2 * kernel(mixture, y).mean()
+    with jax.enable_x64(True):
+        estimate = jax.vmap(lambda x: losses.mmd2(x, jnp.asarray(y), strata=strata))
+        values = jax.jit(estimate)(jnp.asarray(every))
+        np.testing.assert_allclose(np.mean(values), expected, rtol=1e-10)
+        plain = jax.jit(jax.vmap(lambda x: losses.mmd2(x, jnp.asarray(y))))(jnp.asarray(every))
+        if strata > 1:  # not unbiased, if one takes such draws for independent ones
+            assert np.mean(plain) < expected - 0.05
+
+
+def test_mmd2_refuses_strata_of_one_draw():
+    with pytest.raises(ValueError, match="two draws of each of 3 strata"):
+        losses.mmd2(jnp.zeros((5, 2)), jnp.zeros((5, 2)), strata=3)
+
+
+def test_the_median_distance_is_numpys_and_carries_no_derivative():
+    x, y = _random(5, 3), _random(5, 3) + 1  # 45 pairs, one of them in the middle
+    pooled = np.concatenate([x, y])
+    pairs = [np.linalg.norm(a - b) for a, b in itertools.combinations(pooled, 2)]
+    with jax.enable_x64(True):
+        value, gradient = jax.jit(jax.value_and_grad(losses.median_distance))(
+            jnp.asarray(x), jnp.asarray(y)
+        )
+        np.testing.assert_allclose(value, np.median(pairs), rtol=1e-10)
+        np.testing.assert_array_equal(gradient, 0)
+    assert losses.median_distance(jnp.ones((3, 2)), jnp.ones((3, 2))) == 1
 
 
 def test_mmd2_gradient_against_finite_differences_also_where_draws_coincide():

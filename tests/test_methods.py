@@ -277,6 +277,7 @@ def test_subtasks_may_be_sharded_one_after_another_and_seeds_on_the_same_data(ca
         ({"mmd_samples": 1}, "mmd_samples must be at least 2, not 1"),
         ({"student_learning_rate": 0.0}, "student_learning_rate must be positive"),
         ({"mmd_weight": 0.0}, "mmd_weight must be positive, not 0.0"),
+        ({"mmd_experts": 0}, "mmd_experts must be at least 1, not 0"),
     ],
 )
 def test_d3_refuses_options_that_cannot_be(tiny_network, options, message):

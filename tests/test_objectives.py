@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from conftest import IMAGE_SHAPE, NUM_CLASSES, check_gradient, random_params, to
 
 from d3jax import losses, networks
 from d3jax.distill import objectives
-from d3jax.distill.objectives import feature_mmd, trajectory
+from d3jax.distill.objectives import feature_mmd, mmd, trajectory
 from d3jax.synthetic import gaussian, pixels
 from d3jax.types import InputError
 
@@ -206,8 +208,8 @@ def test_feature_mmd_is_the_sum_of_each_classs_double_loop(tiny_network, tiny_re
 
         expected = 0.0
         for own, other in zip(decoded, shown):
-            own = [own[i % LPC] for i in range(4)]  # the class's items take turns
-            pairs = [kernel(own[i], own[j]) for i in range(4) for j in range(4) if i != j]
+            # Each item is drawn twice; two draws of the mixture are of one item half the time.
+            pairs = [kernel(a, b) for a in own for b in own]
             between = np.mean([kernel(x, other) for x in own])
             expected += np.mean(pairs) + 5 - 2 * between  # five kernels of equal images
         loss, (_, metrics) = jax.jit(_mmd(tiny_network, epoch=epoch).loss, static_argnums=1)(
@@ -215,6 +217,118 @@ def test_feature_mmd_is_the_sum_of_each_classs_double_loop(tiny_network, tiny_re
         )
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
         np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def _features(network, data, theta, real):
+    """Features of the first expert's last snapshot: of all items, and of all real images."""
+    params = networks.unraveler(network)(real.trajectories[0, -1])
+    everything = real.gather(jnp.arange(len(real.labels)))
+    batches = (data.sample(theta, None).images, everything)
+    return [np.asarray(jax.jit(network.forward)(params, x).features) for x in batches]
+
+
+def _distance(x, y, bandwidths=losses.BANDWIDTHS):
+    """MMD^2 of two finite sets of equally probable points."""
+
+    def mean_kernel(a, b):
+        squares = np.sum((a[:, None] - b[None]) ** 2, -1)
+        return sum(np.exp(-squares / (2 * s**2)) for s in bandwidths).mean()
+
+    return mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)
+
+
+@pytest.mark.parametrize("samples", [2, 5, 8])  # one stratum of three items; two; single items
+def test_feature_mmd_is_unbiased_over_items_and_real_images(tiny_network, tiny_real, samples):
+    real = tiny_real._replace(trajectories=3 * tiny_real.trajectories[:1])
+    data = pixels.create(
+        image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, num_items=3 * NUM_CLASSES, start="noise"
+    )
+    theta = jax.jit(data.init)(jax.random.key(0), real)
+    items, shown = _features(tiny_network, data, theta, real)
+    labels = np.asarray(real.labels)
+    expected = sum(
+        _distance(items.reshape(NUM_CLASSES, 3, -1)[k], shown[labels == k])
+        for k in range(NUM_CLASSES)
+    )
+    objective = feature_mmd(
+        tiny_network, data.num_items, NUM_CLASSES, samples=samples, updates=("data",)
+    )
+    values = jax.jit(
+        lambda keys: jax.lax.map(
+            lambda key: objective.loss(theta, data.sample, (), STEP, key, real)[0],
+            keys, batch_size=100,
+        )
+    )(jax.random.split(jax.random.key(2), 4000))  # fmt: skip
+    error = np.std(values) / np.sqrt(len(values))
+    assert abs(np.mean(values) - expected) < 4 * error
+    assert error < 0.02 * expected
+
+
+def test_several_experts_are_the_mean_over_different_ones(tiny_network, tiny_real):
+    # Of two experts two are both, whatever the key; each item twice, and one real image a class.
+    real = tiny_real._replace(class_counts=jnp.ones(3, jnp.int32))
+    data, theta = _gaussians(stochastic=False), _theta(0.1)
+
+    def both(objective, real):
+        def loss(theta):
+            return objective.loss(theta, data.sample, (), STEP, jax.random.key(3), real)[0]
+
+        return jax.jit(jax.value_and_grad(loss))(theta)
+
+    value, gradient = both(_mmd(tiny_network, experts=2), real)
+    single = _mmd(tiny_network)
+    parts = [both(single, real._replace(trajectories=t)) for t in jnp.split(real.trajectories, 2)]
+    np.testing.assert_allclose(value, np.mean([part[0] for part in parts]), rtol=1e-5)
+    jax.tree.map(
+        lambda g, a, b: np.testing.assert_allclose(g, (a + b) / 2, rtol=1e-4, atol=1e-6),
+        gradient, parts[0][1], parts[1][1],
+    )  # fmt: skip
+    assert parts[0][0] != parts[1][0]
+    with pytest.raises(InputError, match="experts must be at least 1"):
+        _mmd(tiny_network, experts=0)
+
+
+def test_bandwidths_of_the_median_do_not_depend_on_the_unit_of_features(tiny_network, tiny_real):
+    real = tiny_real._replace(
+        trajectories=tiny_real.trajectories[:1], class_counts=jnp.ones(3, jnp.int32)
+    )
+    data, theta = _gaussians(stochastic=False), _theta(0.1)
+    items, shown = _features(tiny_network, data, theta, real)
+    expected = 0.0
+    for k in range(NUM_CLASSES):
+        # Four draws, each item twice, and four times the one real image.
+        own = items[LPC * k : LPC * (k + 1)]
+        other = shown[np.asarray(real.class_index)[k, :1]]
+        pooled = np.concatenate([own, own, *[other] * 4])
+        pairs = [np.linalg.norm(a - b) for a, b in itertools.combinations(pooled, 2)]
+        expected += _distance(own, other, np.median(pairs) * np.asarray([0.25, 0.5, 1, 2, 4]))
+
+    def in_units(unit):
+        def forward(params, images, *, statistics=None):
+            outputs = tiny_network.forward(params, images, statistics=statistics)
+            return outputs._replace(features=outputs.features * unit)
+
+        return tiny_network._replace(forward=forward)
+
+    for unit in (1.0, 300.0):
+        loss = jax.jit(_mmd(in_units(unit), bandwidth="median").loss, static_argnums=1)
+        value = loss(theta, data.sample, (), STEP, jax.random.key(0), real)[0]
+        np.testing.assert_allclose(value, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("samples", "per_class"), [(30, 10), (5, 2), (7, 5), (4, 50), (3, 1)])
+def test_every_draw_is_of_each_item_equally(samples, per_class):
+    keys = jax.random.split(jax.random.key(0), 4000)
+    draw = jax.jit(jax.vmap(lambda key: mmd.stratified_items(key, 2, samples, per_class)))
+    items = np.asarray(draw(keys))
+    assert items.shape == (4000, 2, samples)
+    for j in range(samples):
+        share = np.bincount(items[:, 1, j], minlength=per_class) / 4000
+        error = np.sqrt((1 - 1 / per_class) / per_class / 4000)
+        assert np.abs(share - 1 / per_class).max() <= 5 * error
+    counts = np.stack([(items[:, 0] == i).sum(-1) for i in range(per_class)])
+    if samples >= 2 * per_class:  # as evenly as can be
+        assert counts.max() - counts.min() <= 1
 
 
 def test_feature_mmd_by_groups_of_classes(tiny_network, tiny_real):

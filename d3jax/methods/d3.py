@@ -45,6 +45,12 @@ class D3Options:
     Fewer take a random grouping each step, decoded (and so batch-normalized) group by group."""
     mmd_epoch: int | None = None
     """Expert epoch whose features the MMD compares; default the last."""
+    mmd_experts: int = 1
+    """Experts in whose features the MMD compares the same images, drawn in each step; their mean is
+    the loss."""
+    mmd_bandwidth: Literal["absolute", "median"] = "absolute"
+    """Bandwidths of the MMD's kernels: 1, 2, 4, 8 and 16 as in the paper, whatever features are, or
+    1/4, 1/2, 1, 2 and 4 times the median distance of a class's decoded and real images."""
     mmd_weight: float = 1.0
     """Factor on the MMD's updates, which is one on its learning rates. (A factor on its loss would
     do nothing to Adam with states of its own.)"""
@@ -128,6 +134,8 @@ def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: 
                 samples=options.mmd_samples,
                 epoch=-1 if options.mmd_epoch is None else options.mmd_epoch,
                 classes_at_once=options.mmd_classes,
+                experts=options.mmd_experts,
+                bandwidth=options.mmd_bandwidth,
                 updates=moved,
             )
         )
@@ -154,6 +162,8 @@ def _check(options: D3Options) -> None:
         raise InputError(f"mmd_epoch must not be negative, it is {options.mmd_epoch}")
     if options.mmd and options.mmd_samples < 2:
         raise InputError(f"mmd_samples must be at least 2, not {options.mmd_samples}")
+    if options.mmd_experts < 1:
+        raise InputError(f"mmd_experts must be at least 1, not {options.mmd_experts}")
     if not 0 < options.mmd_weight < math.inf:
         raise InputError(
             f"mmd_weight must be positive, not {options.mmd_weight}; --no-mmd leaves the MMD out"
@@ -189,6 +199,11 @@ def _optimizers(
 def _resolve(run: Any, dataset: Dataset) -> Any:
     """The epoch of the MMD's features, and the items of an inner step, where they are not given."""
     own, items = run.d3, run.synthetic_items(dataset)
+    if own.mmd and own.mmd_experts > run.expert.count:
+        raise InputError(
+            f"mmd_experts is {own.mmd_experts}, but {run.expert.count} experts are trained; raise "
+            f"--expert.count to that, or lower --mmd-experts"
+        )
     epoch = run.expert.epochs if own.mmd_epoch is None else own.mmd_epoch
     batch = items if own.inner_batch_size is None else min(own.inner_batch_size, items)
     return dataclasses.replace(

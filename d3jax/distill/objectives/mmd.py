@@ -1,6 +1,7 @@
 """Maximum mean discrepancy of synthetic and real images in an expert's features."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,9 @@ def feature_mmd(
     samples: int,
     epoch: int = -1,
     classes_at_once: int | None = None,
-    bandwidths: Sequence[float] = losses.BANDWIDTHS,
+    experts: int = 1,
+    bandwidth: Literal["absolute", "median"] = "absolute",
+    bandwidths: Sequence[float] | None = None,
     updates: tuple[str, ...],
 ) -> Objective:
     """Decoded and real images of each class should be alike in the features of an expert.
@@ -28,22 +31,33 @@ def feature_mmd(
     Args:
       network: the experts' architecture.
       num_items, num_classes: of the parametrization; items are sorted by class.
-      samples: decoded, and as many real, images per class; the class's items take turns,
-        beginning with a random one.
+      samples: decoded, and as many real, images per class, of its items `stratified_items` and of
+        its real images independently, with replacement.
       epoch: the snapshot whose features are compared, -1 for the last.
       classes_at_once: classes whose images are in memory together, a divisor of `num_classes`;
         default all. Fewer are a random group, computed again on the way back.
-      bandwidths: of the kernel (`losses.mmd2`).
+      experts: drawn experts whose features are compared, on the same images; the loss is the mean.
+        Two of them are different ones, where there are as many.
+      bandwidth: in which unit bandwidths are: that of the features, or the median distance of each
+        class's decoded and real images in them (`losses.median_distance`).
+      bandwidths: of the kernel (`losses.mmd2`); default `losses.BANDWIDTHS`, or of the median
+        `losses.RELATIVE_BANDWIDTHS`.
       updates: the groups of theta that it moves.
 
-    The loss is the sum over classes of the unbiased MMD^2. Update 2 of D3, arXiv 2403.00999. All
-    classes (of a group) are decoded as one batch, where the authors' code decodes (and so
-    batch-normalizes) each class alone: a saved artifact's frozen statistics then mean the same as
-    those of training.
+    The loss is the sum over classes of an unbiased estimate of the MMD^2 between the mixture of the
+    class's items, in equal shares, and its real images in `real`. (Unbiased as far as decodes do
+    not depend on each other, as through batch norm, and with bandwidths that do not depend on the
+    draws, as the median does.) Update 2 of D3, arXiv 2403.00999, whose code has one item per class
+    in it. All classes (of a group) are decoded as one batch, where the authors' code decodes (and
+    so batch-normalizes) each class alone: a saved artifact's frozen statistics then mean the same
+    as those of training. Features are those before the classifier, the only ones that a `Network`
+    gives.
 
     Raises:
-      InputError: `classes_at_once` does not divide the classes.
+      InputError: `classes_at_once` does not divide the classes, or no experts are asked for.
     """
+    if experts < 1:
+        raise InputError(f"the MMD's experts must be at least 1, not {experts}")
     if classes_at_once is not None and (classes_at_once < 1 or num_classes % classes_at_once):
         raise InputError(
             f"the MMD's classes at once must divide the {num_classes} classes, "
@@ -52,35 +66,59 @@ def feature_mmd(
     groups = num_classes // (classes_at_once or num_classes)
     unravel = unraveler(network)
     per_class = num_items // num_classes
+    strata = _strata(per_class, samples)
+    if bandwidths is None:
+        bandwidths = losses.BANDWIDTHS if bandwidth == "absolute" else losses.RELATIVE_BANDWIDTHS
+
+    def distance(x: Array, y: Array) -> Array:
+        if bandwidth == "median":
+            unit = losses.median_distance(x, y)
+            x, y = x / unit, y / unit
+        return losses.mmd2(x, y, bandwidths, strata=strata)
+
+    def drawn(key: Array, pool: int) -> Array:
+        """Numbers of the experts: i32[experts], or i32[] of one."""
+        if experts == 1:
+            return jax.random.randint(key, (), 0, pool)
+        return jax.random.choice(key, pool, (experts,), replace=experts > pool)
 
     def loss(theta, sample, aux, step, key, real: Real):
         del step
         assert real.trajectories is not None
-        for_expert, for_turn, for_sample, for_real = jax.random.split(key, 4)
-        expert = jax.random.randint(for_expert, (), 0, real.trajectories.shape[0])
-        # From a random one on, so that no item is drawn more often than another in the long run.
-        first_turn = jax.random.randint(for_turn, (), 0, per_class, jnp.int32)
-        turns = (first_turn + jnp.arange(samples, dtype=jnp.int32)) % per_class
+        trajectories = real.trajectories
+        for_experts, for_items, for_sample, for_real = jax.random.split(key, 4)
+        chosen = drawn(for_experts, trajectories.shape[0])
+        items = stratified_items(for_items, num_classes, samples, per_class)
         picked = real.sample_classes(for_real, samples)
         dtype = jax.eval_shape(sample, theta, None).images.dtype
-        params = unravel(real.trajectories[expert, epoch].astype(dtype))
+
+        def snapshot(expert: Array) -> Array:
+            return trajectories[expert, epoch].astype(dtype)
+
+        snapshots = snapshot(chosen) if experts == 1 else jax.lax.map(snapshot, chosen)
 
         def group_mmd(key: Array, classes: Array) -> Array:
             """The sum over `classes` i32[k]."""
-            index = classes[:, None] * per_class + turns
+            index = classes[:, None] * per_class + items[classes]
             images = sample(theta, key, index.reshape(-1)).images
             # Real features need no gradient; out of the decoded batch they are not stored.
             real_images = real.gather(picked[classes].reshape(-1)).astype(dtype)
-            target = forward_blocks(network, params, real_images).features
-            features = forward_blocks(network, params, images).features
 
             def by_class(x: Array) -> Array:
                 return x.reshape(classes.shape[0], samples, -1)
 
-            per_class_mmd = jax.vmap(lambda x, y: losses.mmd2(x, y, bandwidths))(
-                by_class(features), by_class(jax.lax.stop_gradient(target))
-            )
-            return jnp.sum(per_class_mmd)
+            def seen_by(snapshot: Array) -> Array:
+                params = unravel(snapshot)
+                target = forward_blocks(network, params, real_images).features
+                features = forward_blocks(network, params, images).features
+                per_class_mmd = jax.vmap(distance)(
+                    by_class(features), by_class(jax.lax.stop_gradient(target))
+                )
+                return jnp.sum(per_class_mmd)
+
+            if experts == 1:
+                return seen_by(snapshots)
+            return jnp.mean(jax.lax.map(jax.checkpoint(seen_by), snapshots))
 
         if groups == 1:
             total = group_mmd(for_sample, jnp.arange(num_classes, dtype=jnp.int32))
@@ -92,3 +130,28 @@ def feature_mmd(
         return total, (aux, {"loss": total})
 
     return Objective("mmd", lambda key, real: (), loss, updates)
+
+
+def _strata(per_class: int, samples: int) -> int:
+    """Parts of a class's mixture, of two draws at least: its items, if there are draws enough."""
+    return max(1, min(per_class, samples // 2))
+
+
+def stratified_items(key: Array, num_classes: int, samples: int, per_class: int) -> Array:
+    """Items i32[K, samples] of each class, counted within it, for `losses.mmd2` with strata.
+
+    A class's items in their order are cut into equal strata: single items, or with fewer than two
+    draws for each item, as many strata as there are pairs of draws. Draws take turns at the strata,
+    beginning with a random one, and each is an item at random of its stratum, in proportion to how
+    much of the item is in it. So each draw is of each item with the same probability.
+
+    Half the standard deviation of independent draws where both distributions are equal (30 draws of
+    10 items).
+    """
+    strata = _strata(per_class, samples)
+    for_first, for_place = jax.random.split(key)
+    first = jax.random.randint(for_first, (num_classes, 1), 0, strata, jnp.int32)
+    stratum = (first + jnp.arange(samples, dtype=jnp.int32)) % strata
+    # All items, `strata` places each, side by side are `strata` strata of `per_class` places.
+    place = jax.random.randint(for_place, (num_classes, samples), 0, per_class, jnp.int32)
+    return (stratum * per_class + place) // strata
