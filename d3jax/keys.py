@@ -7,7 +7,7 @@ from jax import Array
 
 from d3jax.types import InputError
 
-DRAWS = 4  # raised where a run draws otherwise than before, so that its folder is not resumed
+DRAWS = 5  # raised where a run draws otherwise than before, so that its folder is not resumed
 
 
 class Stage(enum.IntEnum):
