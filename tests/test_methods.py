@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import IMAGE_SHAPE, NUM_CLASSES, make_real, to_float64
+from conftest import (
+    IMAGE_SHAPE,
+    NUM_CLASSES,
+    check_gradient,
+    make_real,
+    random_params,
+    to_float64,
+)
 from jax.sharding import AxisType, PartitionSpec
 
 from d3jax.methods import registry
@@ -84,6 +91,10 @@ METHODS = {name: spec.tiny for name, spec in registry.METHODS.items()} | {
         schedule="cosine",
         mmd_epoch=2,
         mmd_classes=1,
+        mmd_experts=2,
+        mmd_bandwidth="median",
+        mmd_weight=0.5,
+        optimizer_states="separate",
     ),
 }
 METHODS |= {
@@ -278,6 +289,11 @@ def test_subtasks_may_be_sharded_one_after_another_and_seeds_on_the_same_data(ca
         ({"student_learning_rate": 0.0}, "student_learning_rate must be positive"),
         ({"mmd_weight": 0.0}, "mmd_weight must be positive, not 0.0"),
         ({"mmd_experts": 0}, "mmd_experts must be at least 1, not 0"),
+        ({"unroll": True, "unroll_window": 101}, "from 1 to the 100 unroll_steps, not 101"),
+        ({"unroll": True, "unroll_optimizer": "adam"}, "add --no-trajectory"),
+        ({"unroll": True, "unroll_clip": 0.0}, "unroll_clip must be positive"),
+        ({"unroll": True, "inner_batch_size": 2}, "multiple of inner_batch_size 2"),
+        ({"unroll": True, "inner_batch_size": 1, "unroll_steps": 20}, "unroll_steps 20 one of"),
     ],
 )
 def test_d3_refuses_options_that_cannot_be(tiny_network, options, message):
@@ -292,6 +308,49 @@ def test_d3s_ablations_leave_their_update_out(tiny_network):
     assert _d3(tiny_network).objectives[1].updates == ("data", "decoder")
     assert [o.name for o in _d3(tiny_network, mmd=False).objectives] == ["trajectory"]
     assert [o.name for o in _d3(tiny_network, trajectory=False).objectives] == ["mmd"]
+    names = [objective.name for objective in _d3(tiny_network, unroll=True).objectives]
+    assert names == ["trajectory", "unrolled", "mmd"]
+
+
+def test_gradient_of_d3s_unrolled_training_against_finite_differences(tiny_network, tiny_real):
+    """Of latents, decoder, labels and the one learning rate, all steps in the window."""
+    method = _d3(
+        tiny_network, label_kind="free", unroll=True, unroll_steps=4, unroll_window=4,
+        unroll_clip=None, unroll_real_batch=5, trajectory=False, mmd=False, inner_batch_size=3,
+        student_learning_rate=0.1,
+    )  # fmt: skip
+    (objective,) = method.objectives
+    assert objective.updates == ("data", "decoder", "labels", "learning_rates")
+    with jax.enable_x64(True):
+        theta = random_params(lambda key: method.init(key, tiny_real).theta)
+        theta = {**theta, "learning_rates": jnp.log(jnp.asarray(0.1))}
+        theta, real = to_float64((theta, tiny_real))
+
+        def loss(theta):
+            sample, step = method.synthetic.sample, jnp.asarray(0, jnp.int32)
+            return objective.loss(theta, sample, (), step, jax.random.key(5), real)[0]
+
+        check_gradient(loss, theta, step=1e-6, tolerance=2e-5)
+
+
+def test_inner_loops_learn_labels_and_the_learning_rate_in_turn(tiny_network, tiny_real):
+    """Trajectory matching and unrolled training; the MMD moves neither."""
+    method = _d3(
+        tiny_network, label_kind="logits", unroll=True, unroll_steps=2, unroll_window=1,
+        unroll_real_batch=4,
+    )  # fmt: skip
+    state = jax.jit(method.init)(KEY, tiny_real)
+    after, metrics = jax.jit(method.step)(KEY, state, tiny_real)
+    for name in ("trajectory", "unrolled"):
+        for group in ("data", "decoder", "labels", "learning_rates"):
+            assert metrics[f"{name}/update_{group}"] > 0
+    assert "mmd/update_labels" not in metrics
+    # SGD with momentum: the second update goes on with half of the first.
+    travelled = float(after.theta["learning_rates"] - state.theta["learning_rates"])
+    moves = [float(metrics[f"{n}/update_learning_rates"]) for n in ("trajectory", "unrolled")]
+    sums = [a * moves[0] + b * moves[1] for a in (1, -1) for b in (1, -1)]
+    assert min(abs(travelled - total) for total in sums) < 1e-6
+    assert after.theta["learning_rates"].shape == ()
 
 
 @pytest.mark.parametrize("states", ["shared", "separate"])

@@ -14,7 +14,7 @@ from d3jax.distill import objectives
 from d3jax.distill.compose import check_rates, compose, updates_per_step
 from d3jax.methods.registry import TINY, Reads, Setting, Spec, register
 from d3jax.synthetic import gaussian
-from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
+from d3jax.types import InputError, Method, Network, Objective, PyTree, Real, Synthetic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +33,29 @@ class D3Options:
     inner_batch_size: int | None = None
     """Items per inner step; default all of them."""
     inner_augmentation: tuple[Transformation, ...] = ()
-    """Differentiable augmentation inside the student's steps (the paper has none)."""
+    """Differentiable augmentation inside the student's steps of trajectory matching (the paper has
+    none)."""
     trajectory: bool = True
     """Trajectory matching (off: an ablation)."""
+    unroll: bool = False
+    """Unrolled training, beside trajectory matching or (--no-trajectory) instead: networks drawn
+    afresh and trained on the distilled data should be good on real images, as in dd. Beside the
+    MMD, whose gradient is 20 to 100 times longer, take --optimizer-states separate."""
+    unroll_steps: int = 100
+    """Steps that such a network is trained for at most, on --inner-batch-size items each."""
+    unroll_window: int = 20
+    """The last steps of its training, which are differentiated; before these there are as many as
+    the draw says, so that the window is at a random place."""
+    unroll_optimizer: Literal["sgd", "adam"] = "sgd"
+    """Optimizer of its steps, whose learning rate is learned. Students are trained by SGD: adam
+    needs --student.learning-rate, and --no-trajectory."""
+    unroll_networks: int = 1
+    """Such networks in a step."""
+    unroll_real_batch: int = 1024
+    """Real images that each of them is judged on."""
+    unroll_clip: float | None = 0.03
+    """Largest norm of its gradient in each of latents, decoder and labels, as in dd, None for no
+    limit. (In the learning rate's logarithm the largest is 1, always.)"""
     mmd: bool = True
     """Maximum mean discrepancy (off: an ablation)."""
     mmd_samples: int = 30
@@ -86,29 +106,30 @@ PAPER = D3Options(
 
 
 def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: int) -> Method:
-    """D3's two updates a step: trajectory matching, then MMD in an expert's features.
+    """D3's updates of a step: trajectory matching, then MMD in an expert's features.
 
     Args:
       network: the experts' and students' architecture.
       synthetic: Gaussians with a decoder (`synthetic.gaussian`) in the paper; labels that are
-        learned are moved by trajectory matching alone.
+        learned are moved by the inner loops alone, and so is the student learning rate: by
+        trajectory matching, by unrolled training, which comes after it, or by both.
       options: see `D3Options`.
       outer_steps: the length of the run, for the cosine schedule.
 
     Raises:
       InputError: options that exclude each other or are out of range.
 
-    Both updates share the optimizer state of latents and decoder, unless `optimizer_states` says
-    otherwise; the learning rate is moved by trajectory matching alone. Deviations from the paper's
-    code: the logarithm of the learning rate is learned (their 1e-6 on a raw rate of 0.01 is
-    1e-6 / 0.01^2 = 0.01 on the logarithm), the student has the same activation in distillation and
-    evaluation, and experts are drawn from snapshots that exist.
+    All updates share the optimizer state of latents and decoder, unless `optimizer_states` says
+    otherwise. Deviations from the paper's code: the logarithm of the learning rate is learned
+    (their 1e-6 on a raw rate of 0.01 is 1e-6 / 0.01^2 = 0.01 on the logarithm), the student has the
+    same activation in distillation and evaluation, and experts are drawn from snapshots that exist.
     """
     _check(options)
     labels = tuple(group for group in synthetic.groups if group == "labels")
-    if labels and not options.trajectory:
+    if labels and not (options.trajectory or options.unroll):
         raise InputError(
-            "only trajectory matching learns labels: leave out --labels learned, or --no-trajectory"
+            "only trajectory matching learns labels, and unrolled training: leave out --labels "
+            "learned or --no-trajectory, or add --unroll"
         )
     moved = tuple(group for group in synthetic.groups if group != "labels")
     chosen = []
@@ -125,6 +146,9 @@ def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: 
                 updates=(*moved, *labels, "learning_rates"),
             )
         )
+    if options.unroll:
+        groups = (*moved, *labels, "learning_rates")
+        chosen.append(_unrolled(network, synthetic.num_items, options, groups))
     if options.mmd:
         chosen.append(
             objectives.feature_mmd(
@@ -152,12 +176,30 @@ def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: 
 
 
 def _check(options: D3Options) -> None:
-    if not (options.trajectory or options.mmd):
-        raise InputError("D3 without trajectory matching and without MMD learns nothing; keep one")
-    for name in ("inner_steps", "expert_epochs", "max_start_epoch", "inner_batch_size"):
+    if not (options.trajectory or options.mmd or options.unroll):
+        raise InputError(
+            "D3 without trajectory matching and without MMD learns nothing; keep one, "
+            "or add --unroll"
+        )
+    for name in (
+        "inner_steps", "expert_epochs", "max_start_epoch", "inner_batch_size",
+        "unroll_steps", "unroll_window", "unroll_networks", "unroll_real_batch",
+    ):  # fmt: skip
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
+    if options.unroll and options.unroll_window > options.unroll_steps:
+        raise InputError(
+            f"unroll_window must be from 1 to the {options.unroll_steps} unroll_steps, "
+            f"not {options.unroll_window}"
+        )
+    if options.unroll_clip is not None and not options.unroll_clip > 0:
+        raise InputError(f"unroll_clip must be positive, not {options.unroll_clip}")
+    if options.unroll and options.trajectory and options.unroll_optimizer == "adam":
+        raise InputError(
+            "trajectory matching learns a learning rate of SGD, which is none of adam: leave out "
+            "--unroll-optimizer adam, or add --no-trajectory"
+        )
     if options.mmd_epoch is not None and options.mmd_epoch < 0:
         raise InputError(f"mmd_epoch must not be negative, it is {options.mmd_epoch}")
     if options.mmd and options.mmd_samples < 2:
@@ -169,6 +211,34 @@ def _check(options: D3Options) -> None:
             f"mmd_weight must be positive, not {options.mmd_weight}; --no-mmd leaves the MMD out"
         )
     check_rates(options)
+
+
+def _unrolled(
+    network: Network, num_items: int, options: D3Options, groups: tuple[str, ...]
+) -> Objective:
+    batch = min(options.inner_batch_size or num_items, num_items)
+    steps = num_items // batch
+    if num_items % batch or options.unroll_steps % steps:
+        raise InputError(
+            f"unrolled training takes all {num_items} items equally often: their number must be a "
+            f"multiple of inner_batch_size {batch}, and unroll_steps {options.unroll_steps} one of "
+            f"the batches that makes"
+        )
+    norms = {} if options.unroll_clip is None else dict.fromkeys(groups, options.unroll_clip)
+    norms["learning_rates"] = 1.0  # SGD's, which one very long gradient would throw far off
+    return objectives.unrolled(
+        network,
+        num_items,
+        steps=steps,
+        passes=options.unroll_steps // steps,
+        initialization="random",
+        number_of_networks=options.unroll_networks,
+        batch_size=options.unroll_real_batch,
+        window=options.unroll_window,
+        optimizer=options.unroll_optimizer,
+        clip=norms,
+        updates=groups,
+    )
 
 
 def _optimizers(
@@ -204,6 +274,11 @@ def _resolve(run: Any, dataset: Dataset) -> Any:
             f"mmd_experts is {own.mmd_experts}, but {run.expert.count} experts are trained; raise "
             f"--expert.count to that, or lower --mmd-experts"
         )
+    if own.unroll and own.unroll_optimizer == "adam" and run.student.learning_rate is None:
+        raise InputError(
+            "students are trained by SGD, for which the learning rate that --unroll-optimizer adam "
+            "learns is none: give --student.learning-rate"
+        )
     epoch = run.expert.epochs if own.mmd_epoch is None else own.mmd_epoch
     batch = items if own.inner_batch_size is None else min(own.inner_batch_size, items)
     return dataclasses.replace(
@@ -211,9 +286,11 @@ def _resolve(run: Any, dataset: Dataset) -> Any:
     )
 
 
-def _reads(run: Any, dataset: Dataset, turn: int) -> Reads:
+def _reads(run: Any, dataset: Dataset, turn: int) -> Reads | None:
     del dataset, turn
     own = run.d3
+    if not (own.trajectory or own.mmd or run.parametrization.labels == "expert"):
+        return None  # unrolled training alone
     last = own.max_start_epoch - 1 + own.expert_epochs if own.trajectory else 1
     return Reads(run.expert, max(own.mmd_epoch or 0, last))
 
