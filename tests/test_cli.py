@@ -136,8 +136,12 @@ def test_the_report_is_as_promised(finished):
     report = json.loads((out / "report.json").read_text())
     assert set(report) == {
         "method", "dataset", "network", "accuracy", "baselines", "bytes", "floats",
-        "ipc_equivalent", "seconds", "cpu_seconds", "seed", "versions",
+        "ipc_equivalent", "seconds", "cpu_seconds", "seed", "versions", "learning_rates",
     }  # fmt: skip
+    tried = report["learning_rates"]["tried"]
+    assert {"0.01", "0.03", "0.1"} < set(tried)
+    stored = artifact.load(out / "artifact.safetensors").header["student_learning_rate"]
+    assert tried[str(stored)] == max(tried.values())
     assert (report["method"], report["dataset"], report["network"]) == ("d3", "digits", "mlp")
     assert report["seed"] == 0
     check_accuracy(report["accuracy"])
@@ -248,7 +252,7 @@ def test_evaluate_on_another_network(finished, capsys, tmp_path):
     assert result["network"] == "convnet"
     assert result["accuracy"]["students"] == len(result["accuracy"]["per_student"]) == 3
     assert result["seed"] == 5
-    assert "n=3" in text
+    assert " (3) " in text
 
 
 def test_a_folder_at_work_is_left_alone(finished, capsys):
@@ -468,7 +472,7 @@ def test_help(capsys):
             first, _, rest = captured.out.partition("All flags:")
             groups = [x for x in first.splitlines() if x.endswith(":") and not x.startswith(" ")]
             assert groups[1:] == ["data:", "method:", "size of the result:", "run:"]
-            assert first.count("\n  --") == 16
+            assert first.count("\n  --") == 17
             assert "--latent-size" in first
             assert "--student.momentum" in rest
 
