@@ -262,12 +262,36 @@ def test_the_best_learning_rate_is_chosen_on_other_images(few):
     )
     assert reached.learning_rate == 0.1
     assert found[1] == 1.0 > found[0]
-    rates = np.float32(candidates)
-    params, _ = train_students(network, parametrization, theta, protocol, rates, key)
-    np.testing.assert_array_equal(reached.per_student, accuracy(network, params[2:], test))
-    for number, rate in enumerate(candidates):  # the same students for each rate
-        again, _ = train_students(network, parametrization, theta, protocol, rate, key)
-        np.testing.assert_allclose(params[2 * number :][:2], again, atol=1e-6)
+    again = evaluate(network, parametrization, theta, test, protocol, 0.1, key)
+    np.testing.assert_array_equal(reached.per_student, again.per_student)
+    rates, students = np.float32([1e-6, 0.1, 0.1]), np.asarray([0, 0, 1])
+    params, _ = train_students(
+        network, parametrization, theta, protocol, rates, key, students=students
+    )
+    for rate, rows in ((1e-6, slice(0, 1)), (0.1, slice(1, 3))):  # the same students for each rate
+        alone, _ = train_students(network, parametrization, theta, protocol, rate, key)
+        np.testing.assert_allclose(params[rows], alone[: rows.stop - rows.start], atol=1e-6)
+
+
+@pytest.mark.parametrize(("students", "seen"), [(1, 3), (5, 5), (7, 7)])
+def test_candidates_are_met_by_as_many_students_as_there_are(few, monkeypatch, students, seen):
+    network, parametrization, theta, test = few
+    shapes = []
+
+    def noted(network, params, *more):
+        shapes.append(len(params))
+        return np.linspace(0, 1, len(params))
+
+    monkeypatch.setattr("d3jax.evaluate.students.accuracy", noted)
+    protocol = Protocol(students=students, epochs=1, augmentation=())
+    reached, found = evaluate_best(
+        network, parametrization, theta, test, test, protocol, (0.1, 0.2, 0.3), jax.random.key(0)
+    )
+    assert shapes == [seen, students]
+    assert found == pytest.approx({
+        1: (0, 0.5, 1), 5: (0, 0.25, 0.5), 7: (0.5 / 6, 2.5 / 6, 4.5 / 6)
+    }[students])  # fmt: skip
+    assert reached.learning_rate == 0.3
 
 
 def test_students_that_diverge_are_counted(few, capsys):

@@ -5,6 +5,7 @@ import pytest
 
 from d3jax import synthetic
 from d3jax.data import Dataset, Normalization
+from d3jax.methods.d3 import D3Options
 from d3jax.methods.seqmatch import SeqMatchOptions
 from d3jax.run import resolve as resolving
 from d3jax.run.options import command
@@ -119,3 +120,16 @@ def test_an_expert_labels_what_was_distilled_of_d3s_gaussians_whatever_they_star
         resolved = resolving.resolved(command("d3")(parametrization=stored), _dataset())
         assert resolved.parametrization.start == start
         assert not resolving.labels_at_start(resolved)
+
+
+@pytest.mark.parametrize(
+    ("classes", "each", "unroll", "expected"),
+    [(10, 5, False, 20), (10, 1, False, 10), (100, 5, False, 200), (10, 5, True, 10)],
+)
+def test_d3s_inner_steps_take_two_items_of_each_class(classes, each, unroll, expected):
+    options = command("d3")(
+        parametrization=Parametrization(latents_per_class=each), d3=D3Options(unroll=unroll)
+    )
+    resolved = resolving.resolved(options, _dataset(classes=classes))
+    assert resolved.d3.inner_batch_size == expected
+    assert resolving.resolved(resolved, _dataset(classes=classes)) == resolved

@@ -1,5 +1,6 @@
 """Train fresh students on distilled data alone, several at once, and test them once, at the end."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -94,26 +95,29 @@ def evaluate_best(
 
     Args:
       choosing: images that choose, so not those of the test.
-      candidates: positive learning rates; the same `protocol.students` students for each, all
-        trained at once.
+      candidates: positive learning rates. Each is met by the same students: as many as the
+        protocol's make for each candidate, one at least.
 
-    The others as in `evaluate`. Only the students of the best learning rate meet the test images.
+    The others as in `evaluate`. The protocol's students, trained at the best learning rate, meet
+    the test images.
 
     Returns:
       What they reached, and the mean accuracy of each candidate on `choosing`.
     """
     check(protocol)
-    rates = np.asarray(candidates, np.float32)
-    params, seconds = train_students(network, synthetic, theta, protocol, rates, key, reporter)
-    statistics = _population(network, params, synthetic, theta, protocol, key)
-    every = np.asarray(accuracy(network, params, choosing, statistics))
-    found = every.reshape(len(candidates), -1).mean(1)
-    best = int(found.argmax())
-    chosen, own = jax.tree.map(
-        lambda x: x.reshape(len(candidates), protocol.students, -1)[best], (params, statistics)
+    each = max(1, protocol.students // len(candidates))
+    rates = np.repeat(np.asarray(candidates, np.float32), each)
+    # As many rows as the protocol has students: both train by one compiled program.
+    rows = np.minimum(np.arange(max(protocol.students, len(rates))), len(rates) - 1)
+    params, _ = train_students(
+        network, synthetic, theta, protocol, rates[rows], key, reporter, students=rows % each
     )
-    each = seconds / len(params)
-    reached = tested(network, chosen, test, candidates[best], each, reporter, own)
+    statistics = _population(network, params, synthetic, theta, protocol, key)
+    every = np.asarray(accuracy(network, params, choosing, statistics))[: len(rates)]
+    found = every.reshape(len(candidates), each).mean(1)
+    rate = candidates[int(found.argmax())]
+    plainly = dataclasses.replace(protocol, learning_rate=None)
+    reached = evaluate(network, synthetic, theta, test, plainly, rate, key, reporter)
     return reached, tuple(float(value) for value in found)
 
 
@@ -165,25 +169,25 @@ def train_students(
     key: Array,
     reporter: Reporter | None = None,
     starts: Array | None = None,
+    students: np.ndarray | None = None,
 ) -> tuple[Array, float]:
     """Parameter vectors f[S, P] of S students trained together, and the seconds that it took.
 
-    learning_rate: of all; or several f[C]: then f[C * S, P], for each rate in turn the same
-    students, with the same draws. starts: parameters f[S, P] to begin with (they are consumed);
-    default fresh ones.
+    learning_rate: of all, or f[S] of each. starts: parameters f[S, P] to begin with (they are
+    consumed); default fresh ones. students: i[S], which of the protocol's students each is, since
+    one may be trained at several rates; default all of them.
 
     Students of one call share each step's kind of augmentation, not its parameters (see
     `augment`); all else is drawn for each alone.
     """
     for_weights, for_epochs = (jax.random.fold_in(key, use) for use in (_WEIGHTS, _EPOCHS))
-    number = protocol.students * np.size(learning_rate)
-    same = np.arange(number) % protocol.students
-    keys = jax.random.split(for_epochs, protocol.students)[same]
+    which = np.arange(protocol.students) if students is None else students
+    keys = jax.random.split(for_epochs, protocol.students)[which]
     train, fresh = _training(network, synthetic, protocol), _fresh(network)
     params = starts
     if params is None:
-        params = fresh(jax.random.split(for_weights, protocol.students)[same])
-    rate = jnp.repeat(jnp.atleast_1d(jnp.asarray(learning_rate, params.dtype)), protocol.students)
+        params = fresh(jax.random.split(for_weights, protocol.students)[which])
+    rate = jnp.broadcast_to(jnp.asarray(learning_rate, params.dtype), which.shape)
     carry = (params, jnp.zeros_like(params))
     ends = [protocol.epochs * part // 10 for part in range(1, 11)]
     begin = jnp.asarray(0, jnp.int32)

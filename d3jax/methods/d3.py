@@ -31,7 +31,8 @@ class D3Options:
     max_start_epoch: int = 8
     """Expert start epochs are drawn from 0 to this, exclusive."""
     inner_batch_size: int | None = None
-    """Items per inner step; default all of them."""
+    """Items per inner step; default two of each class, 20 at least, or all where there are fewer
+    (of --unroll at most so many, so that they divide the items)."""
     inner_augmentation: tuple[Transformation, ...] = ()
     """Differentiable augmentation inside the student's steps of trajectory matching (the paper has
     none)."""
@@ -280,7 +281,12 @@ def _resolve(run: Any, dataset: Dataset) -> Any:
             "learns is none: give --student.learning-rate"
         )
     epoch = run.expert.epochs if own.mmd_epoch is None else own.mmd_epoch
-    batch = items if own.inner_batch_size is None else min(own.inner_batch_size, items)
+    batch = own.inner_batch_size
+    if batch is None:
+        most = min(items, max(20, 2 * dataset.num_classes))
+        # An unrolled step's batches are whole.
+        batch = max(n for n in range(1, most + 1) if items % n == 0) if own.unroll else most
+    batch = min(batch, items)
     return dataclasses.replace(
         run, d3=dataclasses.replace(own, mmd_epoch=epoch, inner_batch_size=batch)
     )
