@@ -25,7 +25,7 @@ from d3jax.host.progress import Reporter, locked
 from d3jax.keys import Stage
 from d3jax.run import header
 from d3jax.run.experts import recipe_of
-from d3jax.run.job import Job, Part, make_world, parts_of, prepared
+from d3jax.run.job import Job, Part, make_world, parts_of, prepared, reads_of
 from d3jax.run.join import labelled
 from d3jax.run.options import Divided, Run
 from d3jax.run.resolve import resolved, resolved_experts
@@ -42,6 +42,11 @@ class Group(NamedTuple):
 
     parts: list[Part]
     first: Job  # of the first part; the images are not on the device
+
+    @property
+    def reads(self) -> bool:
+        """Whether experts are read."""
+        return reads_of(self.first.options, self.first.world.dataset, 0) is not None
 
     def job(self, number: int) -> Job:
         """The run of one subtask, whose images are read only now."""
@@ -169,7 +174,7 @@ def _distill_parts(whole: Whole, out: Path, reporter: Reporter) -> clocks.Spent:
     for group in whole.groups:
         number, size = len(group.parts), len(group.parts[0].classes)
         reporter.say(f"{number} subtasks of {size} classes over {len(jax.devices())} devices")
-        paths = _train_experts(whole, group, reporter)
+        paths = _train_experts(whole, group, reporter) if group.reads else {}
         own = clocks.total(experts.training_time(path) for path in paths.values())
         everyones = {name: _sum(seconds) for name, seconds in own.items()}
         spent = clocks.total([spent, everyones])
@@ -268,9 +273,11 @@ def _distill_group(
     slots = _slots([part.number for part in group.parts])
     images = _images(group)
     local = set(map(slots.subtask, slots.local()))
-    stores = {n: Snapshots(_store_path(whole, group, n)[0]) for n in local}
+    stores = {n: Snapshots(_store_path(whole, group, n)[0]) for n in local if group.reads}
 
     def real(number: int) -> Real:
+        if not group.reads:
+            return images(number)
         trajectories: Any = Streamed(stores, np.asarray(number, np.int32))
         if options.snapshots == "device":
             trajectories = np.asarray(stores[number].read_all(), np.float32)
