@@ -12,7 +12,8 @@ from d3jax.synthetic import rounding
 from d3jax.types import InputError, PyTree
 
 DECODER_SHARE = 0.75  # of a Gaussian parametrization's budget
-FEWEST_LATENTS = 5  # of a class: for fewer, latents become shorter first
+FEWEST_LATENTS = 5  # of a class: for fewer, or a narrower decoder, latents become shorter first
+NARROWEST_DECODER = 16
 _BYTES = {"float16": 2, "float32": 4}
 
 
@@ -66,7 +67,9 @@ def gaussians(
     """Latents per class, their length and the decoder's width within a budget.
 
     The decoder takes three quarters, as near as its width allows, and latents what is left. Of the
-    latents' lengths it is the first that leaves room for `FEWEST_LATENTS`, else the last that fits.
+    latents' lengths it is the first that leaves room for `FEWEST_LATENTS` and for a decoder of
+    `NARROWEST_DECODER`; where none does, that with the widest decoder, if there is one with enough
+    latents.
 
     Args:
       taken: (latents per class, latent size, width) -> size, in the budget's unit.
@@ -79,7 +82,7 @@ def gaussians(
     Raises:
       InputError: not even the smallest fits.
     """
-    found, least = None, 0
+    found, least = [], 0
     for size in latent_sizes:
         each = taken(2, size, width or multiple) - taken(1, size, width or multiple)
         room = DECODER_SHARE * limit + each if latents is None else limit - (latents - 1) * each
@@ -90,12 +93,12 @@ def gaussians(
         if not wide or least > limit:
             continue
         number = latents or 1 + (limit - least) // each
-        found = number, size, wide
-        if latents is not None or number >= FEWEST_LATENTS:
-            break
-    if found is None:
+        found.append((number, size, wide))
+        if (latents or number >= FEWEST_LATENTS) and (width or wide >= NARROWEST_DECODER):
+            return found[-1]
+    if not found:
         raise InputError(_too_small(limit, least))
-    return found
+    return max(found, key=lambda s: (s[2], s[0] >= FEWEST_LATENTS, s[1]))
 
 
 def _of_width(taken: Callable[[int, int, int], int], size: int, multiple: int, number: int) -> int:
