@@ -35,12 +35,13 @@ import dataclasses
 from d3jax.data.augment import STRATEGIES
 from d3jax.evaluate import Protocol
 from d3jax.methods import d3
-from d3jax.run.options import Architecture, Data, command
+from d3jax.run.options import Architecture, Data, Parametrization, command
 from experiments import runner
 
 PAPER = command("d3")(
     data=Data(dataset="cifar10", train_limit=10_000, validation=2000),
     architecture=Architecture(width=32),
+    parametrization=Parametrization(latents_per_class=1, latent_size=64, decoder_width=64),
     d3=d3.PAPER,
     student=Protocol(students=3),
     outer_steps=1000,

@@ -27,7 +27,7 @@ NORMALIZATION = Normalization(np.asarray([0.4], np.float32), np.asarray([0.2], n
 @pytest.mark.parametrize(
     ("kind", "items", "floats"),
     [
-        ("gaussian", 10, {"latent_size": 64, "variance": "each", "rounding": "none"}),
+        ("gaussian", 60, {"latent_size": 64, "decoder_width": 16, "variance": "each"}),
         ("pixels", 10, {"images_per_class": 1, "start": "real"}),
         ("spectral", 80, {"spectra_per_class": 2, "transformations": 4, "rank": 14}),
     ],
@@ -54,7 +54,7 @@ def test_a_sequences_defaults_fill_its_subsets(kind):
     )
     resolved = resolving.resolved(options, _dataset()).parametrization
     made = synthetic.create(resolved.specification(_dataset(), NORMALIZATION))
-    each = {"gaussian": 1, "pixels": 1, "spectral": 4}[kind]
+    each = {"gaussian": 2, "pixels": 1, "spectral": 4}[kind]
     assert [len(items) for items in subsets.split(made, 3)] == [10 * each] * 3
 
 

@@ -32,6 +32,8 @@ _COUNT = {
     "pixels": "images_per_class",
     "spectral": "spectra_per_class",
 }
+_SIZES = ("latents_per_class", "latent_size", "decoder", "decoder_width")
+_USUAL_BUDGET = 2.0  # images per class, of Gaussians from 16 pixels on
 # Of Gaussians: the paper's; a specification says what is not.
 _PLAIN = {"variance": "each", "rounding": "none", "start": "noise", "class_embedding": False}
 
@@ -47,7 +49,7 @@ class Parametrization:
     transformations; default gaussian for d3, else pixels."""
     budget: float | None = None
     """As many stored numbers as so many whole images a class: the sizes below follow from it, those
-    that are given stay."""
+    that are given stay; default 2 for gaussian from 16 pixels on, where no size is given."""
     budget_bytes: int | None = None
     """As many bytes for all stored arrays, instead; --storage and --rounding say what a number
     takes."""
@@ -55,15 +57,16 @@ class Parametrization:
     """Pixels: images per class; default 1, for seqmatch one a subset (dd has --images-per-step
     instead)."""
     latents_per_class: int | None = None
-    """Gaussian: Gaussians per class; default 5 up to 16 pixels, 1 above, for seqmatch at least one
-    a subset."""
+    """Gaussian: Gaussians per class; default by the budget, below 16 pixels 5; 1 where another size
+    is given; for seqmatch at least one a subset."""
     latent_size: int | None = None
-    """Gaussian: length of a latent vector; default 8 up to 16 pixels, 64 above (large: 4 x its
-    width)."""
+    """Gaussian: length of a latent vector; default by the budget, else 8 up to 16 pixels, 64 above
+    (large: 4 x its width)."""
     decoder: Literal["small", "medium", "large"] | None = None
     """Gaussian: the decoder's kind; default small."""
     decoder_width: int | None = None
-    """Gaussian: channels of the decoder's first stage; default by image size and kind."""
+    """Gaussian: channels of the decoder's first stage; default by the budget, else by image size
+    and kind."""
     output: Literal["pixels", "normalized"] | None = None
     """Gaussian: what the decoder's tanh spans: valid pixels (default), or (-1, 1) in normalized
     units (the paper)."""
@@ -144,12 +147,13 @@ class Parametrization:
                 )
             said[_COUNT[kind]] = None if rest else number
         defaults = _defaults(kind, self, dataset)
-        if self.budget is not None or self.budget_bytes is not None:
-            if items is not None:
-                raise InputError(
-                    "a budget is for methods that do not count their images themselves"
-                )
-            said |= self._within_budget(kind, defaults, said, dataset, storage, classes)
+        asked = self.budget is not None or self.budget_bytes is not None
+        if asked and items is not None:
+            raise InputError("a budget is not for a method that counts its images itself")
+        small = dataset.image_shape[0] < 16 or any(said.get(name) for name in _SIZES)
+        if asked or (kind == "gaussian" and items is None and not small):
+            chosen = self if asked else dataclasses.replace(self, budget=_USUAL_BUDGET)
+            said |= chosen._within_budget(kind, defaults, said, dataset, storage, classes)
             if said[_COUNT[kind]] < least:
                 raise InputError(f"the budget buys fewer than {least} items a class, one a subset")
         defaults[_COUNT[kind]] = max(defaults[_COUNT[kind]], least)
