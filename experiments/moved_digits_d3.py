@@ -19,7 +19,7 @@ from experiments import runner
 
 ALL = ("random", "kmeans", "herding", "class_mean", "random_uint8", "kmeans_uint8", "herding_uint8")
 MOVED = Data(dataset="moved_digits")
-DEFAULTS = command("d3")(data=MOVED, baselines=ALL)
+DEFAULTS = command("d3")(data=MOVED, outer_steps=500, baselines=ALL)
 
 ROWS = {
     "d3": DEFAULTS,
@@ -28,7 +28,9 @@ ROWS = {
         baselines=(),
         parametrization=Parametrization(budget_bytes=10_240, rounding="int8"),
     ),
-    "mtt": command("mtt")(data=MOVED, baselines=(), parametrization=Parametrization(budget=2)),
+    "mtt": command("mtt")(
+        data=MOVED, outer_steps=500, baselines=(), parametrization=Parametrization(budget=2)
+    ),
 }
 
 if __name__ == "__main__":

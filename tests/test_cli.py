@@ -16,10 +16,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from d3jax import artifact, cli, evaluate, experts
+from d3jax import artifact, cli, data, evaluate, experts
+from d3jax.data import subtasks
 from d3jax.host.progress import UNFINISHED, Reporter, locked
 from d3jax.methods import d3
-from d3jax.run import folder
+from d3jax.run import folder, judge
 from d3jax.run import options as config
 from d3jax.run import run as jobs
 from d3jax.run.experts import train_experts
@@ -239,6 +240,24 @@ def test_evaluate(finished, capsys, tmp_path):
     other = json.loads(judged.read_text())
     assert other["network"] == "mlp"
     assert other["accuracy"] != report["accuracy"]
+
+
+def test_classes_in_another_order_or_of_other_names(finished):
+    out, _ = finished
+    digits = data.load("digits", test_limit=100)
+    turned = subtasks.of(digits, range(9, -1, -1))
+    assert turned.test_labels.tolist() == [9 - label for label in digits.test_labels]
+    found = [
+        judge.judge(out / "artifact.safetensors", config.Judgement(), Reporter(), one)["accuracy"]
+        for one in (digits, turned)
+    ]
+    assert found[0] == found[1]
+    names = ("zero", *digits.class_names[1:])
+    with pytest.raises(InputError, match="class 0 is 'zero' there, '0' here"):
+        judge.judge(
+            out / "artifact.safetensors", config.Judgement(), Reporter(),
+            digits._replace(class_names=names),
+        )  # fmt: skip
 
 
 def test_evaluate_on_another_network(finished, capsys, tmp_path):

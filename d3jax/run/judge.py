@@ -72,6 +72,7 @@ def judge(
             f"{name} has {dataset.num_classes} classes, the artifact "
             f"{specification['num_classes']}; name the data set that it was distilled from"
         )
+    dataset = in_order(header["class_names"], dataset)
     architecture = stored_architecture(header, options.architecture, dataset, path)
     network = architecture.create(dataset.image_shape, dataset.num_classes)
     test = dataset.held_out(normalization)
@@ -151,6 +152,25 @@ def _own_classes(subtask: dict[str, Any], dataset: data.Dataset) -> data.Dataset
             f"{dataset.name}; name the one that it was distilled from"
         )
     return subtasks.of(dataset, subtask["classes"])
+
+
+def in_order(class_names: list[str], dataset: data.Dataset) -> data.Dataset:
+    """The data set with its classes numbered as in an artifact.
+
+    Raises:
+      InputError: they have other names.
+    """
+    names = list(dataset.class_names)
+    if names == class_names:
+        return dataset
+    if sorted(names) != sorted(class_names) or len(set(names)) < len(names):
+        theirs = next(n for n, (a, b) in enumerate(zip(class_names, names)) if a != b)
+        raise InputError(
+            f"{dataset.name} has other classes than the artifact: class {theirs} is "
+            f"{names[theirs]!r} there, {class_names[theirs]!r} here; name the data set that it was "
+            f"distilled from"
+        )
+    return subtasks.of(dataset, [names.index(name) for name in class_names])
 
 
 def stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data.Normalization:
