@@ -32,6 +32,21 @@ IMAGE_SHAPE = (8, 8, 1)
 NUM_CLASSES = 3
 
 
+# Files with the longest tests: begun first, so that neither process waits for the other at the end.
+LONG = (
+    "test_registry",
+    "test_accelerator",
+    "test_launch",
+    "test_joining",
+    "test_cli",
+    "test_methods",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONG)  # stable
+
+
 @pytest.fixture(scope="session")
 def tiny_network():
     """A smooth student: its derivatives agree with finite differences."""

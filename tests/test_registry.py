@@ -107,7 +107,7 @@ def test_the_main_job_runs_as_the_compiler_is_for_users(tmp_path):
     small = [
         *("--train-limit=300", "--test-limit=100", "--width=4", "--decoder-width=8"),
         *("--outer-steps=2", "--inner-steps=2", "--mmd-samples=2", "--max-start-epoch=1"),
-        *("--expert.count=1", "--expert.epochs=2", "--student.students=1", "--student.epochs=2"),
+        *("--expert.count=1", "--expert.epochs=2", "--student.students=4", "--student.epochs=2"),
         "--baselines=class_mean",
     ]
     run = subprocess.run(

@@ -1,6 +1,5 @@
 """Train fresh students on distilled data alone, several at once, and test them once, at the end."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -107,17 +106,24 @@ def evaluate_best(
     check(protocol)
     each = max(1, protocol.students // len(candidates))
     rates = np.repeat(np.asarray(candidates, np.float32), each)
-    # As many rows as the protocol has students: both train by one compiled program.
-    rows = np.minimum(np.arange(max(protocol.students, len(rates))), len(rates) - 1)
-    params, _ = train_students(
-        network, synthetic, theta, protocol, rates[rows], key, reporter, students=rows % each
-    )
-    statistics = _population(network, params, synthetic, theta, protocol, key)
+    # As many rows when candidates are compared as when one is judged: by one compiled program.
+    rows = np.arange(max(protocol.students, len(rates)))
+
+    def trained(rate: float | np.ndarray, students: np.ndarray) -> tuple[Array, float, PyTree]:
+        params, seconds = train_students(
+            network, synthetic, theta, protocol, rate, key, reporter, students=students
+        )
+        statistics = _population(network, params, synthetic, theta, protocol, key)
+        return params, seconds / len(params), statistics
+
+    last = len(rates) - 1
+    params, _, statistics = trained(rates[np.minimum(rows, last)], np.minimum(rows, last) % each)
     every = np.asarray(accuracy(network, params, choosing, statistics))[: len(rates)]
     found = every.reshape(len(candidates), each).mean(1)
     rate = candidates[int(found.argmax())]
-    plainly = dataclasses.replace(protocol, learning_rate=None)
-    reached = evaluate(network, synthetic, theta, test, plainly, rate, key, reporter)
+    params, seconds, statistics = trained(rate, rows % protocol.students)
+    own = jax.tree.map(lambda x: x[: protocol.students], (params, statistics))
+    reached = tested(network, own[0], test, rate, seconds, reporter, own[1])
     return reached, tuple(float(value) for value in found)
 
 
