@@ -27,10 +27,10 @@ from d3jax.synthetic import gaussian, pixels, spectral
 from d3jax.types import InputError, Method, State
 
 
-def _d3(network, label_kind="hard", **options):
+def _d3(network, stored=None, **options):
     data = gaussian.create(
         image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, latents_per_class=2, latent_size=4,
-        width=8, label_kind=label_kind,
+        width=8, **(stored or {}),
     )  # fmt: skip
     sizes = {"inner_steps": 2, "max_start_epoch": 2, "mmd_samples": 3}
     return d3(network, data, D3Options(**sizes, **options), outer_steps=10)
@@ -84,7 +84,10 @@ METHODS = {name: spec.tiny for name, spec in registry.METHODS.items()} | {
     "skeleton": _skeleton,
     "d3-options": lambda network: _d3(
         network,
-        label_kind="logits",
+        {
+            **{"label_kind": "logits", "variance": "class", "rounding": "int8"},
+            **{"start": "real", "start_steps": 2, "class_embedding": True},
+        },
         inner_batch_size=4,
         inner_augmentation=("color", "flip"),
         latent_optimizer="adam",
@@ -98,15 +101,6 @@ METHODS = {name: spec.tiny for name, spec in registry.METHODS.items()} | {
     ),
 }
 METHODS |= {
-    "d3-stored": lambda network: d3(
-        network,
-        gaussian.create(
-            image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, latents_per_class=2, latent_size=4,
-            width=8, variance="class", rounding="int8", start="real", start_steps=2,
-            class_embedding=True,
-        ),
-        D3Options(inner_steps=2, max_start_epoch=2, mmd_samples=3), outer_steps=10,
-    ),
     "dd-options": lambda network: _dd(
         network, label_kind="free", init="fixed", window=2, inner_optimizer="adam", clip=1.0,
         shared_learning_rate=True,
@@ -315,7 +309,7 @@ def test_d3s_ablations_leave_their_update_out(tiny_network):
 def test_gradient_of_d3s_unrolled_training_against_finite_differences(tiny_network, tiny_real):
     """Of latents, decoder, labels and the one learning rate, all steps in the window."""
     method = _d3(
-        tiny_network, label_kind="free", unroll=True, unroll_steps=4, unroll_window=4,
+        tiny_network, {"label_kind": "free"}, unroll=True, unroll_steps=4, unroll_window=4,
         unroll_clip=None, unroll_real_batch=5, trajectory=False, mmd=False, inner_batch_size=3,
         student_learning_rate=0.1,
     )  # fmt: skip
@@ -336,7 +330,7 @@ def test_gradient_of_d3s_unrolled_training_against_finite_differences(tiny_netwo
 def test_inner_loops_learn_labels_and_the_learning_rate_in_turn(tiny_network, tiny_real):
     """Trajectory matching and unrolled training; the MMD moves neither."""
     method = _d3(
-        tiny_network, label_kind="logits", unroll=True, unroll_steps=2, unroll_window=1,
+        tiny_network, {"label_kind": "logits"}, unroll=True, unroll_steps=2, unroll_window=1,
         unroll_real_batch=4,
     )  # fmt: skip
     state = jax.jit(method.init)(KEY, tiny_real)
