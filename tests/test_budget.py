@@ -102,6 +102,26 @@ def test_sizes_that_are_given_stay():
     assert stored(fixed, CIFAR)[0] <= 61_440
 
 
+def test_nobody_is_refused_for_the_usual_budget():
+    """It is too little for one class of 16 pixels, or nine subsets: there the sizes are others."""
+    small = dataset(16, 1)
+    one = Parametrization().resolved(small, kind="gaussian", classes=1)
+    assert (one.latents_per_class, one.latent_size, one.decoder_width) == (5, 8, 16)
+    nine = Parametrization().resolved(dataset(28, 1), kind="gaussian", least=9)
+    assert nine.latents_per_class == 9
+    with pytest.raises(InputError, match="fewer than 9 items a class"):
+        Parametrization(budget=2).resolved(dataset(28, 1), kind="gaussian", least=9)
+
+
+def test_a_narrow_decoder_may_take_more_than_its_share():
+    def taken(latents, size, width):
+        return 20 * latents * size + width**2
+
+    # 64 of 100 for the narrowest decoder, where three quarters less one latent were 75.
+    assert budget.gaussians(taken, 310, latent_sizes=(4,)) == (3, 4, 8)
+    assert budget.gaussians(taken, 150, latent_sizes=(4,)) == (1, 4, 8)
+
+
 def test_bytes_buy_twice_the_numbers_in_int8():
     half, whole = (
         Parametrization(budget_bytes=122_880, rounding=rounding).resolved(CIFAR, kind="gaussian")
@@ -126,6 +146,9 @@ def test_subtasks_share_a_budget():
         ({"budget": 2, "budget_bytes": 99}, "not both"),
         ({"budget": -1}, "must be positive"),
         ({"budget": 0.01}, "too small"),
+        ({"budget": 0.0}, "must be positive, not 0.0"),
+        ({"budget": float("nan")}, "must be positive, not nan"),
+        ({"budget": float("inf")}, "must be positive, not inf"),
         ({"budget": 2, "decoder": "large"}, "decoder large"),
     ],
 )

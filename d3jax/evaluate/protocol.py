@@ -18,7 +18,7 @@ class Protocol:
     batch_size: int = 256
     """Items per step."""
     learning_rate: float | None = None
-    """Learning rate of SGD; default the one that was learned with the distilled data."""
+    """Learning rate of SGD; default the one that the distilled data brings."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 5e-4

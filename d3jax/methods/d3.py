@@ -223,7 +223,7 @@ def _unrolled(
         raise InputError(
             f"unrolled training takes all {num_items} items equally often: their number must be a "
             f"multiple of inner_batch_size {batch}, and unroll_steps {options.unroll_steps} one of "
-            f"the batches that makes"
+            f"the number of batches, {steps}"
         )
     norms = {} if options.unroll_clip is None else dict.fromkeys(groups, options.unroll_clip)
     norms["learning_rates"] = 1.0  # SGD's, which one very long gradient would throw far off

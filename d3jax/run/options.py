@@ -162,7 +162,7 @@ class Run:
     in bytes the one that is best as a rule, since each trains students of its own."""
     baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     """Learning rates for baselines; the best is taken, on the validation images or, where none are
-    set aside, on 2000 training images (distilled data learns its own on those too)."""
+    set aside, on 2000 training images."""
 
     @property
     def spec(self) -> Spec:

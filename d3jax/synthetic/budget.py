@@ -87,10 +87,11 @@ def gaussians(
         each = taken(2, size, width or multiple) - taken(1, size, width or multiple)
         room = DECODER_SHARE * limit + each if latents is None else limit - (latents - 1) * each
         wide = width
-        if wide is None:
-            wide = multiple * _most(partial(_of_width, taken, size, multiple), min(room, limit))
-        least = taken(latents or 1, size, wide or multiple)
-        if not wide or least > limit:
+        if wide is None:  # the narrowest, where that takes more than its share
+            most = _most(partial(_of_width, taken, size, multiple), min(room, limit))
+            wide = multiple * max(1, most)
+        least = taken(latents or 1, size, wide)
+        if least > limit:
             continue
         number = latents or 1 + (limit - least) // each
         found.append((number, size, wide))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -147,15 +148,17 @@ class Parametrization:
                 )
             said[_COUNT[kind]] = None if rest else number
         defaults = _defaults(kind, self, dataset)
-        asked = self.budget is not None or self.budget_bytes is not None
-        if asked and items is not None:
-            raise InputError("a budget is not for a method that counts its images itself")
         small = dataset.image_shape[0] < 16 or any(said.get(name) for name in _SIZES)
-        if asked or (kind == "gaussian" and items is None and not small):
-            chosen = self if asked else dataclasses.replace(self, budget=_USUAL_BUDGET)
-            said |= chosen._within_budget(kind, defaults, said, dataset, storage, classes)
+        if self.budget is not None or self.budget_bytes is not None:
+            if items is not None:
+                raise InputError("a budget is not for a method that counts its images itself")
+            said |= self._within_budget(kind, defaults, said, dataset, storage, classes)
             if said[_COUNT[kind]] < least:
                 raise InputError(f"the budget buys fewer than {least} items a class, one a subset")
+        elif kind == "gaussian" and items is None and not small:
+            usual = dataclasses.replace(self, budget=_USUAL_BUDGET)
+            with suppress(InputError):  # too little for the few classes of a subtask
+                defaults |= usual._within_budget(kind, defaults, said, dataset, storage, classes)
         defaults[_COUNT[kind]] = max(defaults[_COUNT[kind]], least)
         filled = {**defaults, **_known(said)}
         if items is not None and kind == "pixels" and said["images_per_class"] is None:
@@ -185,9 +188,10 @@ class Parametrization:
 
         if self.budget is not None and self.budget_bytes is not None:
             raise InputError("give --budget or --budget-bytes, not both")
-        if (self.budget or self.budget_bytes or 0) <= 0:
-            raise InputError(f"a budget must be positive, not {self.budget or self.budget_bytes}")
         in_bytes = self.budget is None
+        asked = self.budget_bytes if in_bytes else self.budget
+        if asked is None or not 0 < asked < math.inf:
+            raise InputError(f"a budget must be positive, not {asked}")
         each = math.prod(dataset.image_shape) * (self.budget or 0)
         if self.budget_bytes is not None:
             each = self.budget_bytes / dataset.num_classes
