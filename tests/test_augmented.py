@@ -40,7 +40,7 @@ def test_by_method(digits, things):
     mine = digits._replace(name="my_digits.npz")
     d3, mtt = command("d3")(), command("mtt")()
     assert line(resolved(d3, digits), digits) == (
-        f"augmentation: experts and students {ALL_BUT_FLIP}; inner steps none; {DIGITS}"
+        f"augmentation: experts and MMD and students {ALL_BUT_FLIP}; inner steps none; {DIGITS}"
     )
     assert line(resolved(mtt, mine), mine) == (
         f"augmentation: experts and inner steps and students {ALL_BUT_FLIP}; {OURS}"

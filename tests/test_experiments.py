@@ -13,7 +13,7 @@ from d3jax import cli
 from d3jax.host.progress import Reporter
 from d3jax.run import run as jobs
 from d3jax.types import InputError
-from experiments import imagenet64_d3, rows, tables, tiny_imagenet_d3
+from experiments import frontier, imagenet64_d3, rows, tables, tiny_imagenet_d3
 
 ROOT = Path(__file__).parent.parent
 
@@ -187,3 +187,21 @@ def test_the_large_recipes_run(name, tmp_path):
     report = jobs.run(tiny(options, tmp_path / "run", tmp_path / "data.npz"), Reporter())
     assert 0 <= report["accuracy"]["mean"] <= 1
     assert (report["bytes"]["labels"] > 0) == (options.parametrization.labels == "expert")
+
+
+def test_the_points_of_a_plot_are_pooled_by_name_and_sorted_by_bytes():
+    def row(label, size, accuracy, **baselines):
+        own = {
+            n: {"bytes": b, "accuracy": rows.pooled([_group(a)])} for n, (b, a) in baselines.items()
+        }
+        return {"label": label, "bytes": size, "accuracy": accuracy, "baselines": own}
+
+    two = rows.pooled([_group(0.4), _group(0.6)])
+    one = rows.pooled([_group(0.3)])
+    found = frontier.points([row("d3, 5", 50, two, random_uint8=(49, 0.2)), row("d3, 1", 10, one)])
+    assert found["d3"] == [
+        (10, 30.0, 0.0),
+        (50, 50.0, pytest.approx(100 * np.std([0.4, 0.6], ddof=1))),
+    ]
+    assert found["random, uint8"] == [(49, 20.0, 0.0)]
+    frontier.picture(found)

@@ -26,6 +26,20 @@ def _mmd2(x, y, bandwidths):
     return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m)
 
 
+def test_kernel_ridge_regression_of_orthonormal_features():
+    with jax.enable_x64(True):
+        identity, targets = jnp.eye(5), jnp.arange(10.0).reshape(5, 2)
+        found = losses.kernel_ridge_regression(identity, targets, identity)
+        np.testing.assert_allclose(found, targets / (1 + 1e-6), rtol=1e-14)
+
+
+def test_kernel_ridge_regression_of_images_that_are_nearly_alike():
+    x = np.random.default_rng(0).normal(size=(100, 64)).astype(np.float32)
+    twins, targets = np.concatenate([x, x + np.float32(1e-5)]), np.tile(np.eye(100)[:, :3], (2, 1))
+    found = losses.kernel_ridge_regression(twins, targets.astype(np.float32), x)
+    assert np.isfinite(found).all()
+
+
 @pytest.mark.parametrize("bandwidths", [losses.BANDWIDTHS, (0.7,)])
 def test_mmd2_is_the_double_loop(bandwidths):
     x, y = _random(5, 3) * 2, _random(7, 3) + 1

@@ -96,7 +96,10 @@ METHODS = {name: spec.tiny for name, spec in registry.METHODS.items()} | {
         mmd_classes=1,
         mmd_experts=2,
         mmd_bandwidth="median",
+        mmd_augmentation=("color",),
         mmd_weight=0.5,
+        kernel_ridge=True,
+        kernel_ridge_images=4,
         optimizer_states="separate",
     ),
 }
@@ -282,6 +285,7 @@ def test_subtasks_may_be_sharded_one_after_another_and_seeds_on_the_same_data(ca
         ({"mmd_samples": 1}, "mmd_samples must be at least 2, not 1"),
         ({"student_learning_rate": 0.0}, "student_learning_rate must be positive"),
         ({"mmd_weight": 0.0}, "mmd_weight must be positive, not 0.0"),
+        ({"kernel_ridge": True, "kernel_ridge_images": 0}, "_images must be at least 1, not 0"),
         ({"mmd_experts": 0}, "mmd_experts must be at least 1, not 0"),
         ({"unroll": True, "unroll_window": 101}, "from 1 to the 100 unroll_steps, not 101"),
         ({"unroll": True, "unroll_optimizer": "adam"}, "add --no-trajectory"),
@@ -302,8 +306,8 @@ def test_d3s_ablations_leave_their_update_out(tiny_network):
     assert _d3(tiny_network).objectives[1].updates == ("data", "decoder")
     assert [o.name for o in _d3(tiny_network, mmd=False).objectives] == ["trajectory"]
     assert [o.name for o in _d3(tiny_network, trajectory=False).objectives] == ["mmd"]
-    names = [objective.name for objective in _d3(tiny_network, unroll=True).objectives]
-    assert names == ["trajectory", "unrolled", "mmd"]
+    made = _d3(tiny_network, unroll=True, kernel_ridge=True)
+    assert [o.name for o in made.objectives] == ["trajectory", "unrolled", "kernel_ridge", "mmd"]
 
 
 def test_gradient_of_d3s_unrolled_training_against_finite_differences(tiny_network, tiny_real):

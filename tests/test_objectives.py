@@ -64,8 +64,19 @@ def test_gradient_of_trajectory_matching_against_finite_differences(
         check_gradient(loss, theta, step=1e-6, tolerance=1e-5)
 
 
-def test_gradient_of_feature_mmd_against_finite_differences(tiny_network, tiny_real):
-    objective = _mmd(tiny_network)
+def _ridge(network, **options):
+    sizes = {"batch_size": 5, "items": 4, "updates": ("data", "decoder")}
+    return objectives.kernel_ridge(network, ITEMS, NUM_CLASSES, **{**sizes, **options})
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [(_mmd, {}), (_mmd, {"strategy": ("color",)}), (_ridge, {"strategy": ("color",)})],
+)
+def test_gradient_of_matching_features_against_finite_differences(
+    tiny_network, tiny_real, make, options
+):
+    objective = make(tiny_network, **options)
     with jax.enable_x64(True):
         theta, real = to_float64((_theta(0.1), tiny_real))
 
@@ -74,6 +85,55 @@ def test_gradient_of_feature_mmd_against_finite_differences(tiny_network, tiny_r
             return objective.loss(theta, sample, (), STEP, key, real)[0]
 
         check_gradient(loss, theta, step=1e-6, tolerance=1e-5, absent=("learning_rates",))
+
+
+def test_kernel_ridge_is_the_solution_by_hand(tiny_network, tiny_real):
+    # One snapshot, and decoded means: the key decides which real images, and nothing else.
+    snapshot = tiny_real.trajectories[:1, :1]
+    real = tiny_real._replace(trajectories=snapshot)
+    objective = _ridge(tiny_network, items=None, batch_size=7)
+    sample, theta, key = _gaussians(stochastic=False).sample, _theta(0.1), jax.random.key(3)
+    loss, (_, metrics) = jax.jit(objective.loss, static_argnums=1)(
+        theta, sample, (), STEP, key, real
+    )
+
+    drawn = real.sample(jax.random.split(key, 6)[5], 7)
+    params = networks.unraveler(tiny_network)(snapshot[0, 0])
+
+    def features(images):
+        found = tiny_network.forward(params, images).features
+        return np.asarray(found, np.float64).reshape(len(found), -1)
+
+    images, targets = sample(theta, None)
+    x, y, z = (
+        features(images),
+        np.asarray(targets, np.float64) - 1 / 3,
+        features(real.gather(drawn)),
+    )
+    ridge = 4 * ITEMS * np.finfo(np.float32).eps * np.trace(x @ x.T) / ITEMS
+    predicted = z @ x.T @ np.linalg.inv(x @ x.T + ridge * np.eye(ITEMS)) @ y
+    true = np.eye(3)[np.asarray(real.labels[drawn])]
+    expected = 0.5 * np.square(predicted - true + 1 / 3).sum(1).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-3)
+    np.testing.assert_allclose(metrics["accuracy"], (predicted.argmax(1) == true.argmax(1)).mean())
+
+
+def test_decoded_and_real_images_of_the_mmd_are_augmented_alike(
+    tiny_network, tiny_real, monkeypatch
+):
+    def noise(key, images, strategy):
+        return jax.random.normal(key, images.shape, images.dtype)
+
+    def farthest(x, y, bandwidths, strata):
+        return jnp.abs(x - y).max()
+
+    monkeypatch.setattr(mmd, "augment", noise)
+    monkeypatch.setattr(losses, "mmd2", farthest)
+    objective = _mmd(tiny_network, strategy=("color",))
+    loss, _ = jax.jit(objective.loss, static_argnums=1)(
+        _theta(0.1), _gaussians().sample, (), STEP, jax.random.key(1), tiny_real
+    )
+    assert loss == 0
 
 
 def test_trajectory_matching_is_plain_descent_towards_the_later_epoch(tiny_network, tiny_real):

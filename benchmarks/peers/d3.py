@@ -35,6 +35,7 @@ def pair(width: int, inner_steps: int, samples: int) -> Pair:
         max_start_epoch=1,
         mmd_samples=samples,
         student_learning_rate=RATE,
+        mmd_augmentation=PAPER.mmd_augmentation,
         latent_optimizer=PAPER.latent_optimizer,
         latent_learning_rate=PAPER.latent_learning_rate,
         decoder_learning_rate=DECODER_RATE,

@@ -9,7 +9,7 @@ import optax
 from jax import Array
 
 from d3jax.data import Dataset
-from d3jax.data.augment import Transformation
+from d3jax.data.augment import STRATEGIES, Transformation, default_strategy
 from d3jax.distill import objectives
 from d3jax.distill.compose import check_rates, compose, updates_per_step
 from d3jax.methods.registry import TINY, Reads, Setting, Spec, register
@@ -57,6 +57,12 @@ class D3Options:
     unroll_clip: float | None = 0.03
     """Largest norm of its gradient in each of latents, decoder and labels, as in dd, None for no
     limit. (In the learning rate's logarithm the largest is 1, always.)"""
+    kernel_ridge: bool = False
+    """Kernel ridge regression, beside or instead of the others: a last layer that is solved for on
+    the distilled data, on features of experts' snapshots, should be good on real images. Beside
+    the MMD take --optimizer-states separate."""
+    kernel_ridge_images: int = 512
+    """Real images that it is judged on in each step."""
     mmd: bool = True
     """Maximum mean discrepancy (off: an ablation)."""
     mmd_samples: int = 30
@@ -72,6 +78,10 @@ class D3Options:
     mmd_bandwidth: Literal["absolute", "median"] = "absolute"
     """Bandwidths of the MMD's kernels: 1, 2, 4, 8 and 16 as in the paper, whatever features are, or
     1/4, 1/2, 1, 2 and 4 times the median distance of a class's decoded and real images."""
+    mmd_augmentation: tuple[Transformation, ...] | None = None
+    """Differentiable augmentation of decoded and real images in the MMD, the same of both (the
+    paper has none), one of these per step; default all, but no flip where the data set or its
+    classes are named as digits or letters."""
     mmd_weight: float = 1.0
     """Factor on the MMD's updates, which is one on its learning rates. (A factor on its loss would
     do nothing to Adam with states of its own.)"""
@@ -102,6 +112,7 @@ PAPER = D3Options(
     latent_learning_rate=3e-4,
     decoder_learning_rate=3e-4,
     schedule="constant",
+    mmd_augmentation=(),
 )
 """The optimizers of the paper's smallest setting (one latent per class, small decoder)."""
 
@@ -127,10 +138,10 @@ def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: 
     """
     _check(options)
     labels = tuple(group for group in synthetic.groups if group == "labels")
-    if labels and not (options.trajectory or options.unroll):
+    if labels and not (options.trajectory or options.unroll or options.kernel_ridge):
         raise InputError(
-            "only trajectory matching learns labels, and unrolled training: leave out --labels "
-            "learned or --no-trajectory, or add --unroll"
+            "only trajectory matching learns labels, unrolled training, and kernel ridge "
+            "regression: leave out --labels learned or --no-trajectory, or add --unroll"
         )
     moved = tuple(group for group in synthetic.groups if group != "labels")
     chosen = []
@@ -150,7 +161,19 @@ def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: 
     if options.unroll:
         groups = (*moved, *labels, "learning_rates")
         chosen.append(_unrolled(network, synthetic.num_items, options, groups))
+    if options.kernel_ridge:
+        chosen.append(
+            objectives.kernel_ridge(
+                network,
+                synthetic.num_items,
+                synthetic.num_classes,
+                batch_size=options.kernel_ridge_images,
+                strategy=options.inner_augmentation,
+                updates=(*moved, *labels),
+            )
+        )
     if options.mmd:
+        own = options.mmd_augmentation
         chosen.append(
             objectives.feature_mmd(
                 network,
@@ -161,6 +184,7 @@ def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: 
                 classes_at_once=options.mmd_classes,
                 experts=options.mmd_experts,
                 bandwidth=options.mmd_bandwidth,
+                strategy=STRATEGIES if own is None else own,
                 updates=moved,
             )
         )
@@ -177,7 +201,7 @@ def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: 
 
 
 def _check(options: D3Options) -> None:
-    if not (options.trajectory or options.mmd or options.unroll):
+    if not (options.trajectory or options.mmd or options.unroll or options.kernel_ridge):
         raise InputError(
             "D3 without trajectory matching and without MMD learns nothing; keep one, "
             "or add --unroll"
@@ -185,6 +209,7 @@ def _check(options: D3Options) -> None:
     for name in (
         "inner_steps", "expert_epochs", "max_start_epoch", "inner_batch_size",
         "unroll_steps", "unroll_window", "unroll_networks", "unroll_real_batch",
+        "kernel_ridge_images",
     ):  # fmt: skip
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -287,15 +312,19 @@ def _resolve(run: Any, dataset: Dataset) -> Any:
         # An unrolled step's batches are whole.
         batch = max(n for n in range(1, most + 1) if items % n == 0) if own.unroll else most
     batch = min(batch, items)
-    return dataclasses.replace(
-        run, d3=dataclasses.replace(own, mmd_epoch=epoch, inner_batch_size=batch)
-    )
+    kinds = own.mmd_augmentation
+    if kinds is None:
+        kinds = default_strategy(dataset.name, dataset.class_names)
+    filled = {"mmd_epoch": epoch, "inner_batch_size": batch, "mmd_augmentation": kinds}
+    return dataclasses.replace(run, d3=dataclasses.replace(own, **filled))
 
 
 def _reads(run: Any, dataset: Dataset, turn: int) -> Reads | None:
     del dataset, turn
     own = run.d3
-    if not (own.trajectory or own.mmd or run.parametrization.labels == "expert"):
+    if not (
+        own.trajectory or own.mmd or own.kernel_ridge or run.parametrization.labels == "expert"
+    ):
         return None  # unrolled training alone
     last = own.max_start_epoch - 1 + own.expert_epochs if own.trajectory else 1
     return Reads(run.expert, max(own.mmd_epoch or 0, last))

@@ -15,6 +15,8 @@ def used(options: Run, dataset: Dataset) -> dict[str, tuple[str, ...]]:
         found[who] = strategy(reads.experts.augmentation)
     if hasattr(options.method, "inner_augmentation"):
         found["inner steps"] = strategy(options.method.inner_augmentation)
+    if getattr(options.method, "mmd", False):
+        found["MMD"] = strategy(options.method.mmd_augmentation)
     if isinstance(options, Studied):
         found["students"] = strategy(options.student.augmentation)
     return found

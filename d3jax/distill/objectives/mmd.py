@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from d3jax import losses
+from d3jax.data.augment import augment
 from d3jax.networks import unraveler
 from d3jax.networks.blocks import forward_blocks
 from d3jax.types import InputError, Network, Objective, Real
@@ -24,6 +25,7 @@ def feature_mmd(
     experts: int = 1,
     bandwidth: Literal["absolute", "median"] = "absolute",
     bandwidths: Sequence[float] | None = None,
+    strategy: Sequence[str] = (),
     updates: tuple[str, ...],
 ) -> Objective:
     """Decoded and real images of each class should be alike in the features of an expert.
@@ -42,6 +44,8 @@ def feature_mmd(
         class's decoded and real images in them (`losses.median_distance`).
       bandwidths: of the kernel (`losses.mmd2`); default `losses.BANDWIDTHS`, or of the median
         `losses.RELATIVE_BANDWIDTHS`.
+      strategy: augmentation of both (`augment.STRATEGIES`), siamese: the i-th decoded and the i-th
+        real image of a class get the same; D3 has none.
       updates: the groups of theta that it moves.
 
     The loss is the sum over classes of an unbiased estimate of the MMD^2 between the mixture of the
@@ -100,9 +104,13 @@ def feature_mmd(
         def group_mmd(key: Array, classes: Array) -> Array:
             """The sum over `classes` i32[k]."""
             index = classes[:, None] * per_class + items[classes]
-            images = sample(theta, key, index.reshape(-1)).images
+            for_sample, for_augmentation = jax.random.split(key) if strategy else (key, key)
+            images = sample(theta, for_sample, index.reshape(-1)).images
             # Real features need no gradient; out of the decoded batch they are not stored.
             real_images = real.gather(picked[classes].reshape(-1)).astype(dtype)
+            if strategy:
+                images = augment(for_augmentation, images, tuple(strategy))
+                real_images = augment(for_augmentation, real_images, tuple(strategy))
 
             def by_class(x: Array) -> Array:
                 return x.reshape(classes.shape[0], samples, -1)
