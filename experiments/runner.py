@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from d3jax.data import Dataset
 from d3jax.host.files import write_json
 from d3jax.host.progress import UNFINISHED, Interrupted, Reporter
 from d3jax.run import judge as judging
@@ -35,6 +36,7 @@ def run(
     labels: list[str] | None = None,
     runs: str | None = None,
     derived: Mapping[str, Callable[[config.Run, Reporter], Path]] | None = None,
+    dataset: Dataset | None = None,
 ) -> None:
     """Runs every configuration for every seed, and writes results/EXPERIMENT.json after each run.
 
@@ -46,6 +48,7 @@ def run(
       labels: the order of the results' rows, where they are more than are run now.
       runs: the experiment whose folder of runs is shared; default its own.
       derived: judge another artifact too, which is made from a finished run's; by name.
+      dataset: the data of all, in place of what each configuration would load.
 
     Exits with 75 when it is interrupted: run it again.
     """
@@ -56,7 +59,7 @@ def run(
             out = _folder(root, label, seed)
             options = dataclasses.replace(options, out=out, experts=Path("runs/experts"), seed=seed)
             reporter.say(f"== {experiment}: {label}, seed {seed}")
-            _run(options, reporter)
+            _run(options, reporter, dataset)
             for name, fields in (judgements or {}).items():
                 path = out / f"{name}.json"
                 if not path.exists():
@@ -92,12 +95,12 @@ def _folder(root: Path, label: str, seed: int) -> Path:
     return root / f"{label.replace(',', '').replace(' ', '-')}-{seed}"
 
 
-def _run(options: config.Run, reporter: Reporter) -> None:
+def _run(options: config.Run, reporter: Reporter, dataset: Dataset | None) -> None:
     """One run, unless it is finished; OUT/record.json says when, where and at which commits."""
     path = options.out / "record.json"
     finished = (options.out / "report.json").exists()
     try:
-        jobs.run(options, reporter)
+        jobs.run(options, reporter, dataset)
     except Interrupted:
         print("interrupted: run the same command again", file=sys.stderr)
         raise SystemExit(UNFINISHED) from None
