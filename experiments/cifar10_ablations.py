@@ -8,6 +8,8 @@ chosen by this table.
 
 table: cifar10_ablations (python -m experiments.tables)
 
+Not measured here yet.
+
 end of table
 """
 
