@@ -3,6 +3,8 @@
 import enum
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from d3jax.types import InputError
@@ -28,6 +30,24 @@ def check_seed(seed: int) -> None:
     """Raises InputError for a seed of which JAX would use only a part, or that is none."""
     if not 0 <= seed < 1 << 31:
         raise InputError(f"a seed is a number from 0 to {(1 << 31) - 1}, not {seed}")
+
+
+def as_key(key: Array | int) -> Array:
+    """A key: `key` itself, or the key of the seed that it is.
+
+    Raises:
+      InputError: it is neither.
+    """
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        check_seed(int(key))
+        return jax.random.key(int(key))
+    if isinstance(key, jax.Array):
+        raw = key.dtype == jnp.uint32 and key.ndim == 1  # as of jax.random.PRNGKey
+        if raw or jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            return key
+        if key.ndim == 0 and jnp.issubdtype(key.dtype, jnp.integer):  # a seed under jit
+            return jax.random.key(key)
+    raise InputError(f"a key is jax.random.key(SEED), or a seed such as 0, not {key!r}")
 
 
 def stage_key(seed: int, stage: Stage, subtask: int | Array | None = None) -> Array:

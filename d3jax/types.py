@@ -57,7 +57,7 @@ class Synthetic(NamedTuple):
 
     init: Callable[[Array, "Real"], dict[str, PyTree]]  # (key, real) -> theta
     # (theta, key, indices=None) -> Batch; key None: the deterministic decode; indices i32[B]: which
-    # stored items, default all of them in order
+    # stored items, default all of them in order (d3jax's own take seeds and lists too)
     sample: Callable[..., Batch]
     # (theta, key) -> theta, completed so that a decode depends on nothing else in its batch
     freeze: Callable[[dict[str, PyTree], Array], dict[str, PyTree]]
@@ -124,6 +124,24 @@ class Real(NamedTuple):
     # i32[]: how many of the images there are, the rest being padding; None: they are not a
     # subtask's, and all are real. What a subtask draws does not depend on how much it is padded.
     number: Array | None = None
+
+    def snapshots(self, last_epoch: int = 0) -> Trajectories:
+        """The experts' `trajectories`, which go to `last_epoch` at least.
+
+        Raises:
+          InputError: there are none, or they end before.
+        """
+        if self.trajectories is None:
+            raise InputError(
+                "this reads experts' weights: give real._replace(trajectories="
+                "d3jax.train_experts(network, real))"
+            )
+        if self.trajectories.shape[1] <= last_epoch:
+            raise InputError(
+                f"this reads experts' epochs up to {last_epoch}, the experts have "
+                f"{self.trajectories.shape[1] - 1}: train them for more"
+            )
+        return self.trajectories
 
     def gather(self, index: Array) -> Array:
         """Normalized images f[..., H, W, C] at positions `index` i32[...]."""

@@ -426,3 +426,30 @@ def test_cycled_batches_use_every_item_equally(steps, batch):
     assert index.shape == (steps, batch)
     counts = np.bincount(index.reshape(-1), minlength=ITEMS)
     assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        _trajectory,
+        _mmd,
+        lambda network: objectives.unrolled(
+            network, ITEMS, steps=1, passes=1, initialization="pretrained",
+            updates=("data",),
+        ),
+    ],
+    ids=["trajectory", "mmd", "unrolled"],
+)  # fmt: skip
+def test_without_experts_a_step_says_what_it_needs(tiny_network, tiny_real, made):
+    objective, theta = made(tiny_network), _theta(0.1)
+    arguments = (theta, _gaussians().sample, (), STEP, jax.random.key(0))
+    with pytest.raises(InputError, match=r"real\._replace\(trajectories=d3jax\.train_experts"):
+        objective.loss(*arguments, tiny_real._replace(trajectories=None))
+
+
+def test_experts_of_too_few_epochs_are_refused(tiny_network, tiny_real):
+    arguments = (_theta(0.1), _gaussians().sample, (), STEP, jax.random.key(0), tiny_real)
+    with pytest.raises(InputError, match="epochs up to 4, the experts have 3: train them"):
+        _trajectory(tiny_network, expert_epochs=3).loss(*arguments)
+    with pytest.raises(InputError, match="epochs up to 4, the experts have 3: train them"):
+        _mmd(tiny_network, epoch=4).loss(*arguments)

@@ -555,3 +555,36 @@ def test_labels_of_a_network_are_its_softmax(monkeypatch):
     monkeypatch.setattr(labels, "_AT_ONCE", 2)  # a block of two items, and one of one
     found = labels.by_network(network, jnp.asarray([1.0, 2.0, 3.0]), data, theta)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "pixels", "spectral"])
+def test_a_seed_stands_for_its_key_and_a_list_for_items(kind):
+    sizes = {"gaussian": {"width": 8, "latent_size": 4}, "pixels": {"num_items": 3}, "spectral": {}}
+    made = synthetic.create(
+        {"kind": kind, "image_shape": SHAPE, "num_classes": 3, **sizes[kind]}
+        | ({"start": "noise"} if kind != "gaussian" else {})
+    )
+
+    def batch(seed, indices):
+        theta = made.freeze(made.init(seed, None), seed)
+        return made.sample(theta, seed, indices)
+
+    for indices in ([0, 1], (0, 1), np.arange(2), jnp.arange(2)):
+        found = jax.eval_shape(lambda indices=indices: batch(3, indices))
+        assert found.images.shape == (2, *SHAPE)
+    assert jax.eval_shape(batch, 3, None).images.shape[1:] == SHAPE  # under a transformation
+    for indices in ([0, made.num_items], [-1], [[0]], [0.5], 0, "0"):
+        with pytest.raises(InputError, match=r"items are numbered|indices are a list"):
+            jax.eval_shape(lambda indices=indices: batch(3, indices))
+    for key in (0.5, "0", True, -1):
+        with pytest.raises(InputError, match=r"a key is|a seed is"):
+            made.init(key, None)
+
+
+def test_a_seeds_draw_is_its_keys():
+    made = pixels.create(image_shape=SHAPE, num_classes=3, num_items=3, start="noise")
+    for key in (7, np.int64(7), jax.random.PRNGKey(7)):
+        np.testing.assert_array_equal(
+            made.init(key, None)["data"]["images"],
+            made.init(jax.random.key(7), None)["data"]["images"],
+        )

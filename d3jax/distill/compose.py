@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from d3jax.keys import as_key
 from d3jax.types import InputError, Method, Objective, PyTree, Real, State, Synthetic
 
 
@@ -83,7 +84,7 @@ def compose(
         return {o.name: optimizers[group].init(params) for o in objectives if group in o.updates}
 
     def initialize(key: Array, real: Real) -> State:
-        for_theta, *for_objectives = jax.random.split(key, 1 + len(objectives))
+        for_theta, *for_objectives = jax.random.split(as_key(key), 1 + len(objectives))
         theta = (synthetic.init if init is None else init)(for_theta, real)
         return State(
             theta=theta,
@@ -93,7 +94,7 @@ def compose(
         )
 
     def step(key: Array, state: State, real: Real) -> tuple[State, dict[str, Array]]:
-        key = jax.random.fold_in(key, state.step)
+        key = jax.random.fold_in(as_key(key), state.step)
         theta, optimizer, aux = dict(state.theta), dict(state.optimizer), list(state.aux)
         metrics: dict[str, Array] = {}
         for position, objective in enumerate(objectives):
@@ -120,6 +121,6 @@ def compose(
 
     def result(state: State, key: Array) -> dict[str, PyTree]:
         theta = {name: group for name, group in state.theta.items() if name != "learning_rates"}
-        return synthetic.freeze(theta, key)
+        return synthetic.freeze(theta, as_key(key))
 
     return Method(initialize, step, result, synthetic, objectives)

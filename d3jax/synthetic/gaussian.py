@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from d3jax.synthetic import decoders, labels, regression
+from d3jax.synthetic.arguments import converting
 from d3jax.synthetic.rounding import as_stored
 from d3jax.synthetic.rounding import check_kind as check_rounding
 from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
@@ -167,7 +168,8 @@ def create(
 
     # The items of a class share its log variances: no fewer of them can be told apart.
     together = latents_per_class if variance == "class" else 1
-    return Synthetic(init, sample, freeze, num_items, num_classes, groups, together)
+    made = Synthetic(init, sample, freeze, num_items, num_classes, groups, together)
+    return converting(made)
 
 
 def fit(vectors: Array, classes: Array, num_classes: int) -> tuple[Array, Array]:

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from d3jax.synthetic import labels
+from d3jax.synthetic.arguments import converting
 from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
 
 LABELS = ("parts", "probabilities")
@@ -119,7 +120,7 @@ def create(
 
     learned = {g for part in parts for g in part.groups if g != "labels" or label_kind == "parts"}
     groups = tuple(g for g in ("data", "decoder", "labels") if g in learned)
-    return Synthetic(init, sample, freeze, num_items, num_classes, groups)
+    return converting(Synthetic(init, sample, freeze, num_items, num_classes, groups))
 
 
 def combine(thetas: Sequence[dict[str, PyTree]]) -> dict[str, PyTree]:

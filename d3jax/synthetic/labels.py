@@ -58,8 +58,7 @@ def by_expert(
     network: Network, synthetic: Synthetic, theta: dict[str, PyTree], real: Real
 ) -> Array:
     """`by_network` of the first of the real world's experts, after its last epoch."""
-    assert real.trajectories is not None
-    params = unraveler(network)(real.trajectories[0, -1].astype(jnp.float32))
+    params = unraveler(network)(real.snapshots()[0, -1].astype(jnp.float32))
     return by_network(network, params, synthetic, theta)
 
 

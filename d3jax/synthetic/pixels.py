@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from d3jax.synthetic import labels
+from d3jax.synthetic.arguments import converting
 from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
 
 
@@ -62,4 +63,6 @@ def create(
         )
 
     groups = ("data", *labels.groups(label_kind))
-    return Synthetic(init, sample, lambda theta, key: theta, num_items, num_classes, groups)
+    return converting(
+        Synthetic(init, sample, lambda theta, key: theta, num_items, num_classes, groups)
+    )

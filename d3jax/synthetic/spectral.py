@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from d3jax.synthetic import labels
+from d3jax.synthetic.arguments import converting
 from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
 
 _SEEN = 50  # real images per class whose principal directions transformations start from
@@ -112,9 +113,10 @@ def create(
         return Batch(images, targets.astype(images.dtype))
 
     groups = ("data", "decoder", *labels.groups(label_kind))
-    return Synthetic(
+    made = Synthetic(
         init, sample, lambda theta, key: theta, num_items, num_classes, groups, transformations
     )
+    return converting(made)
 
 
 def _principal(images: Array, axis: int, number: int) -> Array:

@@ -88,8 +88,7 @@ def feature_mmd(
 
     def loss(theta, sample, aux, step, key, real: Real):
         del step
-        assert real.trajectories is not None
-        trajectories = real.trajectories
+        trajectories = real.snapshots(max(epoch, 0))
         for_experts, for_items, for_sample, for_real = jax.random.split(key, 4)
         chosen = drawn(for_experts, trajectories.shape[0])
         items = stratified_items(for_items, num_classes, samples, per_class)

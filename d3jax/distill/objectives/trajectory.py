@@ -78,14 +78,14 @@ def trajectory_matching(
         return first + (max_start_epoch - first) * jnp.minimum(step, growth_steps) // growth_steps
 
     def loss(theta, sample, aux, step, key, real: Real):
-        assert real.trajectories is not None
+        trajectories = real.snapshots(max_start_epoch - 1 + expert_epochs)
         for_expert, for_epoch, for_batches, for_steps = jax.random.split(key, 4)
-        expert = jax.random.randint(for_expert, (), 0, real.trajectories.shape[0])
+        expert = jax.random.randint(for_expert, (), 0, trajectories.shape[0])
         epoch = jax.random.randint(for_epoch, (), min_start_epoch, latest(step))
         learning_rates = positive_learning_rates(theta["learning_rates"], inner_steps)
         dtype = learning_rates.dtype
-        start = unravel(real.trajectories[expert, epoch].astype(dtype))
-        target = unravel(real.trajectories[expert, epoch + expert_epochs].astype(dtype))
+        start = unravel(trajectories[expert, epoch].astype(dtype))
+        target = unravel(trajectories[expert, epoch + expert_epochs].astype(dtype))
 
         # Batches are made inside the step, from keys: recomputed on the way back, never stored.
         batches: dict[str, Array] = {"key": jax.random.split(for_steps, inner_steps)}

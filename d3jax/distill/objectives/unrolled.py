@@ -112,10 +112,10 @@ def unrolled(
             return aux["weights"][None]
         if initialization == "random":
             return jax.vmap(draw)(jax.random.split(key, number_of_networks))
-        assert real.trajectories is not None
-        pool, number = real.trajectories.shape[0], number_of_networks
+        trajectories = real.snapshots()
+        pool, number = trajectories.shape[0], number_of_networks
         chosen = jax.random.choice(key, pool, (number,), replace=number > pool)
-        return real.trajectories[chosen, -1]
+        return trajectories[chosen, -1]
 
     def loss(theta, sample, aux, step, key, real: Real):
         del step
