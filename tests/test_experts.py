@@ -277,7 +277,8 @@ def test_options_out_of_range(real, tmp_path, wrong):
         trained(real, tmp_path, dataclasses.replace(OPTIONS, **wrong))
 
 
-def test_a_batch_is_at_most_all_images(real, tmp_path):
+def test_a_batch_is_at_most_all_images_which_is_said(real, tmp_path, capsys):
     options = dataclasses.replace(OPTIONS, count=1, epochs=1, batch_size=1000)
     few = real._replace(images=real.images[:20], labels=real.labels[:20])
     assert Snapshots(trained(few, tmp_path, options)).shape[:2] == (1, 2)
+    assert "batches of all 20 images, not of 1000: there are no more" in capsys.readouterr().out

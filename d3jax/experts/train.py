@@ -106,6 +106,9 @@ def train(
     needed = stored_bytes(network, options)
     make_room(store, needed - written_bytes(path))
     reporter.say(f"experts: {options.count} x {options.epochs} epochs, {needed / 1e6:.1f} MB")
+    images, asked = real.images.shape[0], options.batch_size
+    if asked is not None and asked > images:
+        reporter.say(f"experts: batches of all {images} images, not of {asked}: there are no more")
     path.mkdir(exist_ok=True)
     write_json(path / "config.json", config)
     with locked(path, "training these experts"):

@@ -1,6 +1,7 @@
 """Defaults of a run that depend on the data, and options that do not fit together."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from d3jax.experts import Options as ExpertOptions
 from d3jax.networks.own import is_own
 from d3jax.run.options import Architecture, Divided, Matching, Run, Studied
 from d3jax.types import InputError
+
+_log = logging.getLogger(__name__)
 
 
 def resolved(options: Run, dataset: data.Dataset) -> Run:
@@ -122,6 +125,10 @@ def resolved_experts(
         images = int(min(counts[list(part)].sum() for part in parts))
     steps = experts.data_defaults(options, images)
     if parts and steps.batch_size > images:
+        _log.warning(
+            f"experts: batches of all {images} images of the smallest subtask, not of "
+            f"{steps.batch_size}"
+        )
         steps = steps._replace(batch_size=max(1, images))
     return dataclasses.replace(
         options,
