@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from d3jax.host import launch
     from d3jax.host.files import DISK_FULL
     from d3jax.host.processes import Elsewhere
-    from d3jax.host.progress import UNFINISHED, Busy, Diverged, Interrupted, Reporter
+    from d3jax.host.progress import UNFINISHED, Busy, Diverged, Interrupted, Reporter, notices
     from d3jax.types import InputError
 
     processes = _processes(options)
@@ -147,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if processes is not None:
             launch.meet(processes)
             reporter.console.quiet = jax.process_index() > 0
-        run(name, options, reporter)
+        with notices(reporter):
+            run(name, options, reporter)
     except InputError as error:
         _leave(f"error: {error}", 2)
     except ModuleNotFoundError as error:

@@ -349,6 +349,10 @@ def test_header_entry_missing_or_of_another_type(raw, name, tmp_path):
         ("normalization", {"mean": [0.5], "sd": [0.0], "zca": None}),
         ("normalization", {"mean": [0.5], "sd": [-1.0], "zca": None}),
         ("normalization", {"mean": 0.5, "sd": 0.25, "zca": None}),
+        ("reading", 8),
+        ("reading", {"image_size": "8"}),
+        ("reading", {"test_only": True}),
+        ("reading", {"seed": 0}),
     ],
 )
 def test_header_entry_that_makes_no_sense(raw, name, value, tmp_path):

@@ -21,10 +21,10 @@ from d3jax.data import (
     Dataset,
     Normalization,
     digits,
+    folders,
     host_arrays,
     load,
     mapped,
-    sources,
     subtasks,
 )
 from d3jax.data import prepare as prepare_module
@@ -240,17 +240,22 @@ def test_images_sorted_by_class_are_taken_in_turn(tmp_path):
     ("changes", "message"),
     [
         ({"test_images": None}, "lacks test_images"),
-        ({"train_images": random_images(20).astype(np.float32)}, "must be uint8"),
-        ({"train_images": random_images(20)[..., 0, 0]}, "must be uint8"),
-        ({"train_images": random_images(20)[:, :, :7]}, "8x7x1"),
+        ({"train_images": random_images(20) / 1.0}, "floats from 0 to 255: give uint8"),
+        ({"train_images": random_images(20).astype(np.int64)}, "must be uint8, or floats from 0"),
+        ({"train_images": random_images(20)[..., 0, 0]}, r"\[N, H, W, C\], not \[20, 8\]"),
+        ({"train_images": random_images(20)[:, :, :7]}, "8x7x1.*--image-size 32"),
         ({"train_images": random_images(20, size=7)}, "7x7x1"),
         ({"train_images": random_images(20, channels=2)}, "8x8x2"),
-        ({"test_images": random_images(6, size=9)}, "another size"),
+        ({"test_images": random_images(6, size=9)}, "another size.*--image-size 32"),
         ({"train_images": random_images(0), "train_labels": np.zeros(0, int)}, "no image"),
-        ({"train_labels": np.zeros(19, int)}, r"20 integers, not int64 \[19\]"),
+        ({"train_labels": np.arange(19) % 2}, r"20 integers, not int64 \[19\]"),
         ({"train_labels": np.zeros(20)}, "20 integers, not float64"),
-        ({"train_labels": np.full(20, -1)}, "from -1 to -1"),
-        ({"train_labels": np.full(20, 10**9)}, "from 1000000000"),
+        ({"train_labels": np.full(20, -1)}, "start at -1: number the classes from 0"),
+        ({"train_labels": np.full(20, 10**9)}, "start at 1000000000"),
+        ({"train_labels": np.arange(20) % 2 + 1}, "start at 1: number the classes from 0"),
+        ({"train_labels": np.arange(20) % 2 * 2}, "go up to 2, but there is no 1"),
+        ({"train_labels": np.arange(20), "class_names": np.array(["a", "b"])}, "from 0 to 19, but"),
+        ({"train_labels": np.zeros(20, int), "test_labels": np.zeros(6, int)}, "one class, 0"),
         ({"test_labels": np.full(6, 2)}, "from 2 to 2, but the 2 classes"),
         ({"train_labels": np.array([{}] * 20)}, "cannot be read"),
     ],
@@ -342,7 +347,7 @@ def test_image_folder_is_colour_if_one_image_is(tmp_path):
 
 def test_bad_image_folders_are_refused(tmp_path):
     write_folder(tmp_path / "sizes", sizes={40: (9, 10)})
-    with pytest.raises(InputError, match=r"cat/1.png is 9x10 pixels"):
+    with pytest.raises(InputError, match=r"cat/1.png is 9x10 pixels.*--image-size 32"):
         load(str(tmp_path / "sizes"))
     write_folder(tmp_path / "oblong", size=(9, 12))
     with pytest.raises(InputError, match="12x9x1"):
@@ -363,12 +368,12 @@ def test_bad_image_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="class cow"):
         load(str(tmp_path / "more"))
     (tmp_path / "empty" / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(InputError, match="no folder test or val"):
+    with pytest.raises(InputError, match=r"train has no images CLASS/\*.png"):
         load(str(tmp_path / "empty"))
-    (tmp_path / "empty" / "test").mkdir()
-    with pytest.raises(InputError, match="has no CLASS"):
+    (tmp_path / "empty" / "train").rename(tmp_path / "empty" / "test")
+    with pytest.raises(InputError, match="a folder test, but no folder train"):
         load(str(tmp_path / "empty"))
-    with pytest.raises(InputError, match="no folder train"):
+    with pytest.raises(InputError, match="there is no folder"):
         load(str(tmp_path / "absent"))
 
 
@@ -434,23 +439,26 @@ def test_cache_is_used_replaced_when_damaged_and_keyed_by_the_files(tmp_path, mo
     monkeypatch.setenv("D3JAX_CACHE_DIR", str(tmp_path / "cache"))
     write_folder(tmp_path / "pets")
     decoded = []
-    decode = sources.decode_all
-    monkeypatch.setattr(sources, "decode_all", lambda *a: decoded.append(1) or decode(*a))
+    decode = folders.decode_all
+    monkeypatch.setattr(folders, "decode_all", lambda *a, **o: decoded.append(1) or decode(*a, **o))
     first = load("pets", tmp_path)
     (kept,) = (tmp_path / "cache").iterdir()
     whole = kept.read_bytes()
-    assert len(decoded) == 2
+    assert len(decoded) == 1
     assert_equal(first, load("pets", tmp_path))
-    assert len(decoded) == 2
+    assert len(decoded) == 1
     for content in (whole[: len(whole) // 2], b"", b"nonsense"):
         kept.write_bytes(content)
         decoded.clear()
         assert_equal(first, load("pets", tmp_path))
-        assert len(decoded) == 2
+        assert len(decoded) == 1
         assert kept.read_bytes()[:2] == b"PK"
     Image.new("L", (9, 9), 99).save(tmp_path / "pets" / "train" / "cat" / "0.png")
     os.utime(tmp_path / "pets" / "train" / "cat" / "0.png", (1, 1))
     assert load("pets", tmp_path).train_images[0, 0, 0, 0] == 99
+    (tmp_path / "pets" / "train" / "ant").mkdir()
+    assert load("pets", tmp_path).class_names == ("ant", "cat", "dog")
+    assert load("pets", tmp_path, image_size=8).image_shape == (8, 8, 1)
 
 
 def test_cached_images_stay_in_their_file(tmp_path, monkeypatch):
@@ -580,6 +588,14 @@ def test_prepare_refuses_what_it_cannot_do(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no folder"):
         prepare("mnist", tmp_path, tmp_path / "absent")
     write_idx(tmp_path / "official")
+    with pytest.raises(InputError, match="idx files, where cifar10 has CIFAR-10's binary files"):
+        prepare("cifar10", tmp_path, tmp_path / "official")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="no official files, where mnist has idx files"):
+        prepare("mnist", tmp_path, tmp_path / "other")
+    (tmp_path / "other" / "train.bin").touch()
+    with pytest.raises(InputError, match="CIFAR-100's binary files, where cifar10 has"):
+        prepare("cifar10", tmp_path, tmp_path / "other")
     (tmp_path / "data").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
         prepare("mnist", tmp_path, tmp_path / "official")
@@ -625,12 +641,16 @@ def test_zca_of_fewer_images_than_pixels_and_several_blocks():
     np.testing.assert_allclose(whitened.mean(0), 0, atol=1e-5)
 
 
-def test_invert_clips_and_constant_images_stay_finite():
-    normalization = Normalization.of(np.full((3, 8, 8, 1), 51, np.uint8))
+def test_invert_clips_and_a_constant_channel_stays_finite():
+    images = random_images(3, channels=3)
+    images[..., 0] = 51
+    normalization = Normalization.of(images)
     assert normalization.mean[0] == np.float32(0.2)
     assert normalization.sd[0] == 1
     pictures = normalization.invert(np.array([-9.0, 0.0, 9.0, np.nan]).reshape(4, 1, 1, 1))
-    assert pictures.ravel().tolist()[:3] == [0, 51, 255]
+    assert pictures[:3, 0, 0, 0].tolist() == [0, 51, 255]
+    with pytest.raises(InputError, match="all pixels of the training images are alike"):
+        Normalization.of(images[..., :1])
     with pytest.raises(InputError, match="too few"):
         Normalization.of(np.zeros((0, 8, 8, 1), np.uint8))
     with pytest.raises(InputError, match="too few"):
@@ -743,11 +763,11 @@ def test_different_images_do_not_depend_on_the_room_for_a_class():
 def test_arrays_refuse_a_class_without_images():
     images = random_images(4)
     normalization = Normalization.of(images)
-    with pytest.raises(InputError, match=r"class 1 \(dog\) has no training image"):
+    with pytest.raises(InputError, match=r"class 1 \(dog\) has no training image$"):
         host_arrays(images, np.array([0, 0, 2, 2]), 3, normalization, ("cat", "dog", "cow"))
     with pytest.raises(InputError, match="labels go from 0 to 3"):
         host_arrays(images, np.array([0, 1, 2, 3]), 3, normalization)
-    with pytest.raises(InputError, match="4 images and 3 labels"):
+    with pytest.raises(InputError, match=r"must be 4 integers, not int64 \[3\]"):
         host_arrays(images, np.array([0, 1, 2]), 3, normalization)
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from d3jax import networks, synthetic
+from d3jax.data.given import Reading
 from d3jax.synthetic import rounding
 from d3jax.types import InputError, PyTree, Real
 
@@ -92,11 +93,23 @@ def header_of(entry: Any, path: Path) -> dict[str, Any]:
         raise InputError(f"the header of {path} has a sequence that is no recipe of subsets")
     if header.get("storage", "int8") != "int8":
         raise InputError(f"the header of {path} has a storage that is not int8")
+    if "reading" in header:
+        _check_reading(header["reading"], path)
     if "subtask" in header:
         _check_subtask(header, path)
     if not 0 < header["student_learning_rate"] < math.inf:
         raise InputError(f"the student learning rate in {path} is not a positive number")
     return header
+
+
+def _check_reading(reading: Any, path: Path) -> None:
+    try:
+        read = Reading(**reading)
+        read.check()
+    except (TypeError, InputError) as error:
+        raise InputError(f"{path} does not say how its data set is read: {error}") from None
+    if read.chosen() != reading:
+        raise InputError(f"{path} does not say how its data set is read")
 
 
 def _check_zca(recipe: dict[str, Any], path: Path) -> None:

@@ -7,6 +7,7 @@ says how to decode them. No pickle: a file is checked against its header before 
 import html
 import json
 import math
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,10 +79,12 @@ class Artifact(NamedTuple):
 
         return jax.tree.map(read, self.theta, is_leaf=lambda x: isinstance(x, rounding.Int8))
 
-    def sample(self, key: Array | None = None, indices: Array | None = None) -> Batch:
+    def sample(
+        self, key: Array | int | None = None, indices: Array | Sequence[int] | None = None
+    ) -> Batch:
         """Normalized images and targets of the items `indices` (default all).
 
-        Without a key the deterministic decodes, with one a fresh sample of each item.
+        Without a key the deterministic decodes, with one, or a seed, a fresh sample of each item.
         """
         return self.synthetic.sample(self.decodable(), key, indices)
 
@@ -130,6 +133,7 @@ def create(
     replay: dict[str, Any] | None = None,
     sequence: dict[str, Any] | None = None,
     subtask: dict[str, Any] | None = None,
+    reading: dict[str, Any] | None = None,
 ) -> Artifact:
     """An artifact of `theta`, which must be frozen (`Synthetic.freeze`).
 
@@ -150,6 +154,7 @@ def create(
       sequence: the subsets that students train on in turn, if any (`sequence.Recipe`).
       subtask: {"classes": their numbers in the whole, "class_names": of the whole}, where these are
         some of a data set's classes (`joining.join`).
+      reading: how the data set was read, where it left a choice (`data.given.Reading.chosen`).
     """
     if dtype not in ("float16", "float32", "int8"):
         raise InputError(f"artifact arrays are stored as float16, float32 or int8, not {dtype!r}")
@@ -188,6 +193,8 @@ def create(
         header["sequence"] = sequence
     if subtask is not None:
         header["subtask"] = subtask
+    if reading:
+        header["reading"] = reading
     return Artifact(header, jax.tree.map_with_path(stored, theta))
 
 

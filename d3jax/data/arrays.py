@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from d3jax.data.given import DEFAULT, Reading, as_labels, as_pixels, numbered
 from d3jax.data.mapped import pick
 from d3jax.data.normalization import Normalization
 from d3jax.keys import check_seed
@@ -20,6 +21,8 @@ from d3jax.types import HeldOut, InputError, Real
 
 class Dataset(NamedTuple):
     """Images u8[N, H, W, C] and labels i32[N] of three splits; validation may be empty.
+
+    Made by `load`, or in Python by `from_arrays`, which take other types and refuse bad ones.
 
     Images may lie in a file (`mapped.Mapped`): indexing reads them, `mapped.pick` does not.
     """
@@ -32,6 +35,7 @@ class Dataset(NamedTuple):
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
+    reading: Reading = DEFAULT  # how it was read; an artifact says it, to be judged alike
 
     @classmethod
     def from_arrays(
@@ -45,29 +49,37 @@ class Dataset(NamedTuple):
         name: str = "arrays",
         validation: int = 0,
         seed: int = 0,
+        image_size: int | None = None,
     ) -> "Dataset":
-        """A data set of images u8[N, H, W, C] or u8[N, H, W] and labels i[N] from 0 on.
+        """A data set of images [N, H, W, C] and labels i[N] from 0 on, all from Python.
 
-        validation: so many images, drawn by `seed`, are set aside from the training images.
+        Args:
+          train_images, test_images: uint8, or floats from 0 to 1, which are rounded to uint8: not
+            normalized, since runs do that by the training images. Without channels, [N, H, W], or
+            channels first, [N, C, H, W] with 1 or 3 of them, too.
+          train_labels, test_labels: integers; a list will do.
+          class_names: default the labels.
+          name: of the data set.
+          validation: so many images, drawn by `seed`, are set aside from the training images.
+          seed: of that.
+          image_size: the images' short side is resized to it (Lanczos), and the centre cut out.
 
         Raises:
           InputError: arrays that are none, differ in length or shape, or labels out of range.
         """
-        from d3jax.data.splits import Splits, checked
+        from d3jax.data.splits import Splits, checked, sized
 
-        images = [np.asarray(x) for x in (train_images, test_images)]
-        images = [x[..., None] if x.ndim == 3 else x for x in images]
-        labels = [np.asarray(x) for x in (train_labels, test_labels)]
-        if class_names is None:
-            class_names = tuple(map(str, range(int(labels[0].max()) + 1 if labels[0].size else 0)))
-        names = tuple(class_names)
-        splits = checked(Splits(images[0], labels[0], images[1], labels[1], names), name)
-        if not 0 <= validation < len(labels[0]):
+        Reading(image_size).check()
+        arrays = [np.asarray(x) for x in (train_images, train_labels, test_images, test_labels)]
+        names = numbered(arrays[1], "train_labels") if class_names is None else tuple(class_names)
+        splits = Splits(arrays[0], arrays[1], arrays[2], arrays[3], names)
+        splits = checked(splits if image_size is None else sized(splits, image_size), name)
+        images = len(splits.train_labels)
+        if not 0 <= validation < images:
             raise InputError(
-                f"validation must be from 0 to below the {len(labels[0])} training images, "
-                f"not {validation}"
+                f"validation must be from 0 to below the {images} training images, not {validation}"
             )
-        kept, drawn = _split(len(labels[0]), None, validation, seed)
+        kept, drawn = _split(images, None, validation, seed)
         return cls(
             name,
             splits.train_images[kept],
@@ -99,9 +111,10 @@ class Dataset(NamedTuple):
     def shapes(self, normalization: Normalization) -> Real:
         """Shapes and types of `real` alone, for `jax.eval_shape`; raises as `on_host` does."""
         pixel = np.uint8 if normalization.zca is None else np.float32
-        unread = self._replace(train_images=np.broadcast_to(pixel(0), self.train_images.shape))
+        unread = self._replace(train_images=np.broadcast_to(np.uint8(0), self.train_images.shape))
         arrays = unread.on_host(normalization._replace(zca=None))
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)
+        return shapes._replace(images=jax.ShapeDtypeStruct(self.train_images.shape, pixel))
 
     def held_out(self, normalization: Normalization) -> HeldOut:
         """The test images on the device."""
@@ -127,18 +140,29 @@ def load(
     test_limit: int | None = None,
     validation: int = 0,
     seed: int = 0,
+    image_size: int | None = None,
+    test_fraction: float | None = None,
+    skip_unreadable: bool = False,
+    test_only: bool = False,
 ) -> Dataset:
     """A data set, cut to the first `train_limit` and `test_limit` images of its fixed order.
 
     name: "digits" or "moved_digits" (see `data.digits`); a data set prepared with `d3jax prepare`,
       such as "mnist" or "imagenet_resized/64x64"; a path to an .npz (see `sources.read_npz`); or to
-      an image folder train/CLASS/*.png|jpg|jpeg with test/ or val/ beside it.
+      an image folder (see `folders.read_image_folder`): train/CLASS/*.jpg, *.png ... with test/ or
+      val/ beside it, or CLASS/*.jpg, *.png ... alone.
     data_dir: where names are looked up, as tfds/NAME, NAME, data/NAME.npz and NAME.npz; default
       $D3JAX_DATA_DIR, else the TFDS default.
     validation: so many images, drawn by `seed` from the official training images and never
       trained on: from those beyond `train_limit` where they suffice, so that the training set is
       the same with and without validation; else from all of them, the training set taking
       what is left, up to `train_limit`.
+    image_size: the images' short side is resized to it (Lanczos), and the centre cut out; default
+      images are as they are, and have to be square and of one size.
+    test_fraction: of each class of an image folder without test images, so many are test images,
+      drawn by name: the same ones for every seed; default 0.2.
+    skip_unreadable: leave out images of a folder that cannot be read; default refuse them.
+    test_only: no training images: of folders and .npz files they need not be there.
 
     The order is TFDS's, the file's, or the official one where the records say it; a split that
     comes sorted by class is taken one image of each class in turn. Where the official test labels
@@ -151,9 +175,13 @@ def load(
     if validation < 0:
         raise InputError(f"validation must not be negative, it is {validation}")
     check_seed(seed)
+    reading = Reading(image_size, test_fraction, skip_unreadable, test_only)
+    reading.check()
+    if test_only:
+        train_limit, validation = None, 0
     from d3jax.data import sources  # needs Pillow and more
 
-    splits = sources.read(name, data_dir)
+    splits = sources.read(name, data_dir, reading)
     available, tests = len(splits.train_labels), len(splits.test_labels)
     for what, limit, most in (
         ("train_limit", train_limit, available),
@@ -161,11 +189,12 @@ def load(
     ):
         if limit is not None and limit > most:
             raise InputError(f"{what} {limit} is more than the {most} images that {name} has")
-    if validation >= available:
+    if validation and validation >= available:
         raise InputError(
             f"validation {validation} leaves none of the {available} training images of {name}"
         )
     train_index, validation_index = _split(available, train_limit, validation, seed)
+    _check_classes(splits.train_labels, train_index, splits.class_names, train_limit)
     return Dataset(
         name,
         splits.train_images
@@ -177,6 +206,7 @@ def load(
         pick(splits.test_images, slice(test_limit)),
         splits.test_labels[:test_limit],
         splits.class_names,
+        reading,
     )
 
 
@@ -204,9 +234,11 @@ def host_arrays(
     normalization: Normalization,
     class_names: tuple[str, ...] | None = None,
 ) -> Real:
-    """Training images u8[N, H, W, C] and labels i32[N] as `Dataset.on_host` has them."""
-    if len(images) != len(labels):
-        raise InputError(f"there are {len(images)} images and {len(labels)} labels")
+    """Training images [N, H, W, C] and labels i[N] as `Dataset.on_host` has them.
+
+    images: uint8, or floats from 0 to 1 (`given.as_pixels`); not normalized.
+    """
+    images, labels = as_pixels(images), as_labels(labels, len(images))
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
         raise InputError(
             f"labels go from {labels.min()} to {labels.max()}, outside 0 to {num_classes - 1}"
@@ -215,7 +247,7 @@ def host_arrays(
     if not counts.all():
         empty = int(np.argmin(counts))
         name = f" ({class_names[empty]})" if class_names else ""
-        raise InputError(f"class {empty}{name} has no training image: raise train_limit")
+        raise InputError(f"class {empty}{name} has no training image")
     by_class = np.argsort(labels, kind="stable")
     starts = np.cumsum(counts) - counts
     column = np.arange(counts.max())
@@ -223,7 +255,7 @@ def host_arrays(
     index = by_class[starts[:, None] + np.where(column < counts[:, None], column, 0)]
     arrays: Any = dict(
         images=np.asarray(images) if normalization.zca is None else normalization.apply(images),
-        labels=labels.astype(np.int32),
+        labels=labels,
         class_index=index.astype(np.int32),
         class_counts=counts.astype(np.int32),
         mean=normalization.mean.astype(np.float32),
@@ -233,11 +265,12 @@ def host_arrays(
 
 
 def held_out(images: np.ndarray, labels: np.ndarray, normalization: Normalization) -> HeldOut:
-    """Images u8[N, H, W, C] that are not trained on, on the device, normalized as the artifact
-    says."""
+    """Images as `host_arrays` takes them that are not trained on, on the device, normalized as the
+    artifact says."""
+    images, labels = as_pixels(images), as_labels(labels, len(images))
     return HeldOut(
         images=jnp.asarray(images if normalization.zca is None else normalization.apply(images)),
-        labels=jnp.asarray(labels, jnp.int32),
+        labels=jnp.asarray(labels),
         mean=jnp.asarray(normalization.mean, jnp.float32),
         sd=jnp.asarray(normalization.sd, jnp.float32),
     )
@@ -256,6 +289,17 @@ def padded(real: Real, images: int, longest: int) -> Real:
         class_index=np.concatenate([index, first], axis=1),
     )
     return real._replace(**arrays)
+
+
+def _check_classes(
+    labels: np.ndarray, kept: np.ndarray, class_names: tuple[str, ...], train_limit: int | None
+) -> None:
+    """Raises InputError where no image of a class is kept, though there are some."""
+    there, left = (np.bincount(x, minlength=len(class_names)) > 0 for x in (labels, labels[kept]))
+    if (there & ~left).any():
+        lost = class_names[int(np.argmax(there & ~left))]
+        advice = "lower validation" if train_limit is None else "raise train_limit"
+        raise InputError(f"class {lost} has no training image left: {advice}")
 
 
 def _split(

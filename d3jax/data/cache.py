@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import PIL
@@ -31,16 +31,21 @@ _FORMAT = 1
 
 
 def cached(
-    title: str, files: Sequence[Path], decode: Callable[[], Mapping[str, np.ndarray]]
+    title: str,
+    files: Sequence[Path],
+    decode: Callable[[], Mapping[str, np.ndarray]],
+    told: Sequence[Any] = (),
 ) -> Mapping[str, np.ndarray]:
     """What `decode` gives, kept on disk for as long as `files` keep name, size and time.
+
+    told: what else it depends on, as JSON holds it.
 
     A damaged cache file is decoded again and replaced; where the cache cannot be written, nothing
     is kept. Raises what `decode` raises, and InputError for a file that is not there.
     """
     # Decoders differ in the last bit of a JPEG, so they are part of the key (TFDS prefers OpenCV).
     decoders = [PIL.__version__, importlib.util.find_spec("cv2") is not None]
-    text = json.dumps([_FORMAT, decoders, *(_identity(file) for file in files)])
+    text = json.dumps([_FORMAT, decoders, *told, *(_identity(file) for file in files)])
     key = hashlib.sha256(text.encode()).hexdigest()[:24]
     kept = cache_folder() / f"{title.replace('/', '-')}-{key}.npz"
     with suppress(*UNREADABLE):

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from d3jax.data.given import as_pixels
 from d3jax.types import InputError
 
 _BLOCK = 2048  # images converted to float at a time
@@ -22,20 +23,32 @@ class Normalization(NamedTuple):
 
     @classmethod
     def of(cls, images: np.ndarray, zca: bool = False, eps: float = 0.1) -> "Normalization":
-        """The normalization of training images u8[N, H, W, C]: mean and sd of each channel.
+        """The normalization of training images [N, H, W, C]: mean and sd of each channel.
+
+        images: as `as_pixels` takes them.
 
         zca: whiten as well, by U diag(1 / sqrt(S + eps)) U^T of the covariance U diag(S) U^T
           (over N - 1) of normalized images, as kornia does for MTT (Cazenavette et al. 2022).
-        A constant channel gets sd 1. Raises InputError for no images, or fewer than 2 with ZCA.
+        A constant channel gets sd 1. Raises InputError for no images, fewer than 2 with ZCA, or
+        images all of one colour.
         """
         if len(images) < (2 if zca else 1):
             raise InputError(f"{len(images)} images are too few to normalize by")
+        images = as_pixels(images)
         plain = cls.of_histogram(histogram(images))
         return plain._whitened(images, eps) if zca else plain
 
     @classmethod
     def of_histogram(cls, counts: np.ndarray) -> "Normalization":
-        """The normalization of images whose channels have these counts i64[C, 256] of values."""
+        """The normalization of images whose channels have these counts i64[C, 256] of values.
+
+        Raises:
+          InputError: all pixels are alike.
+        """
+        if ((counts > 0).sum(1) == 1).all():
+            raise InputError(
+                "all pixels of the training images are alike: there is nothing to learn from them"
+            )
         levels = np.arange(256) / 255
         mean = counts @ levels / counts.sum(1)
         variance = (counts * (levels - mean[:, None]) ** 2).sum(1) / counts.sum(1)
@@ -43,7 +56,11 @@ class Normalization(NamedTuple):
         return cls(mean.astype(np.float32), sd.astype(np.float32))
 
     def apply(self, images: np.ndarray) -> np.ndarray:
-        """Normalized f32[N, H, W, C] of u8[N, H, W, C]; equal to `Real.gather` without ZCA."""
+        """Normalized f32[N, H, W, C] of [N, H, W, C], as `as_pixels` takes them.
+
+        Equal to `Real.gather` without ZCA.
+        """
+        images = as_pixels(images)
         normalized = np.empty(images.shape, np.float32)
         for start in range(0, len(images), _BLOCK):
             block = images[start : start + _BLOCK].astype(np.float32) / np.float32(255)

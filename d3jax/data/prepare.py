@@ -17,6 +17,18 @@ from d3jax.host.files import write_npz
 from d3jax.types import InputError
 
 _IDX_IMAGES, _IDX_LABELS = 0x00000803, 0x00000801  # unsigned bytes, of 3 dimensions and of 1
+# Of which kind the official files of a data set are, where its name is known; how each is told.
+_IDX, _CIFAR10, _CIFAR100 = "idx files", "CIFAR-10's binary files", "CIFAR-100's binary files"
+_KINDS = {
+    **dict.fromkeys(("mnist", "fashion_mnist", "kmnist", "emnist", "qmnist"), _IDX),
+    "cifar10": _CIFAR10,
+    "cifar100": _CIFAR100,
+}
+_MARKS = {
+    **dict.fromkeys(("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"), _IDX),
+    "data_batch_1.bin": _CIFAR10,
+    "train.bin": _CIFAR100,
+}
 _CLASS_NAMES = {
     "fashion_mnist": (
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -94,10 +106,15 @@ def _download(name: str, root: Path) -> Path:
 
 
 def _read_official(folder: Path, name: str) -> Splits:
-    if (folder / "data_batch_1.bin").is_file():
+    kind = next((kind for file, kind in _MARKS.items() if (folder / file).is_file()), None)
+    if _KINDS.get(name, kind) != kind:
+        raise InputError(
+            f"{folder} has {kind or 'no official files'}, where {name} has {_KINDS[name]}"
+        )
+    if kind == _CIFAR10:
         trains = [folder / f"data_batch_{i}.bin" for i in range(1, 6)]
         return _read_cifar(trains, folder / "test_batch.bin", folder / "batches.meta.txt", 1)
-    if (folder / "train.bin").is_file():
+    if kind == _CIFAR100:
         names = folder / "fine_label_names.txt"
         return _read_cifar([folder / "train.bin"], folder / "test.bin", names, 2)
     parts = []

@@ -5,58 +5,24 @@ InputError. TensorFlow is imported by none of them: TFDS reads its array_record 
 What takes decoding (records, JPEG bytes, folders) is cached.
 """
 
-import io
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from d3jax.data.cache import UNREADABLE, open_npz
+from d3jax.data.decoding import decode_all, unreadable
 from d3jax.data.digits import EMBEDDED
-from d3jax.data.splits import Splits, cached_splits, checked, in_turn
+from d3jax.data.folders import is_image_folder, read_image_folder
+from d3jax.data.given import DEFAULT, Reading, as_labels, numbered
+from d3jax.data.mapped import pick
+from d3jax.data.splits import Splits, cached_splits, checked, in_turn, sized
 from d3jax.data.tfds import newest_version, read_tfds
 from d3jax.types import InputError
 
-GREY_MODES = ("1", "L", "LA")
-_COLOUR_MODES = ("P", "RGB", "RGBA", "CMYK", "YCbCr")
-
-
-def decode_all(
-    names: Sequence[str], encoded: Iterable[bytes], size: tuple[int, int], mode: str
-) -> np.ndarray:
-    """u8[N, H, W, C] of encoded images of `size` (width, height); InputError names a bad one."""
-    images = np.empty((len(names), size[1], size[0], 1 if mode == "L" else 3), np.uint8)
-    for i, (name, data) in enumerate(zip(names, encoded)):
-        found = image_header(io.BytesIO(data), name)[0]
-        if found != size:
-            raise InputError(
-                f"{name} is {found[0]}x{found[1]} pixels and the first is {size[0]}x{size[1]}: "
-                "all images of a data set must be of one size"
-            )
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                images[i] = np.asarray(image.convert(mode)).reshape(images.shape[1:])
-        except UNREADABLE as error:
-            raise InputError(f"{name} cannot be decoded: {error}") from error
-    return images
-
-
-def image_header(file: Path | io.BytesIO, name: str | None = None) -> tuple[tuple[int, int], str]:
-    """Size (width, height) and mode of an image, read without decoding it."""
-    name = name or str(file)
-    try:
-        with Image.open(file) as image:
-            size, mode = image.size, image.mode
-    except (*UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name} cannot be read as an image") from error
-    if mode not in GREY_MODES + _COLOUR_MODES:
-        raise InputError(f"{name} has pixels of mode {mode}: they must be of 8 bits, grey or RGB")
-    return size, mode
-
-
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_log = logging.getLogger(__name__)
 
 
 def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -65,32 +31,50 @@ def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
     return Path(chosen or "~/tensorflow_datasets").expanduser()
 
 
-def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Splits:
+def read(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    reading: Reading = DEFAULT,
+) -> Splits:
     """All images of `name`: an embedded data set ("digits", "moved_digits"), a prepared one, an
     .npz file or an image folder.
 
     Where a split's labels come sorted, its images are put one of each class in turn, so that the
-    first n of them are of all classes. Raises InputError where there is no such data or it is bad.
+    first n of them are of all classes. What is left out of an image folder, and how it is split, is
+    logged as a warning. Raises InputError where there is no such data or it is bad.
     """
+    splits = _found(name, data_dir, reading)
+    if reading.test_fraction is not None and not splits.drawn:
+        _log.warning(f"{name} has test images of its own: --test-fraction is not used")
+    if splits.unreadable:
+        number = len(splits.train_labels) + len(splits.test_labels) + len(splits.unreadable)
+        _log.warning(f"{name}: {unreadable(splits.unreadable, number)}; they are left out")
+    if reading.test_only:
+        splits = splits._replace(
+            train_images=pick(splits.train_images, slice(0)), train_labels=splits.train_labels[:0]
+        )
+    return in_turn(checked(splits, name, test_only=reading.test_only))
+
+
+def _found(name: str, data_dir: str | os.PathLike[str] | None, reading: Reading) -> Splits:
+    path, root = Path(name).expanduser(), data_root(data_dir)
     if name in EMBEDDED:
-        return EMBEDDED[name]()
-    path = Path(name).expanduser()
+        return _read_embedded(name, reading)
     if path.suffix == ".npz":
-        return in_turn(checked(read_npz(path), name))
+        return read_npz(path, reading)
     if path.is_absolute() or name.startswith("."):
-        return in_turn(checked(read_image_folder(path), name))
-    root = data_root(data_dir)
+        return read_image_folder(path, reading)
     for folder in (root / "tfds" / name, root / name):
         version = newest_version(folder)
         if version:
-            return in_turn(checked(read_tfds(version, name), name))
+            return read_tfds(version, name, reading.image_size)
     if (root / name / "train").is_dir():
-        return in_turn(checked(read_image_folder(root / name), name))
+        return read_image_folder(root / name, reading)
     for file in (root / "data" / f"{name}.npz", root / f"{name}.npz"):
         if file.is_file():
-            return in_turn(checked(read_npz(file), name))
-    if (path / "train").is_dir():
-        return in_turn(checked(read_image_folder(path), name))
+            return read_npz(file, reading)
+    if is_image_folder(path):
+        return read_image_folder(path, reading)
     raise InputError(
         f"{name!r} is no path, and no data set of that name is prepared under {root}: prepare it "
         f"with `d3jax prepare {name}`, or from its official files, offline, with "
@@ -98,10 +82,15 @@ def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Splits:
     )
 
 
-def read_npz(path: Path) -> Splits:
+def _read_embedded(name: str, reading: Reading) -> Splits:
+    splits = EMBEDDED[name]()
+    return splits if reading.image_size is None else sized(splits, reading.image_size)
+
+
+def read_npz(path: Path, reading: Reading) -> Splits:
     """An .npz with train_images, train_labels, test_images, test_labels (and class_names).
 
-    Images are u8[N, H, W, C] or u8[N, H, W]. Or the JPEG layout: train_jpeg u8[bytes],
+    Images are as `given.as_images` takes them. Or the JPEG layout: train_jpeg u8[bytes],
     train_offsets i[N + 1], train_labels, the same three for test_ or val_, and names.
     Raises InputError for a file that lacks one of them, is damaged, or would need pickle.
     """
@@ -110,76 +99,40 @@ def read_npz(path: Path) -> Splits:
             jpeg = "train_jpeg" in file
             held_out = "val" if "val_jpeg" in file else "test"
             parts = ("jpeg", "offsets", "labels") if jpeg else ("images", "labels")
-            needed = [f"{split}_{part}" for split in ("train", held_out) for part in parts]
+            first = held_out if reading.test_only and not jpeg else "train"
+            needed = [f"{split}_{part}" for split in (first, held_out) for part in parts]
             missing = [key for key in needed if key not in file]
             if missing:
                 raise InputError(f"{path} lacks {', '.join(missing)}")
             if jpeg:
-                return cached_splits(path.stem, [path], lambda: _jpeg_layout(path, file, held_out))
-            arrays = {key: file[key] for key in needed}
-            names = _names(file, arrays["train_labels"])
+                told = [reading.image_size, reading.skip_unreadable]
+                return cached_splits(
+                    path.stem, [path], lambda: _jpeg_layout(path, file, held_out, reading), told
+                )
+            if reading.image_size is None:
+                return _plain_layout(path, file, first)
+            size, told = reading.image_size, [first, reading.image_size]
+            return cached_splits(
+                path.stem, [path], lambda: sized(_plain_layout(path, file, first), size), told
+            )
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
     except UNREADABLE as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    images = [arrays[key] for key in ("train_images", "test_images")]
-    images = [array[..., None] if array.ndim == 3 else array for array in images]
-    return Splits(images[0], arrays["train_labels"], images[1], arrays["test_labels"], names)
 
 
-def read_image_folder(path: Path) -> Splits:
-    """A folder train/CLASS/*.png|jpg|jpeg with test/ (or val/) beside train/; classes by name.
-
-    Grey where every image is, else RGB. Raises InputError for images of different sizes, an
-    unknown class, no images, or a file that cannot be decoded, and names the file.
-    """
-    train, test = path / "train", path / "test"
-    if not test.is_dir():
-        test = path / "val"
-    for folder, wanted in ((train, "train"), (test, "test or val")):
-        if not folder.is_dir():
-            raise InputError(f"{path} has no folder {wanted} with one folder per class in it")
-    names = tuple(sorted(folder.name for folder in _visible(train) if folder.is_dir()))
-    unknown = {folder.name for folder in _visible(test) if folder.is_dir()} - set(names)
-    if unknown:
-        raise InputError(f"{test} has the class {min(unknown)}, which {train} has not")
-    files: list[list[Path]] = []
-    labels = []
-    for split in (train, test):
-        rows = [
-            (file, label)
-            for label, name in enumerate(names)
-            for file in (_visible(split / name) if (split / name).is_dir() else [])
-            if file.suffix.lower() in _IMAGE_SUFFIXES
-        ]
-        if not rows:
-            raise InputError(f"{split} has no CLASS/*.png, *.jpg or *.jpeg")
-        files.append([file for file, _ in rows])
-        labels.append(np.array([label for _, label in rows], np.int32))
-
-    def decode() -> Splits:
-        headers = [(file, *image_header(file)) for split in files for file in split]
-        size = headers[0][1]
-        for file, other, _ in headers:
-            if other != size:
-                raise InputError(
-                    f"{file} is {other[0]}x{other[1]} pixels and {headers[0][0].name} is "
-                    f"{size[0]}x{size[1]}: all images of a folder must be of one size"
-                )
-        mode = "L" if all(header[2] in GREY_MODES for header in headers) else "RGB"
-        train_images, test_images = (
-            decode_all([str(file) for file in split], map(Path.read_bytes, split), size, mode)
-            for split in files
-        )
-        return Splits(train_images, labels[0], test_images, labels[1], names)
-
-    return cached_splits(path.name, [file for split in files for file in split], decode)
+def _plain_layout(path: Path, file: np.lib.npyio.NpzFile, first: str) -> Splits:
+    """The images of a file; `first` is the split that stands for train."""
+    arrays = [file[f"{s}_{part}"] for s in (first, "test") for part in ("images", "labels")]
+    names = _names(file, arrays[1], f"{path}: {first}_labels")
+    return Splits(arrays[0], arrays[1], arrays[2], arrays[3], names)
 
 
-def _jpeg_layout(path: Path, file: np.lib.npyio.NpzFile, held_out: str) -> Splits:
-    parts = []
+def _jpeg_layout(path: Path, file: np.lib.npyio.NpzFile, held_out: str, reading: Reading) -> Splits:
+    encoded: list[bytes] = []
+    titles, labels = [], []
     for split in ("train", held_out):
         data, offsets = file[f"{split}_jpeg"], file[f"{split}_offsets"]
         if (
@@ -189,23 +142,24 @@ def _jpeg_layout(path: Path, file: np.lib.npyio.NpzFile, held_out: str) -> Split
         ):
             raise InputError(f"{path}: {split}_offsets do not divide the bytes of {split}_jpeg")
         bounds = list(zip(offsets[:-1].tolist(), offsets[1:].tolist()))
-        names = [f"{path}: {split} image {i}" for i in range(len(bounds))]
-        size = image_header(io.BytesIO(data[: bounds[0][1]].tobytes()), names[0])[0]
-        bytes_of_each = (data[start:end].tobytes() for start, end in bounds)
-        parts += [decode_all(names, bytes_of_each, size, "RGB"), file[f"{split}_labels"]]
-    return Splits(parts[0], parts[1], parts[2], parts[3], _names(file, parts[1]))
+        encoded += [data[start:end].tobytes() for start, end in bounds]
+        titles += [f"{path}: {split} image {i}" for i in range(len(bounds))]
+        labels.append(as_labels(file[f"{split}_labels"], len(bounds), f"{path}: {split}_labels"))
+    images, kept, reasons = decode_all(
+        titles,
+        encoded,
+        mode="RGB",
+        image_size=reading.image_size,
+        skip_unreadable=reading.skip_unreadable,
+    )
+    names = _names(file, labels[0], f"{path}: train_labels")
+    number, own = int((kept < len(labels[0])).sum()), np.concatenate(labels)[kept]
+    return Splits(images[:number], own[:number], images[number:], own[number:], names, reasons)
 
 
-def _names(file: Mapping[str, np.ndarray], labels: np.ndarray) -> tuple[str, ...]:
-    """The class names that a file gives, else the numbers up to the largest label."""
+def _names(file: Mapping[str, np.ndarray], labels: np.ndarray, what: str) -> tuple[str, ...]:
+    """The class names that a file gives, else its labels as names."""
     for key in ("class_names", "names"):
         if key in file and file[key].ndim == 1:
             return tuple(str(name) for name in file[key])
-    if labels.dtype.kind not in "iu" or not labels.size:
-        return ()
-    # More classes than images is a wrong label, not a list of a billion names.
-    return tuple(str(k) for k in range(min(int(labels.max()) + 1, labels.size)))
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    return numbered(labels, what)

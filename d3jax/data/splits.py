@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from d3jax.data.cache import cached
+from d3jax.data.decoding import fitted
+from d3jax.data.given import SMALLEST, as_images, as_labels
 from d3jax.data.mapped import pick
 from d3jax.types import InputError
+
+_PARTS = ("images", "labels")
 
 
 class Splits(NamedTuple):
@@ -19,52 +23,85 @@ class Splits(NamedTuple):
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()  # why images are left out, each by name
+    drawn: bool = False  # whether test images were drawn from all, for want of others
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The same as named arrays, as an .npz holds them."""
-        return {**self._asdict(), "class_names": np.array(self.class_names)}
+        arrays = {name: getattr(self, name) for name in self._fields[:4]}
+        names = {"class_names": self.class_names, "unreadable": self.unreadable}
+        return arrays | {name: np.array(value) for name, value in names.items() if value}
 
 
-def checked(splits: Splits, name: str) -> Splits:
-    """`splits` with labels as i32[N], or InputError where types, shapes or labels are wrong."""
-    labels = []
-    classes = len(splits.class_names)
+def checked(splits: Splits, name: str, *, test_only: bool = False) -> Splits:
+    """`splits` with images as `given.as_images` and labels as i32[N].
+
+    test_only: there may be no training images.
+
+    Raises:
+      InputError: types, shapes or labels are wrong, or there is one class.
+    """
+    classes, first = len(splits.class_names), None
+    if classes == 1:
+        raise InputError(
+            f"{name} has one class, {splits.class_names[0]}: a network that tells classes apart "
+            f"needs two"
+        )
+    parts = []
     for split in ("train", "test"):
-        images, label = getattr(splits, f"{split}_images"), getattr(splits, f"{split}_labels")
         where = f"{name}: {split}"
-        if images.dtype != np.uint8 or images.ndim != 4:
-            raise InputError(
-                f"{where}_images must be uint8 [N, H, W, C], not {images.dtype} "
-                f"{list(images.shape)}"
-            )
+        images = as_images(getattr(splits, f"{split}_images"), f"{where}_images")
         number, height, width, channels = images.shape
-        if height != width or height < 8 or channels not in (1, 3):
+        if height != width or height < SMALLEST or channels not in (1, 3):
             raise InputError(
                 f"{where}_images are {height}x{width}x{channels}: images must be square, of at "
-                "least 8x8 pixels, with 1 or 3 channels"
+                f"least {SMALLEST}x{SMALLEST} pixels, with 1 or 3 channels; --image-size 32 cuts "
+                f"and resizes them"
             )
-        if images.shape[1:] != splits.train_images.shape[1:]:
-            raise InputError(f"{where}_images are of another size than train_images")
-        if label.dtype.kind not in "iu" or label.shape != (number,):
+        if images.shape[1:] != (first := first or images.shape[1:]):
             raise InputError(
-                f"{where}_labels must be {number} integers, not {label.dtype} {list(label.shape)}"
+                f"{where}_images are of another size than train_images, which --image-size 32 "
+                f"makes them"
             )
-        if number == 0:
+        labels = as_labels(getattr(splits, f"{split}_labels"), number, f"{where}_labels")
+        if number == 0 and not (test_only and split == "train"):
             raise InputError(f"{where}_images holds no image")
-        if label.min() < 0 or label.max() >= classes:
+        if number and not 0 <= labels.min() <= labels.max() < classes:
             raise InputError(
-                f"{where}_labels go from {label.min()} to {label.max()}, but the {classes} "
+                f"{where}_labels go from {labels.min()} to {labels.max()}, but the {classes} "
                 f"classes are numbered from 0 to {classes - 1}"
             )
-        labels.append(label.astype(np.int32))
-    return splits._replace(train_labels=labels[0], test_labels=labels[1])
+        parts += [images, labels]
+    return splits._replace(
+        train_images=parts[0], train_labels=parts[1], test_images=parts[2], test_labels=parts[3]
+    )
 
 
-def cached_splits(title: str, files: Sequence[Path], decode: Callable[[], Splits]) -> Splits:
-    """The splits that `decode` makes of `files`, from the cache where they lie there."""
-    arrays = cached(title, files, lambda: decode().arrays())
-    names = tuple(str(name) for name in arrays["class_names"])
-    return Splits(*(arrays[field] for field in Splits._fields[:4]), class_names=names)
+def sized(splits: Splits, size: int) -> Splits:
+    """The same with images u8[N, size, size, C]: resized, and their centre cut out."""
+    train, test = (
+        fitted(as_images(images, what), size)
+        for images, what in (
+            (splits.train_images, "train_images"),
+            (splits.test_images, "test_images"),
+        )
+    )
+    return splits._replace(train_images=train, test_images=test)
+
+
+def cached_splits(
+    title: str, files: Sequence[Path], decode: Callable[[], Splits], told: Sequence[Any] = ()
+) -> Splits:
+    """The splits that `decode` makes of `files`, from the cache where they lie there.
+
+    told: what else they depend on, as JSON holds it.
+    """
+    arrays = cached(title, files, lambda: decode().arrays(), told)
+    names, unreadable = (
+        tuple(str(name) for name in arrays.get(key, ())) for key in ("class_names", "unreadable")
+    )
+    images, labels = ([arrays[f"{s}_{of}"] for s in ("train", "test")] for of in _PARTS)
+    return Splits(images[0], labels[0], images[1], labels[1], names, unreadable)
 
 
 def in_turn(splits: Splits) -> Splits:
@@ -75,7 +112,9 @@ def in_turn(splits: Splits) -> Splits:
             order = np.lexsort((labels, rank_in_class(labels)))
             images, labels = pick(images, order), labels[order]
         parts += [images, labels]
-    return Splits(parts[0], parts[1], parts[2], parts[3], splits.class_names)
+    return splits._replace(
+        train_images=parts[0], train_labels=parts[1], test_images=parts[2], test_labels=parts[3]
+    )
 
 
 def rank_in_class(labels: np.ndarray) -> np.ndarray:

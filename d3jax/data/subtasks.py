@@ -79,4 +79,4 @@ def of(dataset: data.Dataset, classes: Sequence[int]) -> data.Dataset:
     validation = part(dataset.validation_images, dataset.validation_labels)
     test = part(dataset.test_images, dataset.test_labels)
     names = tuple(dataset.class_names[k] for k in classes)
-    return data.Dataset(dataset.name, *train, *validation, *test, names)
+    return data.Dataset(dataset.name, *train, *validation, *test, names, dataset.reading)

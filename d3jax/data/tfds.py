@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from d3jax.data.decoding import fitted
 from d3jax.data.splits import Splits, cached_splits
 from d3jax.types import InputError
 
 _BLOCK = 1000  # records per batched read, 2-3 times faster than one by one
 
 
-def read_tfds(folder: Path, name: str) -> Splits:
+def read_tfds(folder: Path, name: str, image_size: int | None) -> Splits:
     """A prepared TFDS image classification set in `folder` (NAME/VERSION), without TensorFlow.
 
     The test split is `test`, else `validation`. Records come in TFDS's fixed shuffled order,
-    except where an `id` ends in the official index (as in cifar10): then in official order.
+    except where an `id` ends in the official index (as in cifar10): then in official order. They
+    are resized to `image_size`, if any, and their centre cut out.
     Raises InputError for other features, a format that needs TensorFlow, or damaged records.
     """
 
@@ -36,7 +38,7 @@ def read_tfds(folder: Path, name: str) -> Splits:
                     raise InputError(f"{name} has no features image and label: it is not of images")
                 names = tuple(str(class_name) for class_name in features["label"].names or ())
                 train, test = (
-                    _split(builder.as_data_source(split=split), name)
+                    _split(builder.as_data_source(split=split), name, image_size)
                     for split in ("train", held_out)
                 )
         except InputError:
@@ -48,7 +50,8 @@ def read_tfds(folder: Path, name: str) -> Splits:
             ) from error
         return Splits(train[0], train[1], test[0], test[1], names)
 
-    return cached_splits(name, sorted(file for file in folder.iterdir() if file.is_file()), decode)
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return cached_splits(name, files, decode, [] if image_size is None else [image_size])
 
 
 @contextmanager
@@ -79,7 +82,7 @@ def newest_version(folder: Path) -> Path | None:
     return max(versions)[1] if versions else None
 
 
-def _split(source: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _split(source: Any, name: str, image_size: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Images u8[N, H, W, C] and labels i32[N] of a TFDS data source, by official index if known."""
     number = len(source)
     images, labels = np.empty(0, np.uint8), np.empty(number, np.int32)
@@ -88,12 +91,14 @@ def _split(source: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         block = source.__getitems__(list(range(start, min(start + _BLOCK, number))))
         for position, record in enumerate(block, start):
             image = record["image"]
+            if image_size is not None:
+                image = fitted(image[None], image_size)[0]
             if position == 0:
                 images = np.empty((number, *image.shape), image.dtype)
             if image.shape != images.shape[1:]:
                 raise InputError(
                     f"{name} has images of {list(image.shape)} and of {list(images.shape[1:])}: "
-                    "all images of a data set must be of one size"
+                    "all images of a data set must be of one size, which --image-size 32 makes them"
                 )
             images[position], labels[position] = image, record["label"]
             place = re.search(rb"_(\d+)$", record.get("id", b""))

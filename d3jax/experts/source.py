@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from d3jax import data, experts
+from d3jax.data.given import DEFAULT, Reading
 from d3jax.experts.store import Snapshots, fingerprint
 from d3jax.host import clocks
 from d3jax.host.progress import Reporter
@@ -27,10 +28,16 @@ class Source(NamedTuple):
 
 
 def recipe(
-    dataset: str, train_limit: int | None, validation: int, options: experts.Options, seed: int
+    dataset: str,
+    train_limit: int | None,
+    validation: int,
+    options: experts.Options,
+    seed: int,
+    reading: Reading = DEFAULT,
 ) -> dict[str, Any]:
     """All that the networks depend on but their architecture, as a JSON object."""
     return {
+        **({"reading": reading.chosen()} if reading.chosen() else {}),
         "dataset": dataset,
         "train_limit": train_limit,
         "validation": validation,
@@ -59,6 +66,7 @@ def load(
             training["augmentation"] = tuple(training["augmentation"])
         options = experts.Options(**training)
         name, seed = recipe["dataset"], recipe["seed"]
+        reading = Reading(**recipe.get("reading", {})).chosen()
         limit, validation = recipe["train_limit"], recipe["validation"]
         experts.check(options)
         whole = [type(number) is int for number in (seed, validation, limit or 0)]
@@ -67,7 +75,9 @@ def load(
     except (KeyError, TypeError) as error:
         raise InputError(f"the recipe of the pretrained networks is not one: {error}") from None
     name = name if path is None else path
-    source = data.load(name, data_dir, train_limit=limit, validation=validation, seed=seed)
+    source = data.load(
+        name, data_dir, train_limit=limit, validation=validation, seed=seed, **reading
+    )
     if source.num_classes != num_classes or source.image_shape[2] != image_shape[2]:
         raise InputError(
             f"{name} has {source.num_classes} classes and {source.image_shape[2]} channels, which "

@@ -1,5 +1,6 @@
 """What a long run shows, and how it is stopped: progress lines and signals."""
 
+import logging
 import signal
 import sys
 import time
@@ -56,6 +57,20 @@ def interruption() -> Iterator[Interruption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def notices(reporter: "Reporter") -> Iterator[None]:
+    """What d3jax logs (how a data set was read, say) is said by `reporter` while the block runs."""
+    logger, handler = logging.getLogger("d3jax"), logging.Handler()
+    handler.emit = lambda record: reporter.say(record.getMessage())
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 @contextmanager

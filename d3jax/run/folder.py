@@ -19,7 +19,7 @@ from d3jax.types import InputError, Network
 # What may differ between the runs of one folder: it changes no number (`together` the last bits).
 _FREE = (
     *("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data.data_dir", "together"),
-    *("profile", "compilation_cache"),
+    *("profile", "compilation_cache", "data.skip_unreadable"),
 )
 
 

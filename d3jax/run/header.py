@@ -46,6 +46,7 @@ def made(
         seed=options.seed,
         dtype=options.storage,
         label_dtype=options.label_storage,
+        reading=world.dataset.reading.chosen(),
         subtask=None
         if part is None
         else {"classes": list(part.classes), "class_names": list(part.whole.class_names)},

@@ -12,6 +12,7 @@ from jax import Array
 
 from d3jax import evaluate, experts, synthetic
 from d3jax.data import Dataset, Normalization, subtasks
+from d3jax.data.given import DEFAULT
 from d3jax.experts import source as pretrained
 from d3jax.keys import Stage, stage_key
 from d3jax.methods.registry import Reads, Setting, Spec
@@ -105,6 +106,7 @@ def load(options: Run, dataset: Dataset | None = None) -> Job:
         options.data.validation if reads.limited else 0,
         reads.experts,
         options.seed,
+        dataset.reading if reads.limited else DEFAULT,
     )
     own = job.world.dataset
     source = pretrained.load(

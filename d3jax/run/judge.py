@@ -49,15 +49,13 @@ def judge(
     specification = header["parametrization"]
     name = options.dataset or header["dataset"]
     zca = header["normalization"]["zca"]
-    recipe = zca or {"train_limit": None, "validation": 0, "seed": 0}
     if dataset is None:
         dataset = data.load(
             name,
             options.data_dir,
-            train_limit=recipe["train_limit"],
             test_limit=options.test_limit,
-            validation=recipe["validation"],
-            seed=recipe["seed"],
+            **_training_images(zca),
+            **header.get("reading", {}),
         )
     normalization = stored_normalization(header, dataset)
     if header.get("subtask") is not None:
@@ -120,6 +118,13 @@ def judge(
         files.write_json(options.json, finished)
     reporter.console.print(accuracy_table({**finished, "baselines": {}}))
     return finished
+
+
+def _training_images(zca: dict[str, Any] | None) -> dict[str, Any]:
+    """Which training images `load` reads: those that ZCA is computed from again, or none."""
+    if zca is None:
+        return {"test_only": True}
+    return {name: zca[name] for name in ("train_limit", "validation", "seed")}
 
 
 def seen_before(

@@ -35,13 +35,21 @@ class Data:
 
     dataset: str = "digits"
     """digits or moved_digits (embedded), a prepared TFDS set such as mnist, an .npz file or an
-    image folder."""
+    image folder, train/CLASS/*.jpg with test/ beside it or CLASS/*.jpg."""
     data_dir: Path | None = None
     """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
     train_limit: int | None = None
     """Use only the first so many training images; default all."""
     test_limit: int | None = None
     """Use only the first so many test images; default all."""
+    image_size: int | None = None
+    """Pixels of an image's side: the short one is resized to it, and the centre cut out; default
+    images are as they are, and have to be square and of one size."""
+    test_fraction: float | None = None
+    """Of each class of an image folder without test images, so many are test images, drawn by
+    name: the same ones for every seed; default 0.2."""
+    skip_unreadable: bool = False
+    """Leave out images of a folder that cannot be read; default refuse them."""
     validation: int = 0
     """Training images set aside, by seed, to choose learning rates on."""
     zca: bool = False
@@ -61,6 +69,9 @@ class Data:
             test_limit=self.test_limit,
             validation=self.validation,
             seed=seed,
+            image_size=self.image_size,
+            test_fraction=self.test_fraction,
+            skip_unreadable=self.skip_unreadable,
         )
 
 
