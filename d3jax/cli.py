@@ -194,15 +194,22 @@ def _processes(options: Any) -> "launch.Processes | None":
 
 
 def _keep_compiled(options: Any) -> None:
-    """Compiled programs are kept between runs, where JAX_COMPILATION_CACHE_DIR says, or in ours."""
+    """Compiled programs are kept between runs, where JAX_COMPILATION_CACHE_DIR says, or in ours.
+
+    Small ones too: a command that computes little has many of them. Where the environment says what
+    is worth keeping, that holds.
+    """
     import jax
 
     from d3jax.data.cache import cache_folder
 
     if not getattr(options, "compilation_cache", True):
         jax.config.update("jax_enable_compilation_cache", False)
-    elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _leave(text: str, code: int) -> NoReturn:

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 
 from d3jax import artifact, synthetic
+from d3jax.artifact import file
 from d3jax.types import InputError, Real
 
 GAUSSIAN = {
@@ -115,9 +116,9 @@ def test_other_storage_is_refused():
 
 
 def test_sample_is_deterministic_given_the_key(tmp_path):
-    artifact.save(make(), tmp_path / "a.safetensors")
-    made = artifact.load(tmp_path / "a.safetensors")
-    one, same = (made.sample(jax.random.key(3)) for _ in range(2))
+    artifact.save(make(), tmp_path / "artifact.safetensors")
+    made = artifact.load(tmp_path)  # a run's folder
+    one, same = made.sample(jax.random.key(3)), made.sample(3)
     other = made.sample(jax.random.key(4))
     np.testing.assert_array_equal(one.images, same.images)
     assert float(jnp.abs(one.images - other.images).max()) > 1e-3
@@ -139,8 +140,18 @@ def test_an_item_decodes_alike_in_any_company(specification):
         alone = made.sample(None, jnp.array([item], jnp.int32))
         np.testing.assert_allclose(alone.images[0], together.images[item], atol=1e-6)
         np.testing.assert_array_equal(alone.targets[0], together.targets[item])
-    pair = made.sample(None, jnp.array([3, 0, 3], jnp.int32))
+    pair = made.sample(None, [3, 0, 3])
     np.testing.assert_allclose(pair.images, together.images[jnp.array([3, 0, 3])], atol=1e-6)
+
+
+def test_sampling_is_compiled_once_for_all_artifacts_of_a_parametrization():
+    one, other = make(PIXELS), make(PIXELS)
+    one.sample()
+    compiled = file._sampling(one.synthetic)
+    before = compiled._cache_size()
+    other.sample()
+    assert file._sampling(other.synthetic) is compiled
+    assert compiled._cache_size() == before > 0
 
 
 # The ledger

@@ -231,7 +231,7 @@ def test_evaluate(finished, capsys, tmp_path):
     out, _ = finished
     judged = tmp_path / "judged.json"
     # The artifact knows its network, an mlp of 16.
-    called(capsys, "evaluate", out / "artifact.safetensors", "--json", judged)
+    called(capsys, "evaluate", out, "--json", judged)
     result = json.loads(judged.read_text())
     report = json.loads((out / "report.json").read_text())
     assert result["accuracy"] == report["accuracy"]  # the same protocol and seed
@@ -287,10 +287,11 @@ def test_compiled_programs_are_kept(monkeypatch, tmp_path):
     kept = []
     monkeypatch.setattr(jax.config, "update", lambda *change: kept.append(change))
     cli._keep_compiled(None)
-    assert kept == [("jax_compilation_cache_dir", str(tmp_path / "compiled"))]
+    assert kept.pop() == ("jax_persistent_cache_min_compile_time_secs", 0.0)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")  # JAX itself reads it
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "3")
     cli._keep_compiled(None)
-    assert len(kept) == 1
+    assert kept == [("jax_compilation_cache_dir", str(tmp_path / "compiled"))]
 
 
 def test_show(finished, capsys, tmp_path):
@@ -303,6 +304,17 @@ def test_show(finished, capsys, tmp_path):
         picture.load()
     called(capsys, "show", path, "--picture", tmp_path / "two.png")
     assert (tmp_path / "two.png").exists()
+
+
+def test_show_a_run_whose_folder_cannot_be_written(finished, capsys, monkeypatch):
+    def read_only(path, data):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("d3jax.host.files.write_bytes", read_only)
+    text = called(capsys, "show", finished[0])
+    assert "latents" in text
+    assert "artifact.png cannot be written (Read-only file system); --picture FILE" in text
+    assert "Read-only" in refused(capsys, "show", finished[0], "--picture", finished[0] / "b.png")
 
 
 # Interrupted

@@ -7,7 +7,8 @@ says how to decode them. No pickle: a file is checked against its header before 
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,9 +31,12 @@ from d3jax.artifact.checks import (
     parse,
 )
 from d3jax.host import files
+from d3jax.keys import as_key
 from d3jax.synthetic import labels, rounding
+from d3jax.synthetic.arguments import as_items
 from d3jax.types import Batch, InputError, PyTree, Synthetic
 
+NAME = "artifact.safetensors"  # in a run's folder
 _LONGEST_HEADER = 16 << 20
 
 
@@ -70,23 +74,18 @@ class Artifact(NamedTuple):
 
     def decodable(self) -> dict[str, PyTree]:
         """theta in float32, as `synthetic.sample` takes it."""
-
-        def read(x: Any) -> Array:
-            if isinstance(x, rounding.Int8):
-                return rounding.dequantize(x)
-            in_bytes = x.dtype == np.uint8
-            return labels.from_bytes(x) if in_bytes else jnp.asarray(x, jnp.float32)
-
-        return jax.tree.map(read, self.theta, is_leaf=lambda x: isinstance(x, rounding.Int8))
+        return _decodable(self.theta)
 
     def sample(
         self, key: Array | int | None = None, indices: Array | Sequence[int] | None = None
     ) -> Batch:
         """Normalized images and targets of the items `indices` (default all).
 
-        Without a key the deterministic decodes, with one, or a seed, a fresh sample of each item.
+        Without a key the deterministic decodes, with one (or a seed) a fresh sample of each item.
+        Compiled, once for all artifacts of one parametrization and number of items.
         """
-        return self.synthetic.sample(self.decodable(), key, indices)
+        data, key = self.synthetic, None if key is None else as_key(key)
+        return _sampling(data)(self.theta, key, as_items(indices, data.num_items))
 
     @property
     def ledger(self) -> dict[str, Any]:
@@ -114,6 +113,21 @@ class Artifact(NamedTuple):
             "floats": floats,
             "ipc_equivalent": {"float32": total / (4 * raw), "uint8": total / raw},
         }
+
+
+def _decodable(theta: dict[str, PyTree]) -> dict[str, PyTree]:
+    def read(x: Any) -> Array:
+        if isinstance(x, rounding.Int8):
+            return rounding.dequantize(x)
+        in_bytes = x.dtype == np.uint8
+        return labels.from_bytes(x) if in_bytes else jnp.asarray(x, jnp.float32)
+
+    return jax.tree.map(read, theta, is_leaf=lambda x: isinstance(x, rounding.Int8))
+
+
+@lru_cache(maxsize=32)  # as many as `synthetic.create` keeps
+def _sampling(data: Synthetic) -> Callable[..., Batch]:
+    return jax.jit(lambda theta, key, indices: data.sample(_decodable(theta), key, indices))
 
 
 def create(
@@ -218,14 +232,20 @@ def save(artifact: Artifact, path: str | Path) -> None:
     files.write_bytes(path, _serialize(artifact))
 
 
+def located(path: str | Path) -> Path:
+    """The artifact's file: `path`, or what a run left in that folder."""
+    path = Path(path)
+    return path / NAME if path.is_dir() else path
+
+
 def load(path: str | Path) -> Artifact:
-    """The artifact in the file at `path`, after checking all of it.
+    """The artifact in the file at `path`, or in that folder of a run, after checking all of it.
 
     Raises:
       InputError: the file is missing, truncated, oversized, of another kind or version, or its
         arrays are not those that its header promises.
     """
-    path = Path(path)
+    path = located(path)
     if not path.is_file():
         raise InputError(f"there is no artifact at {path}")
     size = path.stat().st_size

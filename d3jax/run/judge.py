@@ -32,13 +32,14 @@ def judge(
 ) -> dict[str, Any]:
     """Runs `d3jax evaluate`: trains fresh students on the artifact at `path` and tests them.
 
+    path: of the artifact, or of the folder of the run that made it.
     dataset: instead of the one that the options, or the artifact, name.
 
     Raises:
       InputError: the artifact, the data set or the protocol cannot be used, or do not fit.
     """
     distilled = artifact.load(path) if isinstance(path, Path) else path
-    path = path if isinstance(path, Path) else Path("artifact")
+    path = artifact.located(path) if isinstance(path, Path) else Path("artifact")
     ledger = distilled.ledger  # of the file, whatever is left out below
     if options.json is not None and not options.json.parent.is_dir():
         raise InputError(f"there is no folder {options.json.parent} to write {options.json} to")

@@ -345,7 +345,7 @@ class Evaluate:
     """`d3jax evaluate`: train fresh students on an artifact and test them."""
 
     artifact: tyro.conf.Positional[Path]
-    """The artifact to judge."""
+    """The artifact to judge, or the folder of the run that made it."""
     options: Annotated[Judgement, Inlined] = field(default_factory=Judgement)
 
 
@@ -354,7 +354,7 @@ class Show:
     """`d3jax show`: print an artifact's header and byte ledger, and write its picture."""
 
     artifact: tyro.conf.Positional[Path]
-    """The artifact to show."""
+    """The artifact to show, or the folder of the run that made it."""
     picture: Path | None = None
     """The picture's file; default the artifact's name with .png."""
     seed: int = 0

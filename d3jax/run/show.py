@@ -24,10 +24,18 @@ def dataset_name(name: str) -> str:
 def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> None:
     """Runs `d3jax show`: the artifact's header, ledger and picture.
 
+    Where the artifact's folder cannot be written, and no other is named for the picture, there is
+    none.
+
     Raises:
       InputError: the artifact cannot be used.
     """
+    path = artifact.located(path)
     distilled = artifact.load(path)
+    target = path.with_suffix(".png") if picture is None else picture
+    if not target.parent.is_dir():
+        raise InputError(f"there is no folder {target.parent} to write {target} to")
+    check_seed(seed)
     reporter.console.print_json(data=distilled.header)
     ledger = distilled.ledger
     reporter.console.print(pictures.ledger_table(ledger["bytes"]))
@@ -40,11 +48,16 @@ def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> Non
     if normalization["zca"] is not None:
         reporter.say("the picture shows whitened images: their colours are not those of pixels")
     mean, sd = (np.asarray(normalization[n], np.float32) for n in ("mean", "sd"))
-    target = path.with_suffix(".png") if picture is None else picture
-    if not target.parent.is_dir():
-        raise InputError(f"there is no folder {target.parent} to write {target} to")
-    check_seed(seed)
-    decoded_picture(target, distilled, data.Normalization(mean, sd), jax.random.key(seed))
+    try:
+        decoded_picture(target, distilled, data.Normalization(mean, sd), jax.random.key(seed))
+    except OSError as error:
+        if picture is not None:
+            raise
+        reporter.say(
+            f"no picture: {target} cannot be written ({error.strerror}); --picture FILE writes it "
+            f"elsewhere"
+        )
+        return
     reporter.say(f"picture: {target}")
 
 

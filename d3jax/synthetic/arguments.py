@@ -23,7 +23,7 @@ def converting(made: Synthetic) -> Synthetic:
 
     def sample(theta: dict[str, PyTree], key: Array | int | None, indices: Any = None) -> Batch:
         key = None if key is None else as_key(key)
-        return made.sample(theta, key, _as_items(indices, made.num_items))
+        return made.sample(theta, key, as_items(indices, made.num_items))
 
     def freeze(theta: dict[str, PyTree], key: Array | int) -> dict[str, PyTree]:
         return made.freeze(theta, as_key(key))
@@ -31,7 +31,12 @@ def converting(made: Synthetic) -> Synthetic:
     return made._replace(init=init, sample=sample, freeze=freeze)
 
 
-def _as_items(indices: Any, num_items: int) -> Array | None:
+def as_items(indices: Any, num_items: int) -> Array | None:
+    """Item numbers i32[B]; None stands for all.
+
+    Raises:
+      InputError: they are no numbers of items.
+    """
     if indices is None or isinstance(indices, jax.Array):
         return indices
     items = np.asarray(indices)
