@@ -18,12 +18,14 @@ from PIL import Image
 
 from d3jax import artifact, cli, data, evaluate, experts
 from d3jax.data import subtasks
-from d3jax.host.progress import UNFINISHED, Reporter, locked
+from d3jax.evaluate import Evaluation
+from d3jax.host.progress import UNFINISHED, Interrupted, Reporter, locked
 from d3jax.methods import d3
-from d3jax.run import folder, judge
+from d3jax.run import folder, judge, result
 from d3jax.run import options as config
 from d3jax.run import run as jobs
 from d3jax.run.experts import train_experts
+from d3jax.run.judges import Judge
 from d3jax.run.options import command
 from d3jax.run.show import dataset_name
 from d3jax.types import InputError
@@ -32,6 +34,7 @@ OPTIONS = [
     "--network=mlp", "--width=16", "--outer-steps=40", "--inner-steps=3", "--mmd-samples=4",
     "--expert.count=2", "--expert.epochs=3", "--expert.augmentation", "--max-start-epoch=1",
     "--student.students=2", "--student.epochs=10", "--student.augmentation", "flip",
+    "--baseline-students=2",
 ]  # fmt: skip
 
 
@@ -107,7 +110,7 @@ def test_a_run_leaves_its_files(finished):
     out, _ = finished
     assert {path.name for path in out.iterdir()} == {
         "artifact.safetensors", "config.yaml", "metrics.jsonl", "report.json", "images.png",
-        "curves.png", "checkpoints", "experts", ".lock",
+        "curves.png", "checkpoints", "experts", "rows.json", ".lock",
     }  # fmt: skip
     for name in ("images.png", "curves.png"):
         with Image.open(out / name) as picture:
@@ -138,6 +141,7 @@ def test_the_report_is_as_promised(finished):
     assert set(report) == {
         "method", "dataset", "network", "accuracy", "baselines", "bytes", "floats",
         "ipc_equivalent", "seconds", "cpu_seconds", "seed", "versions", "learning_rates",
+        "other_judgements", "machine", "configuration",
     }  # fmt: skip
     tried = report["learning_rates"]["tried"]
     assert {"0.01", "0.03", "0.1"} < set(tried)
@@ -154,7 +158,15 @@ def test_the_report_is_as_promised(finished):
     assert report["bytes"]["latents"] == 2 * (10 * 5) * 2 * 8  # float16, mean and log-variance
     assert report["floats"] * 2 == size - report["bytes"]["other"]
     assert report["ipc_equivalent"] == {"float32": size / 2560, "uint8": size / 640}
-    assert set(report["seconds"]) == {"experts", "distill", "student"}
+    parts = {"experts", "compile", "distill", "students", "baselines"}
+    assert set(report["seconds"]) == {*parts, "student", "total"}
+    total = sum(report["seconds"][part] for part in parts)
+    assert report["seconds"]["total"] == pytest.approx(total)
+    assert report["machine"]["platform"] == "cpu"
+    assert report["machine"]["host_peak_bytes"] > 100e6
+    assert 0 < report["seconds"]["compile"] < report["machine"]["compile_seconds"]
+    assert report["configuration"]["d3"]["inner_steps"] == 3
+    assert report["configuration"]["student"]["epochs"] == 10
     assert set(report["cpu_seconds"]) == {"experts", "distill"}
     assert all(type(value) is float and value > 0 for value in report["seconds"].values())
     assert {"d3jax", "jax"} <= set(report["versions"])
@@ -181,8 +193,13 @@ def test_progress_is_plain_lines(finished):
     assert "\r" not in text
     for stage in ("expert epochs 4/4", "outer steps 40/40", "student epochs 10/10"):
         assert stage in text
+    said = []
     for name in ("d3", "random", "kmeans", "class_mean", "kmeans_uint8"):
         assert f"│ {name} " in text
+        said.append(text.index(f"\n{name}: test accuracy "))  # as soon as it is known
+    assert said[0] == min(said)
+    assert max(said) < text.index("│ d3 ")
+    assert "--baselines alone leaves them out" in text
 
 
 def test_run_again_it_says_so(finished, capsys):
@@ -199,7 +216,7 @@ def test_run_again_it_says_so(finished, capsys):
 @pytest.mark.parametrize(
     ("option", "named"),
     [("--seed=1", "seed = 0"), ("--outer-steps=41", "outer_steps = 40"),
-     ("--student.epochs=11", "student.epochs = 10"), ("--train-limit=500", "")],
+     ("--inner-steps=4", "d3.inner_steps = 3"), ("--train-limit=500", "")],
 )  # fmt: skip
 def test_another_configuration_is_refused(finished, capsys, option, named):
     out, _ = finished
@@ -207,7 +224,69 @@ def test_another_configuration_is_refused(finished, capsys, option, named):
     error = refused(capsys, "distill", "d3", "--out", out, *OPTIONS, option)
     assert named in error
     assert "choose another --out" in error
+    assert f"--experts {out / 'experts'}" in error
     assert contents(out) == before
+
+
+@pytest.fixture
+def judges(monkeypatch):
+    """What is judged, by judges that find 0.5 and do not train; they may be stopped before one."""
+    judged, stop = [], []
+
+    def found(made, *_):
+        name = made.header["method"]
+        if name in stop:
+            raise Interrupted
+        judged.append(name)
+        return Evaluation(np.array([0.5, 0.5]), 0.03, 0, 1.0), (0.6, 0.7, 0.6)
+
+    def own(*given):
+        rates = {"learned": given[0].header["student_learning_rate"], "tried": {0.03: 0.7}}
+        return found(*given)[0], {"learning_rates": rates}
+
+    monkeypatch.setattr(result, "judge_of", lambda *_: Judge(own, found))
+    return judged, stop
+
+
+def test_a_finished_run_is_judged_otherwise(finished, capsys, tmp_path, judges):
+    """What its report has not is judged, is there at once, and is not judged again."""
+    judged, stop = judges
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    artifact_before = (out / "artifact.safetensors").read_bytes()
+    before = json.loads((out / "report.json").read_text())
+    command = ["distill", "d3", "--out", out, *OPTIONS, "--experts", finished[0] / "experts"]
+
+    stop.append("herding_uint8")
+    more = [*command, "--baselines", "herding", "class_mean", "herding_uint8"]
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(word) for word in more])
+    assert caught.value.code == 75
+    assert judged == ["herding"]
+    assert "\nherding: test accuracy 50.00 %" in capsys.readouterr().out
+    stop.clear()
+    called(capsys, *more)
+    assert judged == ["herding", "herding_uint8"]
+    report = json.loads((out / "report.json").read_text())
+    assert {**before["baselines"], **report["baselines"]} == report["baselines"]
+    assert {*report["baselines"]} - {*before["baselines"]} == {"herding", "herding_uint8"}
+    assert report["accuracy"] == before["accuracy"]
+    assert report["other_judgements"] == []
+
+    judged.clear()
+    called(capsys, *command, "--student.epochs=11", "--baselines", "random")
+    assert judged == ["d3", "random"]
+    report = json.loads((out / "report.json").read_text())
+    assert report["accuracy"]["mean"] == 0.5
+    learned = before["learning_rates"]["learned"]
+    assert report["learning_rates"]["learned"] == learned
+    assert list(report["baselines"]) == ["random"]
+    assert len(report["other_judgements"]) == 7
+    assert (out / "artifact.safetensors").read_bytes() == artifact_before
+    assert "is finished; this is its report" in called(
+        capsys, *command, "--student.epochs=11", "--baselines", "random"
+    )
+    assert judged == ["d3", "random"]
 
 
 def test_a_folder_of_something_else(tmp_path, capsys):

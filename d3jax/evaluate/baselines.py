@@ -6,7 +6,8 @@ stored in one. The bytes are those of the data's arrays in the file; a header is
 initialization of a network. Both budgets are rounded up in the baseline's favour.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,10 +23,12 @@ from d3jax.host.progress import Reporter
 from d3jax.types import HeldOut, InputError
 
 Judged = tuple[Evaluation, tuple[float, ...]]
+Row = dict[str, Any]
 KINDS = ("random", "kmeans", "herding", "class_mean")
 UINT8 = "_uint8"  # ends the name of a baseline at as many bytes
 NAMES = (*KINDS, *(kind + UINT8 for kind in KINDS if kind != "class_mean"))
 _REAL = ("random", "herding")  # their pixels are whole numbers as they are
+_OF_IMAGES = ("accuracy", "seconds", "learning_rate", "nearest_neighbours")  # of a row
 _DRAWS = 20  # of best_random
 _CHOOSING = 2000  # at most so many images choose a learning rate
 
@@ -59,9 +62,10 @@ def compare(
     seed: int,
     reporter: Reporter,
     *,
+    known: Mapping[str, Row] | None = None,
     score: Callable[[artifact.Artifact, HeldOut], float] | None = None,
     neighbours: bool = False,
-) -> dict[str, dict[str, Any]]:
+) -> Iterator[tuple[str, Row]]:
     """Each baseline's accuracy and size, at no fewer floats or bytes than the data in `distilled`.
 
     Baselines of one number of images are given to `judge` one after another, since they train by
@@ -80,66 +84,78 @@ def compare(
         that is best on the former, and the accuracy of each there.
       seed: of draws.
       reporter: shows progress.
+      known: rows of an earlier run, by name, which are not judged again.
       score: for `best_random`: (baseline, images that choose) -> accuracy, quickly.
       neighbours: classify by the nearest stored images too (1, 3 or 5, chosen likewise).
 
-    Returns:
-      By name, in the order of `names`: accuracy, floats (stored numbers), bytes (of the whole file,
-      with its header), images_per_class, seconds, learning_rate; a note where bytes would have
+    Yields:
+      Each name that is not known and its row, as soon as it is judged: accuracy, floats (stored
+      numbers), bytes (of the whole file, with its header), images_per_class, learning_rate; seconds
+      (per student) and judging_seconds (in all, compilation too); a note where bytes would have
       bought more images than the smallest class has.
     """
-    numbers = {name: _number(name, distilled, dataset) for name in names}
-    rows: dict[str, dict[str, Any]] = {}
-    same: dict[tuple[str, int, bool], dict[str, Any]] = {}
+    known = {} if known is None else known
+    numbers = {name: bought(name, distilled, dataset) for name in names}
+    same: dict[tuple[str, int, bool], Row] = {}
+
+    def made(name: str, number: int) -> artifact.Artifact:
+        def drawn(kind: str, seed: int) -> artifact.Artifact:
+            return _as_artifact(kind, create(kind, dataset, normalization, number, seed), distilled)
+
+        if name != "best_random":
+            return drawn(name, seed)
+        assert score is not None
+        draws = [drawn("random", seed + 1 + draw) for draw in range(_DRAWS)]
+        return draws[int(np.argmax([score(draw, choosing) for draw in draws]))]
+
+    def reached_by(name: str, stored: artifact.Artifact) -> Row:
+        reached, found = judge(stored, choosing, test)
+        tried = ", ".join(f"{r:g}: {a:.3f}" for r, a in zip(learning_rates, found, strict=True))
+        reporter.say(f"baseline {name}: learning rate {reached.learning_rate:g} of {tried}")
+        ends = (min(learning_rates), max(learning_rates))
+        if len(found) > 1 and reached.learning_rate in ends:
+            reporter.say("that is an end of what was tried; see --baseline-learning-rates")
+        row = {
+            "accuracy": reached.summary(),
+            "seconds": reached.seconds,
+            "learning_rate": reached.learning_rate,
+        }
+        if neighbours:
+            row["nearest_neighbours"] = _neighbours(stored, choosing, test)
+        return row
+
     for name in sorted(names, key=lambda name: numbers[name]):  # stable
+        begun = time.monotonic()
         number, kind = numbers[name], name.removesuffix(UINT8)
         in_bytes = kind != name
-        reporter.say(f"baseline {name}: {number} images per class")
-
-        def made(name: str, seed: int, number=number) -> artifact.Artifact:
-            images = create(name, dataset, normalization, number, seed)
-            return _as_artifact(name, images, distilled)
-
-        if name == "best_random":
-            assert score is not None
-            draws = [made("random", seed + 1 + draw) for draw in range(_DRAWS)]
-            stored = draws[int(np.argmax([score(draw, choosing) for draw in draws]))]
-        else:
-            stored = made(name, seed)
         kind = "class_mean" if kind == "kmeans" and number == 1 else kind
         alike = (kind, number, in_bytes and kind not in _REAL)
+        if name in known:
+            same[alike] = {n: known[name][n] for n in _OF_IMAGES if n in known[name]}
+            continue
+        reporter.say(f"baseline {name}: {number} images per class")
+        stored = made(name, number)
         if alike not in same:
-            reached, found = judge(stored, choosing, test)
-            tried = ", ".join(f"{r:g}: {a:.3f}" for r, a in zip(learning_rates, found, strict=True))
-            reporter.say(f"baseline {name}: learning rate {reached.learning_rate:g} of {tried}")
-            ends = (min(learning_rates), max(learning_rates))
-            if len(found) > 1 and reached.learning_rate in ends:
-                reporter.say("that is an end of what was tried; see --baseline-learning-rates")
-            same[alike] = {
-                "accuracy": reached.summary(),
-                "seconds": reached.seconds,
-                "learning_rate": reached.learning_rate,
-            }
-            if neighbours:
-                same[alike]["nearest_neighbours"] = _neighbours(stored, choosing, test)
-        rows[name] = {
+            same[alike] = reached_by(name, stored)
+        row = {
             **same[alike],
             "floats": stored.ledger["floats"],
             "bytes": _file_size(stored, in_bytes),
             "images_per_class": number,
+            "judging_seconds": time.monotonic() - begun,
         }
         if in_bytes and number < (more := _affordable(name, distilled, dataset)):
-            rows[name]["note"] = f"{number} of {more} images per class: the smallest class has less"
-            reporter.say(f"baseline {name}: {rows[name]['note']}")
-    return {name: rows[name] for name in names}
+            row["note"] = f"{number} of {more} images per class: the smallest class has less"
+            reporter.say(f"baseline {name}: {row['note']}")
+        yield name, row
 
 
-def _number(name: str, distilled: artifact.Artifact, dataset: Dataset) -> int:
-    """Images per class of a baseline."""
+def bought(name: str, distilled: artifact.Artifact, dataset: Dataset) -> int:
+    """Images per class of a baseline of `distilled`."""
     if name == "class_mean":
         return 1
-    bought = _affordable(name, distilled, dataset)
-    return min(bought, _smallest(dataset)) if name.endswith(UINT8) else bought
+    number = _affordable(name, distilled, dataset)
+    return min(number, _smallest(dataset)) if name.endswith(UINT8) else number
 
 
 def _affordable(name: str, distilled: artifact.Artifact, dataset: Dataset) -> int:

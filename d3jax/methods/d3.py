@@ -330,6 +330,22 @@ def _reads(run: Any, dataset: Dataset, turn: int) -> Reads | None:
     return Reads(run.expert, max(own.mmd_epoch or 0, last))
 
 
+def _passes(options: D3Options, classes: int) -> int:
+    """The derivative of a step's gradient is worth 6 of an image, that gradient 3."""
+    assert options.inner_batch_size is not None
+    found = 0
+    if options.trajectory:
+        found += 9 * options.inner_steps * options.inner_batch_size
+    if options.unroll:
+        plain = (options.unroll_steps - options.unroll_window) // 2  # in the mean
+        steps = 9 * options.unroll_window + 3 * plain
+        batch = steps * options.inner_batch_size + 3 * options.unroll_real_batch
+        found += options.unroll_networks * batch
+    if options.mmd:  # decoded images and, only forward, real ones
+        found += 4 * options.mmd_experts * options.mmd_samples * classes
+    return found
+
+
 def _build(options: D3Options, setting: Setting) -> Method:
     return d3(setting.network, setting.synthetic, options, setting.outer_steps)
 
@@ -352,5 +368,6 @@ SPEC = register(
         parametrization="gaussian",
         labels="end",
         divisible=True,
+        passes=_passes,
     )
 )

@@ -167,6 +167,14 @@ def resolved(options: MTTOptions, run: Any, dataset: Dataset, outer_steps: int) 
     )
 
 
+def passes(options: MTTOptions, classes: int) -> int:
+    """Images forward through the network in an outer step, of which a backward pass is worth two:
+    an inner step's gradient is 3 of an image, the derivative of that 6 more."""
+    del classes
+    assert options.inner_batch_size is not None
+    return 9 * options.inner_steps * options.inner_batch_size
+
+
 def last_epoch(options: MTTOptions) -> int:
     """The last expert epoch that is read."""
     return options.max_start_epoch - 1 + options.expert_epochs
@@ -207,5 +215,6 @@ SPEC = register(
         resolve=_resolve,
         experts=_reads,
         divisible=True,
+        passes=passes,
     )
 )

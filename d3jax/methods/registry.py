@@ -95,6 +95,9 @@ class Spec(NamedTuple):
     network: Callable[[tuple[int, int, int]], str] = lambda image_shape: "convnet"  # the default
     initialization: str = "uniform_fan_in"  # of weights, the default
     divisible: bool = False  # may be cut into subtasks
+    # (resolved options, classes) -> images that go forward through networks in an outer step, of
+    # which a backward pass is worth two; None: baselines get as many students as the artifact
+    passes: Callable[[Any, int], int] | None = None
 
 
 _OURS = ("d3", "mtt", "seqmatch", "dd")  # the modules of this package, in the order of their help

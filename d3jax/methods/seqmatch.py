@@ -206,5 +206,6 @@ SPEC = register(
         turns=lambda options: options.subsets,
         starts=_starts,
         finish=_finish,
+        passes=mtt.passes,
     )
 )

@@ -16,11 +16,18 @@ from d3jax.networks.own import identified
 from d3jax.run.options import Run, plain
 from d3jax.types import InputError, Network
 
-# What may differ between the runs of one folder: it changes no number (`together` the last bits).
+# What may differ between the runs of one folder: it changes no number (`together` the last bits),
+# or none of the artifact.
 _FREE = (
+    *("baselines", "baseline_learning_rates", "baseline_students", "choose_learning_rate"),
     *("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data.data_dir", "together"),
     *("profile", "compilation_cache", "data.skip_unreadable"),
 )
+
+
+def configuration(options: Run) -> dict[str, Any]:
+    """The options as YAML and JSON hold them, without those of one process among several."""
+    return {name: value for name, value in plain(options).items() if name != "processes"}
 
 
 @contextmanager
@@ -56,7 +63,7 @@ def _claim(
         "method": options.spec.name,
         "draws": DRAWS,
         "versions": artifact.versions(),
-        **{name: value for name, value in plain(options).items() if name != "processes"},
+        **configuration(options),
         "architecture": identified(plain(options.architecture), network, dataset.image_shape),
         "images": fingerprint(dataset.train_images, dataset.train_labels),
     }
@@ -79,12 +86,16 @@ def _claim(
                 f"{out} was begun with {_told(begun)}, this is {_told(now)}: what is computed now "
                 f"may differ from an uninterrupted run in last bits, or in draws"
             )
+        # Experts of later turns may start from students; else students only judge.
+        free = "student." if options.spec.starts is None else "student.students"
         ours, theirs = _flat(values), _flat(there)
         for name in sorted(set(ours) | set(theirs)):
-            if ours.get(name) != theirs.get(name):
+            if ours.get(name) != theirs.get(name) and not name.startswith(free):
+                shared = f" (its experts serve there too: --experts {out / 'experts'})"
                 raise InputError(
                     f"{out} holds a run with {name} = {theirs.get(name)}, this one has "
-                    f"{ours.get(name)}; choose another --out or the same options"
+                    f"{ours.get(name)}; choose another --out"
+                    f"{shared if (out / 'experts').exists() else ''} or the same options"
                 )
         return False
     out.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,8 @@ from d3jax.types import InputError, Network
 
 NormName = Literal["instance", "group", "layer", "batch", "none"]
 PoolingName = Literal["average", "max", "none"]
+# Options that say how an artifact is judged; with --baselines they may differ in a run's folder.
+JUDGING = ("student", "choose_learning_rate", "baseline_learning_rates", "baseline_students")
 Inlined = tyro.conf.arg(name="")  # the group's flags have no prefix
 BaselineName = Literal["random", "best_random", "kmeans", "herding", "class_mean",
                        "random_uint8", "kmeans_uint8", "herding_uint8"]  # fmt: skip
@@ -204,6 +206,9 @@ class Studied(Run):
     choose_learning_rate: bool = True
     """Students train at the best of the learned rate and those of --baseline-learning-rates,
     on the images that choose the baselines'; off: the learned one."""
+    baseline_students: int | None = None
+    """Students of each baseline; default as many as --student.students, or, where baselines would
+    take longer than the distillation, one a learning rate, or one at the middle rate."""
 
 
 @dataclass(frozen=True)

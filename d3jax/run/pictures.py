@@ -206,6 +206,12 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def row_line(row: Mapping[str, Any]) -> str:
+    """The accuracy of a row of `comparison_table`, in a line."""
+    _, mean, spread, *_ = _cells({"floats": None, "bytes": 0, **row})
+    return f"{row['name']}: test accuracy {mean} %, sd (students) {spread}"
+
+
 def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The same table as HTML."""
     lines = [
@@ -233,6 +239,11 @@ def _cells(row: Mapping[str, Any], size: str | None = None) -> tuple[str, ...]:
 def _remarks(rows: Sequence[Mapping[str, Any]]) -> str:
     """What has to be said of the rows."""
     remarks = [f"{row['name']}: {row['note']}." for row in rows if row.get("note")]
+    if any(row.get("effort", {}).get("reduced") for row in rows):
+        remarks.append(
+            "Baselines have fewer students and learning rates, since they would have taken longer "
+            "than the distillation; --baseline-students 5 judges all alike."
+        )
     if any(row["name"].endswith("_uint8") for row in rows):
         remarks.insert(0, "uint8: whole images of a byte a pixel, for as many bytes.")
     return " ".join(remarks)

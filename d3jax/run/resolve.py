@@ -178,6 +178,9 @@ def _check(options: Run, dataset: data.Dataset) -> None:
             f"best_random is no baseline of {options.spec.name}, whose students take too long to "
             f"compare 20 draws; leave it out of --baselines"
         )
+    fewer = options.baseline_students if isinstance(options, Studied) else None
+    if fewer is not None and fewer < 1:
+        raise InputError(f"baseline_students must be at least 1, not {fewer}")
     baseline_learning_rates = options.baseline_learning_rates
     if options.label_storage == "int8" and options.parametrization.labels != "expert":
         raise InputError("--label-storage int8 is for labels that are given: add --labels expert")

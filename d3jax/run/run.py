@@ -1,11 +1,14 @@
 """A run of any method: load, experts and distill, save and evaluate."""
 
+from functools import partial
+
 from d3jax.data import Dataset
 from d3jax.host.progress import Reporter
 from d3jax.run import subtasks
 from d3jax.run.job import load
 from d3jax.run.options import Run
-from d3jax.run.stages import Report, distilled, judged, opened
+from d3jax.run.result import Report, judged, save
+from d3jax.run.stages import distilled, opened
 
 
 def run(options: Run, reporter: Reporter, dataset: Dataset | None = None) -> Report:
@@ -19,8 +22,9 @@ def run(options: Run, reporter: Reporter, dataset: Dataset | None = None) -> Rep
     if subtasks.wanted(options):
         return subtasks.run(options, reporter, dataset)
     job = load(options, dataset)
-    with opened(job.options, job.world, job.synthetic, reporter) as finished:
+    judge = partial(judged, job, reporter=reporter)
+    with opened(job.options, job.world, job.synthetic, reporter, judge) as finished:
         if finished is not None:
             return finished
         made, spent = distilled(job, reporter)
-        return judged(job, made, spent, reporter)
+        return judge(save(job, made), spent)

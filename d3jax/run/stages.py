@@ -1,10 +1,9 @@
-"""The stages of a run of any method: experts and distill, save and evaluate, in its folder."""
+"""A run of any method in its folder: experts and outer steps, up to an artifact."""
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -17,27 +16,32 @@ from d3jax.host import clocks, files
 from d3jax.host.clocks import Spent
 from d3jax.host.events import EventWriter, check_installed
 from d3jax.host.progress import Reporter, locked
-from d3jax.keys import Stage, stage_key
+from d3jax.keys import Stage
 from d3jax.methods.registry import Finished
-from d3jax.run import augmented, header, pictures, show
-from d3jax.run.compare import judge_of
+from d3jax.run import augmented, header, machine, result, show
 from d3jax.run.experts import trained
 from d3jax.run.folder import claim
 from d3jax.run.job import Job, World, turn_steps
 from d3jax.run.judge import accuracy_table
 from d3jax.run.options import Run
 from d3jax.run.resolve import labels_at_start
+from d3jax.run.result import Report
 from d3jax.synthetic import labels
 from d3jax.types import PyTree, Synthetic
-
-Report = dict[str, Any]
 
 
 @contextmanager
 def opened(
-    options: Run, world: World, data_: Synthetic, reporter: Reporter
+    options: Run,
+    world: World,
+    data_: Synthetic,
+    reporter: Reporter,
+    judge_again: Callable[[Artifact, Spent], Report],
 ) -> Iterator[Report | None]:
-    """Holds the run's folder; gives the report of a run that was finished there before."""
+    """Holds the run's folder; gives the report of a run that was finished there before.
+
+    Where that has not all rows that the options ask for, `judge_again` is called.
+    """
     shapes = jax.eval_shape(
         lambda k, real: data_.freeze(data_.init(k, real), k), jax.random.key(0), world.real
     )
@@ -49,22 +53,34 @@ def opened(
     with claim(out, options, world.dataset, world.network, reporter), locked(out, "distilling"):
         finished = None
         if (out / "report.json").exists():
-            reporter.say(f"{out} is finished; this is its report")
             finished = json.loads((out / "report.json").read_text())
-            reporter.console.print(accuracy_table(finished))
+            if result.answers(finished, options):
+                reporter.say(f"{out} is finished; this is its report")
+                reporter.console.print(accuracy_table(finished))
+            else:
+                reporter.say(f"{out} is finished; what its report does not have is judged now")
+                finished = judge_again(artifact.load(out), _spent(finished))
         else:
             reporter.say(augmented.told(augmented.used(options, world.whole), world.whole))
         yield finished
 
 
+def _spent(report: Report) -> Spent:
+    """The time that a finished run says it took before it was judged."""
+    experts = {clock: report[clock]["experts"] for clock in clocks.NAMES}
+    return {**experts, "compile": report["seconds"].get("compile", 0.0)}
+
+
 def distilled(job: Job, reporter: Reporter) -> tuple[Artifact, Spent]:
-    """The artifact of a run or subtask, and the time that its experts took; resumes in its folder.
+    """The artifact of a run or subtask, and the time that its experts and, as `compile`, the
+    compilation of its outer steps took; resumes in its folder.
 
     One turn after another (a sequence has several): its experts, then its outer steps.
     """
     options, world, out = job.options, job.world, job.options.out
     steps = turn_steps(options)
     theta: dict[str, PyTree] | None = None
+    compiled = 0.0
     state, rates, spent, real = None, [], clocks.nothing(), world.real
     for turn, outer_steps in enumerate(steps):
         if len(steps) > 1:
@@ -81,6 +97,7 @@ def distilled(job: Job, reporter: Reporter) -> tuple[Artifact, Spent]:
             start = distill.start(method, key, real)
             images = method.synthetic.sample(start.theta, None).images
             show.start_picture(out / "start.png", images, world.dataset, world.normalization)
+        begun = machine.compile_seconds()
         with observer(options.tensorboard, folder) as observe:
             state = distill.run(
                 method,
@@ -94,6 +111,7 @@ def distilled(job: Job, reporter: Reporter) -> tuple[Artifact, Spent]:
                 observe=observe,
                 profile=options.profile,
             )
+        compiled += machine.compile_seconds() - begun
         rates.append(_learning_rate(options, state.theta))
         theta = {name: x for name, x in state.theta.items() if name != "learning_rates"}
     assert state is not None
@@ -104,7 +122,7 @@ def distilled(job: Job, reporter: Reporter) -> tuple[Artifact, Spent]:
         theta["labels"] = labels.by_expert(world.network, job.synthetic, theta, real)
     finished = Finished(theta, state, rates, world.dataset.class_names, job.recipe)
     more, entries = job.spec.finish(options, finished)
-    return header.made(job, {**theta, **more}, rates[-1], entries), spent
+    return header.made(job, {**theta, **more}, rates[-1], entries), {**spent, "compile": compiled}
 
 
 def _learning_rate(options: Run, theta: dict[str, PyTree]) -> float:
@@ -157,59 +175,3 @@ def _join_metrics(out: Path, turns: int) -> None:
             for row in metrics.read(_folder(out, turn, turns) / metrics.METRICS)
         ]
     files.write_text(out / metrics.METRICS, metrics.lines(rows))
-
-
-def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report:
-    """Saves the artifact, judges what was saved, compares it, and writes the report."""
-    options, world, out = job.options, job.world, job.options.out
-    dataset, normalization = world.dataset, world.normalization
-    artifact.save(made, out / "artifact.safetensors")
-    made = artifact.load(out / "artifact.safetensors")
-    rows = metrics.read(out / metrics.METRICS)
-    pictures.curves(out / "curves.png", rows)
-    key = stage_key(options.seed, Stage.STUDENTS)
-    show.decoded_picture(out / "images.png", made, normalization, key)
-    test = dataset.held_out(normalization)
-    judge = judge_of(made, world.network, options, job.trained_on, reporter)
-    choosing = baselines.choosing(dataset, normalization, options.seed)
-    reached, more = judge.reached(made, choosing, test)
-    if "learning_rates" in more:
-        made.header["student_learning_rate"] = reached.learning_rate
-        artifact.save(made, out / "artifact.safetensors")
-    finished = {
-        "method": job.spec.name,
-        "dataset": show.dataset_name(options.data.dataset),
-        "network": options.architecture.network,
-        "accuracy": reached.summary(),
-        **more,
-        "baselines": baselines.compare(
-            options.baselines,
-            options.baseline_learning_rates,
-            made,
-            dataset,
-            normalization,
-            choosing,
-            test,
-            judge.best,
-            options.seed,
-            reporter,
-            score=judge.score,
-            neighbours=judge.score is not None,
-        ),
-        **made.ledger,
-        "seconds": {
-            "experts": spent["seconds"],
-            "distill": rows[-1]["seconds"],
-            "student": reached.seconds,
-        },
-        "cpu_seconds": {
-            "experts": spent["cpu_seconds"],
-            "distill": clocks.of(rows[-1])["cpu_seconds"],
-        },
-        "seed": options.seed,
-        "versions": artifact.versions(),
-    }
-    files.write_json(out / "report.json", finished)
-    reporter.console.print(accuracy_table(finished))
-    reporter.say(f"written to {out}")
-    return finished

@@ -23,13 +23,14 @@ from d3jax.host import clocks, processes
 from d3jax.host.files import write_json, write_text
 from d3jax.host.progress import Reporter, locked
 from d3jax.keys import Stage
-from d3jax.run import header
+from d3jax.run import header, machine
 from d3jax.run.experts import recipe_of
 from d3jax.run.job import Job, Part, make_world, parts_of, prepared, reads_of
 from d3jax.run.join import labelled
 from d3jax.run.options import Divided, Run
 from d3jax.run.resolve import resolved, resolved_experts
-from d3jax.run.stages import Report, judged, observer, opened
+from d3jax.run.result import Report, judged, save
+from d3jax.run.stages import observer, opened
 from d3jax.types import Real, Synthetic
 
 
@@ -99,7 +100,15 @@ def run(options: Run, reporter: Reporter, given: Dataset | None = None) -> Repor
     try:
         world = make_world(dataset, normalization, options.architecture, on_device=False)
         joined = _joined(whole)
-        with opened(options, world, joined, reporter) as finished:
+        method = whole.groups[0].first.method
+
+        def job(made: artifact.Artifact) -> Job:
+            return Job(options, world, made.header["parametrization"], joined, method)
+
+        def again(made: artifact.Artifact, spent: clocks.Spent) -> Report:
+            return judged(job(made), made, spent, reporter)
+
+        with opened(options, world, joined, reporter, again) as finished:
             if finished is not None:
                 return finished
             begun = bool(processes.gathered(True).all())
@@ -113,10 +122,8 @@ def run(options: Run, reporter: Reporter, given: Dataset | None = None) -> Repor
                 expert = resolved_experts(asked, dataset)
                 one = dataclasses.replace(whole.options, expert=expert)
                 made, more = labelled(made, world, options.architecture, one, reporter)
-                spent = clocks.total([spent, more])
-            method = whole.groups[0].first.method
-            job = Job(options, world, made.header["parametrization"], joined, method)
-            return judged(job, made, spent, reporter)
+                spent = {**spent, **clocks.total([spent, more])}
+            return again(save(job(made), made), spent)
     finally:
         if not begun:  # finished before, or refused: the others leave
             processes.gathered(False)
@@ -169,8 +176,9 @@ def _joined(whole: Whole) -> Synthetic:
 
 
 def _distill_parts(whole: Whole, out: Path, reporter: Reporter) -> clocks.Spent:
-    """Distills what is not there yet into OUT/subtask-N; the time that all experts took."""
-    spent = clocks.nothing()
+    """Distills what is not there yet into OUT/subtask-N; the time that all experts and, as
+    `compile`, the compilation of the outer steps took."""
+    spent, compiled = clocks.nothing(), 0.0
     for group in whole.groups:
         number, size = len(group.parts), len(group.parts[0].classes)
         reporter.say(f"{number} subtasks of {size} classes over {len(jax.devices())} devices")
@@ -185,8 +193,10 @@ def _distill_parts(whole: Whole, out: Path, reporter: Reporter) -> clocks.Spent:
         there = all((folder / "artifact.safetensors").exists() for folder in folders)
         if processes.any_of(not there)[0]:
             checkpoints = out / "checkpoints" / f"{size}-classes"
+            begun = machine.compile_seconds()
             _distill_group(whole, group, folders, checkpoints, reporter)
-    return spent
+            compiled += machine.compile_seconds() - begun
+    return {**spent, "compile": compiled}
 
 
 def _sum(value: float) -> float:

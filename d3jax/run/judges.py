@@ -1,4 +1,4 @@
-"""How an artifact and its baselines are judged in a run: alike."""
+"""The two judges of an artifact and its baselines, who treat both alike: students, and replay."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from d3jax.evaluate import baselines, replay, unseen
 from d3jax.evaluate.recipe import recipe_of
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
+from d3jax.run.effort import Effort
 from d3jax.run.judge import by_students, seen_before
 from d3jax.run.options import Run, Studied, plain
 from d3jax.types import HeldOut, Network
@@ -33,18 +34,24 @@ def judge_of(
     network: Network,
     options: Run,
     trained_on: str | None,
+    effort: Effort,
     reporter: Reporter,
 ) -> Judge:
-    """By ordinary students; or, where an artifact has steps of its own, by replaying them."""
+    """By ordinary students; or, where an artifact has steps of its own, by replaying them.
+
+    effort: of ordinary students on baselines.
+    """
     if made.header.get("replay") is None:
-        return _students_judge(network, options, reporter)
+        return _students_judge(network, options, effort, reporter)
     return _replay_judge(made, network, options, trained_on, reporter)
 
 
-def _students_judge(network: Network, options: Run, reporter: Reporter) -> Judge:
+def _students_judge(network: Network, options: Run, effort: Effort, reporter: Reporter) -> Judge:
     assert isinstance(options, Studied)
     key = stage_key(options.seed, Stage.STUDENTS)
-    plainly = dataclasses.replace(options.student, learning_rate=None, with_means=False)
+    plainly = dataclasses.replace(
+        options.student, learning_rate=None, with_means=False, students=effort.students
+    )
 
     def reached(
         made: artifact.Artifact, choosing: HeldOut, test: HeldOut
@@ -65,7 +72,7 @@ def _students_judge(network: Network, options: Run, reporter: Reporter) -> Judge
     def best(made: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
         return evaluate.evaluate_best(
             network, made.synthetic, made.decodable(), choosing, test, plainly,
-            options.baseline_learning_rates, key, reporter,
+            effort.learning_rates, key, reporter,
         )  # fmt: skip
 
     return Judge(reached, best)

@@ -1,0 +1,61 @@
+"""d3jax.run.effort: baselines take no longer than the distillation did, as images are counted."""
+
+import dataclasses
+
+import pytest
+from test_baselines import dataset, distilled_like
+
+from d3jax.evaluate import Protocol
+from d3jax.experts import Options as ExpertOptions
+from d3jax.methods.d3 import D3Options
+from d3jax.methods.dd import DDOptions
+from d3jax.run import effort
+from d3jax.run.options import command
+
+# 19 images of three classes; 2 experts of 5 epochs: 3 * 2 * 5 * 19.
+EXPERTS = 570
+# An outer step of D3: 9 * 4 * 6 for four inner steps on six items, 4 * 10 * 3 for the MMD.
+STEP = 216 + 120
+
+
+def run(outer_steps, **changes):
+    return command("d3")(
+        d3=D3Options(inner_steps=4, inner_batch_size=6, mmd_samples=10),
+        expert=ExpertOptions(count=2, epochs=5),
+        student=Protocol(students=6, epochs=10),
+        outer_steps=outer_steps,
+        baselines=("random", "class_mean"),
+        **changes,
+    )
+
+
+def test_what_is_counted():
+    made = distilled_like(6)  # two images a class
+    assert effort.distillation(run(7), dataset()) == EXPERTS + 7 * STEP
+    divided = dataclasses.replace(run(7), subtasks="3")
+    assert effort.distillation(divided, dataset()) == EXPERTS + 3 * 7 * STEP
+    assert effort.judging(run(7), "random", made, dataset()) == 2 * 3 * 10 * 6
+    assert effort.distillation(command("dd")(dd=DDOptions()), dataset()) is None
+
+
+@pytest.mark.parametrize(
+    ("outer_steps", "students", "rates"),
+    [
+        # Both baselines train nine images twice, ten epochs of gradients: 540 a network.
+        (8, 6, (0.01, 0.03, 0.1)),  # 6 x 540 = 3240 of 570 + 8 x 336
+        (7, 3, (0.01, 0.03, 0.1)),  # 3 x 540 of 570 + 7 x 336 = 2922
+        (3, 1, (0.03,)),  # nothing less than one
+    ],
+)
+def test_baselines_take_no_longer_than_the_distillation(outer_steps, students, rates):
+    found = effort.of_baselines(run(outer_steps), distilled_like(6), dataset())
+    assert (found.students, found.learning_rates) == (students, rates)
+    assert found.reduced == (students < 6)
+
+
+def test_flags_that_are_given_hold():
+    made, world = distilled_like(6), dataset()
+    given = effort.of_baselines(run(1, baseline_students=9), made, world)
+    assert given == effort.Effort(9, (0.01, 0.03, 0.1), False)
+    rates = effort.of_baselines(run(1, baseline_learning_rates=(0.2, 0.4)), made, world)
+    assert rates == effort.Effort(2, (0.2, 0.4), True)
