@@ -11,10 +11,12 @@ stay in it.
 """
 
 import argparse
+import ast
 import importlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -36,29 +38,51 @@ NAMES = (
 )
 RESULTS = Path(__file__).parent / "results"
 QUICK = Path("runs/benchmarks")
+QUICK_SECONDS = 120  # of each, with --quick
 
 
 def measure(name: str, benchmark: ModuleType, out: Path, quick: bool, only: str) -> list[Row]:
-    """Measures the cases whose name holds `only`; returns their rows."""
+    """Measures the cases whose name holds `only`; returns their rows.
+
+    quick: stops before a row that, if it takes as long as the longest before it, would end after
+    two minutes.
+    """
     cases = benchmark.cases(quick)
     kept = json.loads(out.read_text()) if out.exists() else []
     others = [row for row in kept if row["benchmark"] != name]
     found = {row["work"]: row for row in kept if row["benchmark"] == name and row["work"] in cases}
-    measured = []
-    for work, case in cases.items():
-        if only in work:
-            row = {"benchmark": name, "work": work, **stamp(), **case()}
-            row["quick"] = quick
-            found[work] = row
-            measured.append(row)
-            write_json(out, others + [found[work] for work in cases if work in found])
-            said = {k: v for k, v in row.items() if isinstance(v, int | float)}
-            print(work, {k: float(f"{v:.3g}") for k, v in said.items()}, flush=True)
+    chosen = {work: case for work, case in cases.items() if only in work}
+    measured: list[Row] = []
+    begun, longest = time.monotonic(), 0.0
+    for number, (work, case) in enumerate(chosen.items(), 1):
+        before = time.monotonic()
+        if quick and before - begun + longest > QUICK_SECONDS:
+            done = f"{name}: {number - 1} of {len(chosen)} rows in {before - begun:.0f} s"
+            print(f"{done}; the others would take longer than {QUICK_SECONDS} s", flush=True)
+            break
+        print(f"{name} {number}/{len(chosen)}: {work} ...", flush=True)
+        row = {"benchmark": name, "work": work, **stamp(), **case()}
+        row["quick"] = quick
+        found[work] = row
+        measured.append(row)
+        write_json(out, others + [found[work] for work in cases if work in found])
+        longest = max(longest, time.monotonic() - before)
+        header, body = benchmark.table(measured)
+        cells = [f"{column}: {cell}" for column, cell in zip(header, body[-1]) if cell != ""]
+        print(f"  {'; '.join(cells)}", flush=True)
     if found:
         benchmark.plot([found[work] for work in cases if work in found]).savefig(
             out.parent / f"{name}.png"
         )
     return measured
+
+
+def measures(name: str) -> str:
+    """What a benchmark measures: the first sentence of its docstring; it is not imported."""
+    folder = Path(__file__).parent
+    file = folder / f"{name}.py"
+    source = (file if file.exists() else folder / name / "__init__.py").read_text()
+    return str(ast.get_docstring(ast.parse(source))).partition("\n")[0]
 
 
 def main() -> None:
@@ -69,11 +93,19 @@ def main() -> None:
             compile_quickly()
         importlib.import_module("benchmarks.accelerator").main(sys.argv[2:])
         return
+    width = max(map(len, NAMES)) + 2
+    listed = "\n".join(f"  {name:{width}}{measures(name)}" for name in NAMES)
     parser = argparse.ArgumentParser(
-        "python -m benchmarks", description=str(__doc__).splitlines()[0]
+        "python -m benchmarks",
+        description=str(__doc__).splitlines()[0],
+        epilog=f"What each measures:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller cases")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which; default all")
+    parser.add_argument(
+        "--quick", action="store_true",
+        help="fewer rounds, smaller cases, and as many rows of each as two minutes allow",
+    )  # fmt: skip
     parser.add_argument("--only", default="", metavar="TEXT", help="work whose name holds this")
     parser.add_argument("--out", type=Path, help="one file for all rows")
     options = parser.parse_args()

@@ -92,9 +92,10 @@ def table(rows: list[Row]) -> Table:
     def numbers(row: Row) -> list[Any]:
         if "failed" in row:
             return ["failed", "", "", ""]
-        share = row["cpu_seconds"] / default[row["lowering"], row["width"]]
+        to = default.get((row["lowering"], row["width"]))  # not there where --only left it out
+        share = "" if to is None else f"{row['cpu_seconds'] / to:.2f}"
         step, compiling = f"{row['cpu_seconds']:.3f}", f"{row['compile_cpu_seconds']:.1f}"
-        return [step, f"{share:.2f}", row["library_calls"], compiling]
+        return [step, share, row["library_calls"], compiling]
 
     header = ["outer step", "CPU s", "to the default", "library calls", "compile, CPU s"]
     return header, [[row["work"], *numbers(row)] for row in rows]
