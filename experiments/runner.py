@@ -58,6 +58,8 @@ def run(
         for label, options in configurations.items():
             out = _folder(root, label, seed)
             options = dataclasses.replace(options, out=out, experts=Path("runs/experts"), seed=seed)
+            if isinstance(options, config.Studied):  # a table's rows are all judged alike
+                options = dataclasses.replace(options, baseline_students=options.student.students)
             reporter.say(f"== {experiment}: {label}, seed {seed}")
             _run(options, reporter, dataset)
             for name, fields in (judgements or {}).items():

@@ -3,9 +3,10 @@
 import dataclasses
 
 import pytest
-from test_baselines import dataset, distilled_like
+from test_baselines import dataset
 
 from d3jax.evaluate import Protocol
+from d3jax.evaluate.baselines import Stored
 from d3jax.experts import Options as ExpertOptions
 from d3jax.methods.d3 import D3Options
 from d3jax.methods.dd import DDOptions
@@ -16,6 +17,7 @@ from d3jax.run.options import command
 EXPERTS = 570
 # An outer step of D3: 9 * 4 * 6 for four inner steps on six items, 4 * 10 * 3 for the MMD.
 STEP = 216 + 120
+TWO = Stored(6 * 64, 2 * 6 * 64)  # as many floats as two images a class
 
 
 def run(outer_steps, **changes):
@@ -30,11 +32,14 @@ def run(outer_steps, **changes):
 
 
 def test_what_is_counted():
-    made = distilled_like(6)  # two images a class
     assert effort.distillation(run(7), dataset()) == EXPERTS + 7 * STEP
     divided = dataclasses.replace(run(7), subtasks="3")
     assert effort.distillation(divided, dataset()) == EXPERTS + 3 * 7 * STEP
-    assert effort.judging(run(7), "random", made, dataset()) == 2 * 3 * 10 * 6
+    assert effort.of_all_baselines(run(7), effort.Effort(1, (0.1,)), TWO, dataset()) == 540
+    # 8 items, their means too; the learned rate and three others: six networks, twice.
+    student = Protocol(students=6, epochs=10, with_means=True)
+    meant = dataclasses.replace(run(7), student=student)
+    assert effort.of_students(meant, 8) == 2 * 3 * 10 * 16 * 6
     assert effort.distillation(command("dd")(dd=DDOptions()), dataset()) is None
 
 
@@ -48,14 +53,14 @@ def test_what_is_counted():
     ],
 )
 def test_baselines_take_no_longer_than_the_distillation(outer_steps, students, rates):
-    found = effort.of_baselines(run(outer_steps), distilled_like(6), dataset())
+    found = effort.of_baselines(run(outer_steps), TWO, dataset())
     assert (found.students, found.learning_rates) == (students, rates)
     assert found.reduced == (students < 6)
 
 
 def test_flags_that_are_given_hold():
-    made, world = distilled_like(6), dataset()
-    given = effort.of_baselines(run(1, baseline_students=9), made, world)
+    world = dataset()
+    given = effort.of_baselines(run(1, baseline_students=9), TWO, world)
     assert given == effort.Effort(9, (0.01, 0.03, 0.1), False)
-    rates = effort.of_baselines(run(1, baseline_learning_rates=(0.2, 0.4)), made, world)
+    rates = effort.of_baselines(run(1, baseline_learning_rates=(0.2, 0.4)), TWO, world)
     assert rates == effort.Effort(2, (0.2, 0.4), True)

@@ -100,7 +100,7 @@ def test_an_interrupted_sequence_resumes_at_its_subset(sequence, tmp_path, capsy
     options, report = sequence
     again = tmp_path / "again"
     shutil.copytree(options.out, again)
-    for name in ("report.json", "artifact.safetensors", "metrics.jsonl"):
+    for name in ("report.json", "rows.json", "artifact.safetensors", "metrics.jsonl"):
         (again / name).unlink()
     shutil.rmtree(again / "subset-2")
     first = (again / "subset-1" / "metrics.jsonl").read_bytes()

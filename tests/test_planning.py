@@ -10,9 +10,11 @@ from d3jax.host.progress import Reporter
 from d3jax.methods.dd import DDOptions
 from d3jax.methods.mtt import MTTOptions
 from d3jax.methods.seqmatch import SeqMatchOptions
+from d3jax.run import api
 from d3jax.run import options as config
+from d3jax.run import run as jobs
 from d3jax.run.options import Parametrization, command
-from d3jax.run.plan import plan
+from d3jax.run.plan import _duration, plan
 from d3jax.types import InputError
 
 # A perceptron of width 4 on 64 pixels: 64 x 4 + 4, 4 x 4 + 4, 4 x K + K parameters.
@@ -46,8 +48,18 @@ def test_subtasks_of_unequal_size(tmp_path):
     assert found["experts_bytes"] == 4 * 3 * 3 * (PARAMETERS[4] + 2 * PARAMETERS[3])
     assert (found["subtasks"], found["subtasks_per_device"]) == (3, 2)
     first, second = found["seconds_per_step"]
-    assert found["hours"]["distill"] == pytest.approx(first + 2 * second)
-    assert found["hours"]["experts"] > 0
+    seconds = found["seconds"]
+    assert seconds["distill"] == pytest.approx(3600 * (first + 2 * second))
+    parts = ("experts", "compile", "distill", "students", "baselines")
+    assert all(seconds[part] > 0 for part in parts)
+    assert seconds["total"] == pytest.approx(sum(seconds[part] for part in parts))
+    # Subtasks have 200 images in all, 20 distilled. Experts: 3 of 2 epochs. Students: 5 of 300, at
+    # four rates by five networks, twice.
+    experts, students = 3 * 2 * 200, 300 * 20 * 5 * 2
+    assert seconds["students"] > 0.5 * seconds["experts"] * students / experts
+    assert found["host_bytes"] > found["device_bytes"] + 100e6
+    # Two checkpoints: of 20 images of 64 pixels Adam or SGD keeps one at least.
+    assert found["checkpoint_bytes"] > 2 * 2 * 20 * 64 * 4
     # The images and snapshots of two subtasks at least, and not a hundred times as much.
     least = 2 * (50 * 64 + 4 * 3 * 3 * PARAMETERS[3])
     assert least < found["device_bytes"] < 100 * least
@@ -92,7 +104,8 @@ def test_networks_of_dataset_distillation(tmp_path, changes, networks):
     images = command("dd")(**SMALL, dd=options, parametrization=stored, out=tmp_path / "nowhere")
     found = plan(config.Plan(images, devices=1), Reporter())
     assert found["experts_bytes"] == 4 * networks * PARAMETERS[10]
-    assert found["hours"]["experts"] > 0
+    assert found["seconds"]["experts"] > 0
+    assert "students" not in found["seconds"]  # its steps are replayed
 
 
 @pytest.mark.parametrize(
@@ -107,6 +120,23 @@ def test_what_does_not_fit_is_not_timed(tmp_path, monkeypatch, what, message):
     monkeypatch.setattr("d3jax.run.plan._Prepared.seconds_per_step", None)
     with pytest.raises(InputError, match=message):
         plan(config.Plan(matching(tmp_path)), Reporter())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.26, "0.3 s"), (59.0, "59.0 s"), (90.0, "1.5 min"), (5400.0, "1.5 h"), (2e5, "2.3 days")],
+)
+def test_durations_are_readable(seconds, text):
+    assert _duration(seconds) == text
+
+
+def test_a_dry_run_plans_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("d3jax.run.run.plan", lambda options, *_: {"planned": options.method})
+    run = matching(tmp_path, dry_run=True)
+    assert jobs.run(run, Reporter()) == {"planned": run}
+    with pytest.raises(InputError, match="dry_run makes nothing"):
+        api.distill("mtt", "digits", out=tmp_path / "nowhere", dry_run=True)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_the_command_line(capsys):

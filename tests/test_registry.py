@@ -62,14 +62,14 @@ def test_one_file_elsewhere_is_a_command_like_the_others(elsewhere, tmp_path):
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["mean/loss"] < rows[0]["mean/loss"]
     assert "is finished; this is its report" in called(elsewhere, *command)
-    for path in (out / "report.json", out / "artifact.safetensors"):
+    for path in (out / "report.json", out / "rows.json", out / "artifact.safetensors"):
         path.unlink()  # as a run that was killed after its outer steps
     assert "resuming at outer step 4" in called(elsewhere, *command)
     again = json.loads((out / "report.json").read_text())
     assert again["accuracy"] == report["accuracy"]
     error = called(elsewhere, *command, "--samples=5", code=2)
     assert "holds a run with mean.samples = 4, this one has 5" in error
-    assert "hours of outer steps" in called(elsewhere, "plan", "mean", *RUN)
+    assert "time of outer steps" in called(elsewhere, "plan", "mean", *RUN)
     assert "known: d3, mtt, seqmatch, dd" in called(tmp_path, "distill", "mean", code=2)
 
 

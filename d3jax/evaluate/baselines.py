@@ -8,7 +8,7 @@ initialization of a network. Both budgets are rounded up in the baseline's favou
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,13 @@ _REAL = ("random", "herding")  # their pixels are whole numbers as they are
 _OF_IMAGES = ("accuracy", "seconds", "learning_rate", "nearest_neighbours")  # of a row
 _DRAWS = 20  # of best_random
 _CHOOSING = 2000  # at most so many images choose a learning rate
+
+
+class Stored(NamedTuple):
+    """The size of distilled data's arrays."""
+
+    floats: int
+    bytes: int
 
 
 def check(names: Sequence[str], floats: int, dataset: data.Dataset) -> None:
@@ -95,7 +102,8 @@ def compare(
       bought more images than the smallest class has.
     """
     known = {} if known is None else known
-    numbers = {name: bought(name, distilled, dataset) for name in names}
+    size = stored(distilled)
+    numbers = {name: bought(name, size, dataset) for name in names}
     same: dict[tuple[str, int, bool], Row] = {}
 
     def made(name: str, number: int) -> artifact.Artifact:
@@ -134,36 +142,41 @@ def compare(
             same[alike] = {n: known[name][n] for n in _OF_IMAGES if n in known[name]}
             continue
         reporter.say(f"baseline {name}: {number} images per class")
-        stored = made(name, number)
+        images = made(name, number)
         if alike not in same:
-            same[alike] = reached_by(name, stored)
+            same[alike] = reached_by(name, images)
         row = {
             **same[alike],
-            "floats": stored.ledger["floats"],
-            "bytes": _file_size(stored, in_bytes),
+            "floats": images.ledger["floats"],
+            "bytes": _file_size(images, in_bytes),
             "images_per_class": number,
             "judging_seconds": time.monotonic() - begun,
         }
-        if in_bytes and number < (more := _affordable(name, distilled, dataset)):
+        if in_bytes and number < (more := _affordable(name, size, dataset)):
             row["note"] = f"{number} of {more} images per class: the smallest class has less"
             reporter.say(f"baseline {name}: {row['note']}")
         yield name, row
 
 
-def bought(name: str, distilled: artifact.Artifact, dataset: Dataset) -> int:
-    """Images per class of a baseline of `distilled`."""
+def stored(distilled: artifact.Artifact) -> Stored:
+    """What the budgets are; an initialization of a network is no data."""
+    kept = [x for n, x in distilled.theta.items() if n != "weights"]
+    arrays = jax.tree.leaves(kept)
+    return Stored(sum(x.size for x in arrays), sum(x.nbytes for x in arrays))
+
+
+def bought(name: str, size: Stored, dataset: Dataset) -> int:
+    """Images per class of a baseline of distilled data of that size."""
     if name == "class_mean":
         return 1
-    number = _affordable(name, distilled, dataset)
+    number = _affordable(name, size, dataset)
     return min(number, _smallest(dataset)) if name.endswith(UINT8) else number
 
 
-def _affordable(name: str, distilled: artifact.Artifact, dataset: Dataset) -> int:
+def _affordable(name: str, size: Stored, dataset: Dataset) -> int:
     """Images per class that the floats or bytes of distilled data buy."""
-    stored = [x for n, x in distilled.theta.items() if n != "weights"]  # an initialization: no data
-    arrays = jax.tree.leaves(stored)
-    size = sum(x.nbytes if name.endswith(UINT8) else x.size for x in arrays)
-    return images_per_class(size, dataset.image_shape, dataset.num_classes)
+    numbers = size.bytes if name.endswith(UINT8) else size.floats
+    return images_per_class(numbers, dataset.image_shape, dataset.num_classes)
 
 
 def _smallest(dataset: Dataset) -> int:

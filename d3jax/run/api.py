@@ -57,6 +57,8 @@ def distill(
     Raises:
       InputError: an unknown method or option, or options that do not fit together.
     """
+    if options.get("dry_run"):
+        raise InputError("dry_run makes nothing; d3jax.run.plan.plan says what a run would take")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run" if out is None else Path(out)
         if isinstance(dataset, Dataset):

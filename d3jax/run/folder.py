@@ -21,7 +21,7 @@ from d3jax.types import InputError, Network
 _FREE = (
     *("baselines", "baseline_learning_rates", "baseline_students", "choose_learning_rate"),
     *("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data.data_dir", "together"),
-    *("profile", "compilation_cache", "data.skip_unreadable"),
+    *("profile", "compilation_cache", "dry_run", "data.skip_unreadable"),
 )
 
 
@@ -88,7 +88,7 @@ def _claim(
             )
         # Experts of later turns may start from students; else students only judge.
         free = "student." if options.spec.starts is None else "student.students"
-        ours, theirs = _flat(values), _flat(there)
+        ours, theirs = flat(values), flat(there)
         for name in sorted(set(ours) | set(theirs)):
             if ours.get(name) != theirs.get(name) and not name.startswith(free):
                 shared = f" (its experts serve there too: --experts {out / 'experts'})"
@@ -108,11 +108,12 @@ def _told(versions: Any) -> str:
     return ", ".join(f"{name} {version}" for name, version in known.items()) or "versions unknown"
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration by dotted names, without what may differ in a folder."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         elif prefix + name not in _FREE:
-            flat[prefix + name] = value
-    return flat
+            found[prefix + name] = value
+    return found

@@ -163,9 +163,12 @@ class Run:
     tensorboard: bool = False
     """Write TensorBoard event files to OUT/events (needs the extra `tensorboard`)."""
     profile: Path | None = None
-    """Write a trace of the second chunk of outer steps to this folder, for xprof or TensorBoard."""
+    """Write a trace of the second chunk of outer steps to this folder, for xprof or TensorBoard;
+    its ten dearest kernels are printed."""
     compilation_cache: bool = True
     """Keep compiled programs between runs, in $JAX_COMPILATION_CACHE_DIR or the cache folder."""
+    dry_run: bool = False
+    """Run nothing: say what the run would take, as `d3jax plan` does."""
     out: Path = Path("runs/distill")
     """The run's folder; the same command with the same folder resumes."""
     baselines: tuple[BaselineName, ...] = ("random", "kmeans", "class_mean", "kmeans_uint8")
@@ -288,7 +291,7 @@ class Join:
 
 @dataclass(frozen=True)
 class Plan:
-    """Say what a run would take before it begins: disk, memory of a device, hours."""
+    """Say what a run would take before it begins: disk, memory, time."""
 
     method: Run
     """The run."""
@@ -297,7 +300,7 @@ class Plan:
     classes: int | None = None
     """As if the data set had so many classes; default its own."""
     timed: bool = True
-    """Time three outer steps and three of the experts'; else hours are left out."""
+    """Time three outer steps and three of the experts'; else times are left out."""
     images: int | None = None
     """As if it had so many training images; default as many for each class as it has."""
 
@@ -364,6 +367,37 @@ class Show:
     """The picture's file; default the artifact's name with .png."""
     seed: int = 0
     """Of the samples drawn."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """`d3jax train`: train one network on an artifact, and keep it."""
+
+    artifact: tyro.conf.Positional[Path]
+    """The artifact, or the folder of the run that made it."""
+    out: Path = Path("model.safetensors")
+    """The file to write; `d3jax.load_model` makes of it a function from images to classes."""
+    architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
+    epochs: int | None = None
+    """Epochs; default as the artifact says."""
+    learning_rate: float | None = None
+    """Learning rate; default the artifact's."""
+    dataset: str | None = None
+    """Test it on this data set's test images too."""
+    data_dir: Path | None = None
+    """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
+    seed: int = 0
+    """Of initial weights, order, samples and augmentation."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """`d3jax compare`: finished runs side by side."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Their folders, two or more."""
+    picture: Path = Path("comparison.png")
+    """The file of the plot, accuracy against bytes."""
 
 
 @dataclass(frozen=True)

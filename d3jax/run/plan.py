@@ -1,4 +1,4 @@
-"""What a run would take, before it begins: `d3jax plan`."""
+"""What a run would take, before it begins: `d3jax plan`, and `d3jax distill --dry-run`."""
 
 import dataclasses
 import math
@@ -17,15 +17,19 @@ from rich.table import Table
 
 from d3jax import distill, experts
 from d3jax.data import Dataset, Normalization, subtasks
+from d3jax.evaluate.baselines import Stored
 from d3jax.experts.epoch import epoch_function
 from d3jax.host.progress import Reporter
+from d3jax.networks import parameter_count
+from d3jax.run import effort, machine
 from d3jax.run.job import prepared, reads_of
-from d3jax.run.options import Divided, Plan, Run
+from d3jax.run.options import Divided, Plan, Run, Studied
 from d3jax.run.resolve import resolved
 from d3jax.types import InputError, Method, Network, PyTree, Real
 
 _STEPS = 3  # timed
 _IMAGES = 64  # in the stand-in for real data, at most
+_CHECKPOINTS = 2  # that are kept
 
 
 class Piece(NamedTuple):
@@ -40,50 +44,87 @@ class Piece(NamedTuple):
     snapshots: tuple[int, int]  # experts and epochs that distillation reads at once
 
 
-def plan(options: Plan, reporter: Reporter) -> dict[str, Any]:
+def plan(options: Plan, reporter: Reporter, dataset: Dataset | None = None) -> dict[str, Any]:
     """What `d3jax distill` with the same options would take; also printed.
 
-    Disk bytes of the experts; bytes of each device, from the compiled outer step's memory analysis
-    and the sizes of what lies there; hours, from three timed steps of the largest subtask on this
-    machine's first device, on random images, times what a device has of them. Students, baselines
-    and an expert of all classes for --labels expert are not in it.
+    Disk bytes of the experts and of checkpoints; bytes of each device, from the compiled outer
+    step's memory analysis and the sizes of what lies there; bytes of this machine; seconds, from
+    three timed steps of the largest subtask and of its experts on this machine's first device, on
+    random images, times what a device has of them. The seconds of students are those of as many
+    images through the experts; where there are none, or an artifact's own steps are replayed, they
+    are not in it, nor is an expert of all classes for --labels expert.
+
+    dataset: instead of the one that the options name.
 
     Raises:
       InputError: bad options, or the run does not fit; then nothing is timed.
     """
     run = options.method
-    dataset = _as_if(run.data.read(run.seed), options.classes, options.images)
     for name in ("devices", "classes", "images"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
+    dataset = run.data.read(run.seed) if dataset is None else dataset
+    dataset = _as_if(dataset, options.classes, options.images)
     devices = options.devices or len(jax.devices())
     run, pieces = _pieces(run, dataset)
-    disk = sum(_disk(piece) for piece in pieces)
     store = run.experts or run.out
+    reporter.say("compiling the outer step, as it would be run")
+    prepared = [_Prepared(piece, run, dataset.image_shape) for piece in pieces]
+    device = max(one.device_bytes(devices) for one in prepared)
     rows: dict[str, Any] = {
         "subtasks": sum(piece.number for piece in pieces),
         "devices": devices,
         "subtasks_per_device": max(-(-piece.number // devices) for piece in pieces),
-        "experts_bytes": disk,
+        "experts_bytes": sum(_disk(piece) for piece in pieces),
+        "checkpoint_bytes": sum(one.piece.number * one.checkpoint_bytes for one in prepared),
         "disk_bytes_free": experts.free_bytes(store),
+        "device_bytes": device,
+        "device_bytes_there": _device_memory(),
+        "host_bytes": _host_memory(prepared, dataset, device),
+        "host_bytes_there": _machine_memory(),
     }
-    prepared = [_Prepared(piece, run, dataset.image_shape) for piece in pieces]
-    rows["device_bytes"] = max(one.device_bytes(devices) for one in prepared)
-    rows["device_bytes_there"] = _device_memory()
     refusal = _refusal(rows, store)
     if refusal is None and options.timed:
         rows["seconds_per_step"] = [one.seconds_per_step() for one in prepared]
-        steps = sum(
-            seconds * run.outer_steps * -(-piece.number // devices)
-            for seconds, piece in zip(rows["seconds_per_step"], pieces)
-        )
-        trained = sum(one.expert_seconds() * -(-one.piece.number // devices) for one in prepared)
-        rows["hours"] = {"experts": trained / 3600, "distill": steps / 3600}
+        rows["seconds"] = _seconds(run, dataset, prepared, rows, devices)
     reporter.console.print(_table(rows))
     if refusal is not None:
         raise InputError(refusal)
     return rows
+
+
+def _seconds(
+    run: Run, dataset: Dataset, prepared: "list[_Prepared]", rows: dict[str, Any], devices: int
+) -> dict[str, float]:
+    """Of every part of the run, as far as it can be told."""
+    turns = [-(-one.piece.number // devices) for one in prepared]
+    trained = [one.expert_seconds() for one in prepared]
+    steps = zip(rows["seconds_per_step"], turns, strict=True)
+    seconds = {
+        "experts": sum(own * number for own, number in zip(trained, turns, strict=True)),
+        "compile": sum(one.compile_seconds for one in prepared),
+        "distill": run.outer_steps * sum(own * number for own, number in steps),
+    }
+    pieces = [one.piece for one in prepared]
+    seen = sum(effort.of_experts(o, piece.images) for piece in pieces for o in piece.experts)
+    if isinstance(run, Studied) and seen:
+        each = sum(trained) / seen  # of an image through the network
+        size = _stored(run, prepared)
+        least = effort.of_baselines(run, size, dataset)
+        items = sum(piece.number * piece.method.synthetic.num_items for piece in pieces)
+        seconds["students"] = each * effort.of_students(run, items)
+        judged = effort.of_all_baselines(run, least, size, dataset)
+        seconds["baselines"] = each * judged
+    return {**seconds, "total": sum(seconds.values())}
+
+
+def _stored(run: Run, prepared: "list[_Prepared]") -> Stored:
+    """The size of what would be distilled."""
+    floats = sum(one.piece.number * one.stored_floats for one in prepared)
+    rounded = run.parametrization.rounding
+    storage = run.storage if rounded in (None, "none") else rounded
+    return Stored(floats, {"float16": 2, "float32": 4, "int8": 1}[storage] * floats)
 
 
 def _as_if(dataset: Dataset, classes: int | None, images: int | None) -> Dataset:
@@ -146,11 +187,24 @@ def _device_memory() -> int:
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    return _machine_memory() // jax.local_device_count()
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _host_memory(prepared: "list[_Prepared]", dataset: Dataset, device_bytes: int) -> int:
+    """Bytes of this machine's memory: what this process has needed, compiling; all images, the
+    largest snapshots while they are read, and, where the device is a CPU, the device's."""
+    images = (len(dataset.train_labels) + len(dataset.test_labels)) * math.prod(dataset.image_shape)
+    snapshots = max(one.snapshot_bytes for one in prepared)
+    on_cpu = jax.local_devices()[0].platform == "cpu"
+    return machine.used()["host_peak_bytes"] + images + snapshots + on_cpu * device_bytes
 
 
 def _refusal(rows: dict[str, Any], store: Path) -> str | None:
-    if rows["experts_bytes"] > rows["disk_bytes_free"]:
+    if rows["experts_bytes"] + rows["checkpoint_bytes"] > rows["disk_bytes_free"]:
         return (
             f"the run does not fit: its experts need {decimal(rows['experts_bytes'])} in {store}, "
             f"where {decimal(rows['disk_bytes_free'])} are free; fewer experts or epochs, or "
@@ -189,8 +243,20 @@ class _Prepared:
         self._parameters = experts.number_of_parameters(piece.network)
         self._program = distill.alone(piece.method, jax.random.key(0), self._real(), _STEPS)
         self._state = jax.jit(piece.method.init)(jax.random.key(0), self._real())
+        begun = time.perf_counter()
         lowered = self._program.function.lower(*self._program.arguments(self._state, 0))
         self._compiled = lowered.compile()
+        self.compile_seconds = time.perf_counter() - begun
+        self.checkpoint_bytes = _CHECKPOINTS * _bytes(self._state)
+        full = getattr(run, "snapshots", "device") == "device"
+        self.snapshot_bytes = 4 * math.prod(piece.snapshots) * self._parameters if full else 0
+
+    @property
+    def stored_floats(self) -> int:
+        """What the artifact of a subtask holds."""
+        data, key = self.piece.method.synthetic, jax.random.key(0)
+        theta = {n: x for n, x in self._state.theta.items() if n != "learning_rates"}
+        return parameter_count(jax.eval_shape(data.freeze, theta, key))
 
     def _real(self) -> Real:
         piece = self.piece
@@ -217,8 +283,7 @@ class _Prepared:
         piece, here = self.piece, -(-self.piece.number // devices)
         pixel = 4 if self._run.data.zca else 1
         held = piece.images * (math.prod(self._shape) * pixel + 8) + _bytes(self._state)
-        if getattr(self._run, "snapshots", "device") == "device":
-            held += 4 * math.prod(piece.snapshots) * self._parameters
+        held += self.snapshot_bytes
         return here * held + self._compiled.memory_analysis().temp_size_in_bytes
 
     def seconds_per_step(self) -> float:
@@ -254,18 +319,37 @@ def _bytes(tree: PyTree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+_PARTS = {
+    "experts": "time of experts",
+    "compile": "compilation of the outer step, the first time",
+    "distill": "time of outer steps",
+    "students": "time of students, about",
+    "baselines": "time of baselines, about",
+    "total": "time in all, about",
+}
+
+
 def _table(rows: dict[str, Any]) -> Table:
     table = Table(title="What the run would take", title_justify="left", show_header=False)
     on = f"{rows['subtasks']} on {rows['devices']} devices"
     table.add_row("subtasks", f"{on}, {rows['subtasks_per_device']} a device")
-    table.add_row(
-        "experts on disk", f"{decimal(rows['experts_bytes'])} of {decimal(rows['disk_bytes_free'])}"
-    )
-    memory = f"{decimal(rows['device_bytes'])} of {decimal(rows['device_bytes_there'])}"
-    table.add_row("memory of a device", memory)
-    if "hours" in rows:
-        seconds = ", ".join(f"{value:.3g}" for value in rows["seconds_per_step"])
-        table.add_row("seconds per outer step of a subtask", seconds)
-        table.add_row("hours of experts", f"{rows['hours']['experts']:.3g}")
-        table.add_row("hours of outer steps", f"{rows['hours']['distill']:.3g}")
+    free = decimal(rows["disk_bytes_free"])
+    table.add_row("experts on disk", f"{decimal(rows['experts_bytes'])} of {free}")
+    table.add_row("checkpoints on disk", decimal(rows["checkpoint_bytes"]))
+    for what, name in (("memory of a device", "device"), ("memory of this machine", "host")):
+        needed, there = rows[f"{name}_bytes"], rows[f"{name}_bytes_there"]
+        table.add_row(what, f"{decimal(needed)} of {decimal(there)}")
+    if "seconds" in rows:
+        each = ", ".join(f"{value:.3g} s" for value in rows["seconds_per_step"])
+        table.add_row("an outer step of a subtask", each)
+        for name, seconds in rows["seconds"].items():
+            table.add_row(_PARTS[name], _duration(seconds))
     return table
+
+
+def _duration(seconds: float) -> str:
+    """In the largest unit of which there is at least one."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

@@ -99,7 +99,7 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
     options, world = job.options, job.world
     dataset, normalization = world.dataset, world.normalization
     rows = Rows(options.out / ROWS, made, options, reporter)
-    effort = of_baselines(options, made, dataset)
+    effort = of_baselines(options, baselines.stored(made), dataset)
     judge = judge_of(made, world.network, options, job.trained_on, effort, reporter)
     choosing = baselines.choosing(dataset, normalization, options.seed)
     test = dataset.held_out(normalization)
