@@ -14,6 +14,7 @@ from d3jax import distill
 from d3jax.distill import metrics
 from d3jax.host import processes
 from d3jax.host.progress import Diverged, Interrupted, Reporter
+from d3jax.run import profile
 from d3jax.types import Method, State
 
 TARGET = np.array([1.0, -2.0, 3.0], np.float32)
@@ -294,6 +295,20 @@ def test_a_profile_is_of_one_chunk(whole, tmp_path):
         for event in line.events
     }
     assert any("advance" in name for name in events)  # the compiled chunk
+    found = profile.kernels(trace)
+    assert found[0].seconds >= found[-1].seconds >= 0
+    assert {kernel.name for kernel in found} <= events
+    assert sum(kernel.calls for kernel in found) > 5
+
+
+def test_a_kernel_is_not_counted_within_another():
+    """A loop of 10 ns with two products of 3 ns, a copy of 1 in one of them; then a copy of 2."""
+    events = [
+        (1.0, 3.0, "product"), (0.0, 10.0, "loop"), (5.0, 3.0, "product"), (6.0, 1.0, "copy"),
+        (10.0, 2.0, "copy"),
+    ]  # fmt: skip
+    own = sorted(profile._own_times(events))
+    assert own == [("copy", 1.0), ("copy", 2.0), ("loop", 4.0), ("product", 2.0), ("product", 3.0)]
 
 
 def test_the_progress_line_leaves_out_the_norms_of_updates():

@@ -18,7 +18,7 @@ from d3jax.host.events import EventWriter, check_installed
 from d3jax.host.progress import Reporter, locked
 from d3jax.keys import Stage
 from d3jax.methods.registry import Finished
-from d3jax.run import augmented, header, machine, result, show
+from d3jax.run import augmented, header, machine, profile, result, show
 from d3jax.run.experts import trained
 from d3jax.run.folder import claim
 from d3jax.run.job import Job, World, turn_steps
@@ -98,7 +98,8 @@ def distilled(job: Job, reporter: Reporter) -> tuple[Artifact, Spent]:
             images = method.synthetic.sample(start.theta, None).images
             show.start_picture(out / "start.png", images, world.dataset, world.normalization)
         begun = machine.compile_seconds()
-        with observer(options.tensorboard, folder) as observe:
+        watching = observer(options.tensorboard, folder)
+        with watching as observe, profile.told(options.profile, reporter):
             state = distill.run(
                 method,
                 key,

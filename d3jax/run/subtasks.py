@@ -23,7 +23,7 @@ from d3jax.host import clocks, processes
 from d3jax.host.files import write_json, write_text
 from d3jax.host.progress import Reporter, locked
 from d3jax.keys import Stage
-from d3jax.run import header, machine
+from d3jax.run import header, machine, profile
 from d3jax.run.experts import recipe_of
 from d3jax.run.job import Job, Part, make_world, parts_of, prepared, reads_of
 from d3jax.run.join import labelled
@@ -300,6 +300,7 @@ def _distill_group(
     with ExitStack() as opened:
         watching = options.tensorboard and processes.first()
         observers = [opened.enter_context(observer(watching, folder)) for folder in folders]
+        opened.enter_context(profile.told(options.profile, reporter))
         state = distill.drive(
             program,
             steps=options.outer_steps,
