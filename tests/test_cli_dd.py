@@ -46,7 +46,7 @@ def test_a_run_and_its_report(fixed):
         assert row["floats"] == 640 * images[name]
         assert row["learning_rate"] in (0.1, 0.3)
         assert 0 <= row["nearest_neighbours"]["accuracy"] <= 1
-        assert f"│ {name} " in text
+        assert f"\n{name} " in text
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["architecture"]["initialization"] == "xavier_normal"
     assert (config["dd"]["images"], config["dd"]["networks"]) == (20, 1)

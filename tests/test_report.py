@@ -1,5 +1,6 @@
 import io
 import math
+import re
 import struct
 import sys
 
@@ -116,13 +117,31 @@ def test_comparison_table_shows_per_cents_floats_bytes_and_seconds():
     ]
     lines = _text(report.comparison_table(rows)).splitlines()
     (first,) = [line for line in lines if "D3" in line]
-    cells = [cell.strip() for cell in first.strip("│").split("│")]
+    cells = re.split("  +", first)
     assert cells == ["D3", "91.23", "0.45 (5)", "61,083", "122.2 kB", "3.20"]
     (second,) = [line for line in lines if "random [real]" in line]
-    cells = [cell.strip() for cell in second.strip("│").split("│")]
+    cells = re.split("  +", second)
     assert cells == ["random [real]", "70.00", "- (1)", "-", "-", "-"]
-    assert lines[0].strip() == "Students trained on the stored data alone, one seed"
+    assert lines[0].strip() == "Students of the stored data alone, one seed"
     assert "±" not in "".join(lines)  # that is between seeds, and this is one
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_tables_fit_the_terminal(width, encoding):
+    accuracy = {"mean": 0.7216, "sd": 0.0639, "students": 5}
+    numbers = {"accuracy": accuracy, "floats": 62491, "bytes": 133386, "seconds": 12.0}
+    rows = [{"name": "kmeans_uint8", **numbers, "note": "13 of 15 images per class"}]
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding)  # an error where it cannot be shown
+    console = Console(width=width, file=file, color_system=None)
+    console.print(report.comparison_table(rows))
+    console.print(report.ledger_table({"total": 133386, "latents": 133000, "other": 386}))
+    lines = raw.getvalue().decode().splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [re.split("  +", line.strip()) for line in lines]
+    assert ["kmeans_uint8", "72.16", "6.39 (5)", "62,491", "133.4 kB", "12"] in rows
+    assert ["latents", "133,000", "99.7 %"] in rows
 
 
 @pytest.mark.parametrize("as_html", [False, True])
