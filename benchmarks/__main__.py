@@ -22,6 +22,8 @@ from types import ModuleType
 
 from benchmarks.suite import Row, compile_quickly, stamp
 from d3jax.host.files import write_json
+from d3jax.host.interrupt import ended_at_once
+from d3jax.host.progress import Reporter
 from d3jax.run.pictures import markdown_table
 from d3jax.types import InputError
 
@@ -53,14 +55,15 @@ def measure(name: str, benchmark: ModuleType, out: Path, quick: bool, only: str)
     found = {row["work"]: row for row in kept if row["benchmark"] == name and row["work"] in cases}
     chosen = {work: case for work, case in cases.items() if only in work}
     measured: list[Row] = []
+    reporter = Reporter()
     begun, longest = time.monotonic(), 0.0
     for number, (work, case) in enumerate(chosen.items(), 1):
         before = time.monotonic()
         if quick and before - begun + longest > QUICK_SECONDS:
             done = f"{name}: {number - 1} of {len(chosen)} rows in {before - begun:.0f} s"
-            print(f"{done}; the others would take longer than {QUICK_SECONDS} s", flush=True)
+            reporter.say(f"{done}; the others would take longer than {QUICK_SECONDS} s")
             break
-        print(f"{name} {number}/{len(chosen)}: {work} ...", flush=True)
+        reporter.say(f"{name} {number}/{len(chosen)}: {work} ...")
         row = {"benchmark": name, "work": work, **stamp(), **case()}
         row["quick"] = quick
         found[work] = row
@@ -69,7 +72,7 @@ def measure(name: str, benchmark: ModuleType, out: Path, quick: bool, only: str)
         longest = max(longest, time.monotonic() - before)
         header, body = benchmark.table(measured)
         cells = [f"{column}: {cell}" for column, cell in zip(header, body[-1]) if cell != ""]
-        print(f"  {'; '.join(cells)}", flush=True)
+        reporter.say(f"  {'; '.join(cells)}")
     if found:
         benchmark.plot([found[work] for work in cases if work in found]).savefig(
             out.parent / f"{name}.png"
@@ -136,4 +139,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ended_at_once():  # rows that were measured are kept
+        main()

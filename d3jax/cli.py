@@ -4,11 +4,15 @@ What a command needs is imported when it is chosen, so that help is quick; the m
 flags come from `methods.registry.METHODS` and `run/options.py`.
 """
 
+import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from d3jax.host.exits import DIVERGED, REFUSED, UNFINISHED
+from d3jax.host.interrupt import answered, end_at_once, ended_at_once
 
 if TYPE_CHECKING:
     from d3jax.host import launch
@@ -23,6 +27,7 @@ COMMANDS = {
     "show": "Print an artifact's header and byte ledger, and write its picture",
     "prepare": "Prepare a data set for --dataset NAME, through TFDS or from the official files",
 }
+SAVING = ("distill", "experts")  # which go on where they were interrupted
 _HELP = ("-h", "--help")
 
 
@@ -84,87 +89,97 @@ def _chosen(given: Sequence[str], known: dict[str, str], prog: str, what: str, a
     raise SystemExit(2)
 
 
-def run(name: str, options: Any, reporter: "Reporter") -> None:
-    """Runs one command.
-
-    Raises:
-      InputError, Busy, Interrupted, Diverged: as its stages do.
-    """
+def work_of(name: str) -> "Callable[[Any, Reporter], Any]":
+    """What runs a command, of its options and a reporter; its modules are imported here."""
     if name == "distill":
-        from d3jax.run.run import run as distill
+        from d3jax.run.run import run
 
-        distill(options, reporter)
-    elif name == "plan":
+        return run
+    if name == "plan":
         from d3jax.run.plan import plan
 
-        plan(options, reporter)
-    elif name == "experts":
+        return plan
+    if name == "experts":
         from d3jax.run.experts import train_experts
 
-        train_experts(options, reporter)
-    elif name == "join":
+        return train_experts
+    if name == "join":
         from d3jax.run.join import join
 
-        join(options, reporter)
-    elif name == "evaluate":
+        return join
+    if name == "evaluate":
         from d3jax.run.judge import judge
 
-        judge(options.artifact, options.options, reporter)
-    elif name == "show":
+        return lambda options, reporter: judge(options.artifact, options.options, reporter)
+    if name == "show":
         from d3jax.run.show import show
 
-        show(options.artifact, options.picture, options.seed, reporter)
-    else:
-        from d3jax.data.prepare import prepare
+        return lambda options, reporter: show(
+            options.artifact, options.picture, options.seed, reporter
+        )
+    from d3jax.data.prepare import prepare
 
-        reporter.say(f"prepared {prepare(options.name, options.data_dir, options.source)}")
+    return lambda options, reporter: reporter.say(
+        f"prepared {prepare(options.name, options.data_dir, options.source)}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point.
+    """The entry point; it exits with one of `host.exits.MEANINGS`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is no error
+            stream.reconfigure(errors="replace")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with ended_at_once():
+        from d3jax.types import InputError
 
-    Exits with 0, 2 (bad input), 75 (interrupted, the files are in use or the disk is full: run
-    again), 1 (diverged).
-    """
+        try:
+            name, options = parse(given)
+        except InputError as error:
+            _leave(f"error: {error}", REFUSED)
+
+        import jax
+
+        from d3jax.host import files, launch
+        from d3jax.host.processes import Elsewhere
+        from d3jax.host.progress import Busy, Diverged, Interrupted, Reporter, notices
+
     # Stages that save catch signals themselves; between them, SIGTERM ends the run as SIGINT does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    name, options = parse(arguments)
-
-    import jax
-
-    from d3jax.host import launch
-    from d3jax.host.files import DISK_FULL
-    from d3jax.host.processes import Elsewhere
-    from d3jax.host.progress import UNFINISHED, Busy, Diverged, Interrupted, Reporter, notices
-    from d3jax.types import InputError
-
     processes = _processes(options)
     if processes is not None and not launch.is_worker():
-        raise SystemExit(launch.supervise(sys.argv[1:] if arguments is None else arguments))
+        raise SystemExit(launch.supervise(given))
     _keep_compiled(options)
     try:
-        reporter = Reporter()
-        if processes is not None:
-            launch.meet(processes)
-            reporter.console.quiet = jax.process_index() > 0
-        with notices(reporter):
-            run(name, options, reporter)
+        with ended_at_once():
+            work = work_of(name)
+        with answered():
+            reporter = Reporter(times=name != "show")
+            if processes is not None:
+                launch.meet(processes, reporter)
+                reporter.console.quiet = jax.process_index() > 0
+            with notices(reporter):
+                work(options, reporter)
     except InputError as error:
-        _leave(f"error: {error}", 2)
+        _leave(f"error: {error}", REFUSED)
     except ModuleNotFoundError as error:
-        _leave(f"error: this needs {_missing(error)}", 2)
-    except OSError as error:  # a folder that is a file, no permission
-        full = error.errno in DISK_FULL
-        _leave(f"error: {error}", UNFINISHED if full else 2)
-    except (Interrupted, KeyboardInterrupt):
+        _leave(f"error: this needs {_missing(error)}", REFUSED)
+    except Interrupted:
         _leave("interrupted, all is saved: resume with the same command", UNFINISHED)
+    except KeyboardInterrupt:
+        resume = ", all is saved: resume with the same command" if name in SAVING else ""
+        end_at_once(f"interrupted{resume}")
     except Busy as error:
         _leave(str(error), UNFINISHED)
     except Diverged as error:
-        _leave(f"stopped: {error}", 1)
+        _leave(f"stopped: {error}", DIVERGED)
     except Elsewhere:
-        raise SystemExit(2) from None
+        raise SystemExit(REFUSED) from None
     except Exception as error:
+        if files.disk_is_full(error):
+            _leave(f"error: {error}", UNFINISHED)
+        if isinstance(error, OSError):  # a folder that is a file, no permission
+            _leave(f"error: {error}", REFUSED)
         launch.leave_if_broken(error)
         raise
 
@@ -189,7 +204,7 @@ def _processes(options: Any) -> "launch.Processes | None":
     try:
         processes.check()
     except InputError as error:
-        _leave(f"error: {error}", 2)
+        _leave(f"error: {error}", REFUSED)
     return processes if processes.several else None
 
 

@@ -19,7 +19,9 @@ from PIL import Image
 from d3jax import artifact, cli, data, evaluate, experts
 from d3jax.data import subtasks
 from d3jax.evaluate import Evaluation
-from d3jax.host.progress import UNFINISHED, Interrupted, Reporter, locked
+from d3jax.host import files
+from d3jax.host.exits import UNFINISHED
+from d3jax.host.progress import Interrupted, Reporter, locked
 from d3jax.methods import d3
 from d3jax.run import folder, judge, result
 from d3jax.run import options as config
@@ -428,7 +430,10 @@ def test_terminated_then_killed_then_resumed_equals_uninterrupted(finished, envi
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == UNFINISHED
-    assert errors == "d3jax: interrupted, all is saved: resume with the same command\n"
+    assert errors == (
+        "d3jax: stopping after this chunk\n"
+        "d3jax: interrupted, all is saved: resume with the same command\n"
+    )
     reached = rows(out)
     assert 5 <= reached < 40
     assert not (out / "report.json").exists()
@@ -592,6 +597,8 @@ def test_help(capsys):
     [
         (OSError(errno.ENOSPC, "No space left on device"), 75, "No space left"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 75, "quota"),
+        (ValueError("Failed to write 9 bytes: No space left on device"), 75, "No space left"),
+        (files.DiskFull("runs/d3/checkpoints/10", 24_000_000), 75, "checkpoints/10 needs 24.0 MB"),
         (PermissionError(errno.EACCES, "Permission denied"), 2, "Permission denied"),
         (ModuleNotFoundError("no", name="orbax.checkpoint"), 2, "needs the package orbax, which"),
     ],
@@ -604,7 +611,8 @@ def test_how_a_run_ends_that_the_machine_ends(error, code, said, capsys, monkeyp
     with pytest.raises(SystemExit) as caught:
         cli.main(["distill", "d3"])
     assert caught.value.code == code
-    assert said in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 @pytest.mark.parametrize("command", ["evaluate", "show"])

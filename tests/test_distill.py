@@ -13,6 +13,7 @@ import pytest
 from d3jax import distill
 from d3jax.distill import metrics
 from d3jax.host import processes
+from d3jax.host.files import DiskFull
 from d3jax.host.progress import Diverged, Interrupted, Reporter
 from d3jax.run import profile
 from d3jax.types import Method, State
@@ -162,6 +163,23 @@ def test_divergence(where, named, chunk, whole, tmp_path):
     # The state before is saved: without the fault the run goes on from there.
     same(run(tmp_path), whole[0])
     assert squares(tmp_path) == whole[1]
+
+
+def test_a_full_disk_keeps_the_last_whole_checkpoint(whole, tmp_path, monkeypatch):
+    run(tmp_path, steps=10)
+    said = "Failed to write 498052 bytes to file 7: No space left on device [os_error_code='28']"
+
+    def fail(*_, **__):
+        raise ValueError(said)  # as tensorstore does
+
+    with monkeypatch.context() as patched:
+        patched.setattr("orbax.checkpoint.CheckpointManager.save", fail)
+        with pytest.raises(DiskFull) as caught:
+            run(tmp_path)
+    # Two vectors of three float32 and the step.
+    path = tmp_path / "checkpoints" / "20"
+    assert str(caught.value).startswith(f"the disk is full: {path} needs 28 bytes; ")
+    same(run(tmp_path), whole[0])
 
 
 def test_divergence_at_once_and_again(tmp_path):

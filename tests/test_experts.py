@@ -237,7 +237,7 @@ def test_too_little_disk_is_said_before(real, tmp_path, monkeypatch):
     needed = experts.stored_bytes(NETWORK, OPTIONS)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 0, needed - 1))
     monkeypatch.setattr(TRAINING, "epoch_function", None)
-    with pytest.raises(InputError, match=r"need .* free"):
+    with pytest.raises(InputError, match=r"need [\d.]+ kB in .* only [\d.]+ kB are free"):
         trained(real, tmp_path)
     assert not list(tmp_path.iterdir())
 

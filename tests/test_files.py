@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -39,11 +40,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     files.write_text(path, "old")
 
     def fail(*_):
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
-        files.write_text(path, "new")
+    with pytest.raises(files.DiskFull, match=r"report\.txt needs 3\.0 kB; what was saved"):
+        files.write_text(path, "new" * 1000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
     monkeypatch.undo()

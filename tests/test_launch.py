@@ -1,6 +1,7 @@
 """d3jax.host.launch: a run in several processes, and what becomes of it when one goes."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,9 @@ from d3jax.distill import metrics
 from d3jax.host.launch import Processes
 from d3jax.types import InputError
 
+WAITING = re.compile(
+    r"\d\d:\d\d:\d\d waiting for \d processes to meet at localhost:\d+, at most 300 s\n"
+)
 RUN = (
     *("distill", "mtt", "--train-limit", "200", "--test-limit", "50", "--network", "mlp"),
     *("--width", "4", "--expert.count", "1", "--expert.epochs", "2", "--inner-steps", "2"),
@@ -88,13 +92,15 @@ def test_a_process_is_lost_and_the_run_goes_on(alone, tmp_path):
     assert survivor[0] == victim[0] == 75
     lost = "d3jax: another process of this run was lost; what was saved is whole\n"
     assert survivor[2] == lost + again, survivor[2]
-    assert victim[1:] == (
-        "", "d3jax: this process was killed (by the system, if memory ran out)\n" + again
-    )  # fmt: skip
+    assert WAITING.fullmatch(victim[1])
+    assert (
+        victim[2] == "d3jax: this process was killed (by the system, if memory ran out)\n" + again
+    )
     assert not (folder / "report.json").exists()
     first, second = finish(start_several(folder, 2))
     assert (first[0], first[2]) == (0, "")
-    assert second == (0, "", "")
+    assert (second[0], second[2]) == (0, "")
+    assert WAITING.fullmatch(second[1])
     assert "resuming at outer step" in first[1]
     assert (folder / "artifact.safetensors").read_bytes() == alone
     for number in range(2):
@@ -114,7 +120,8 @@ def test_four_processes_stop_and_one_goes_on(tmp_path):
     ended = finish(four, 60)
     assert [status for status, _, _ in ended] == [75] * 4
     assert ended[0][2] == "d3jax: interrupted, all is saved: resume with the same command\n"
-    assert [row[1:] for row in ended[1:]] == [("", "")] * 3
+    assert all(WAITING.fullmatch(said) for _, said, _ in ended[1:])
+    assert [errors for *_, errors in ended[1:]] == ["", "d3jax: stopping after this chunk\n", ""]
     ((status, said, errors),) = finish([start(folders[1], "--subtasks", "4", devices=4)])
     assert (status, errors) == (0, "")
     assert "resuming at outer step" in said
@@ -123,11 +130,22 @@ def test_four_processes_stop_and_one_goes_on(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_wait_for_the_others_is_said_and_heeds_signals(tmp_path):
+    address = ("--coordinator", "localhost:1", "--num-processes", "2", "--process-id", "1")
+    with start(tmp_path / "run", *address) as process:
+        assert WAITING.fullmatch(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 75
+        assert process.stderr.read().startswith("d3jax: interrupted before the processes")
+
+
+@pytest.mark.slow
 def test_what_is_refused_is_said_once(tmp_path):
     ended = finish(start_several(tmp_path / "run", 2, "--subtasks", "11"))
     assert [status for status, _, _ in ended] == [2, 2]
     assert "can be cut into 1 to 10 subtasks, not 11" in ended[0][2]
-    assert ended[1][1:] == ("", "")
+    assert WAITING.fullmatch(ended[1][1])
+    assert ended[1][2] == ""
     assert not (tmp_path / "run").exists()
 
 

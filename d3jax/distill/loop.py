@@ -1,8 +1,9 @@
 """The outer loop: compiled chunks of outer steps, metrics, checkpoints, resume."""
 
+import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +17,9 @@ from jax import Array
 from d3jax.distill import metrics
 from d3jax.distill.metrics import METRICS
 from d3jax.host import clocks, processes
-from d3jax.host.progress import Diverged, Interrupted, Reporter, interruption
+from d3jax.host.files import room_for
+from d3jax.host.interrupt import interruption
+from d3jax.host.progress import Diverged, Interrupted, Reporter
 from d3jax.types import Method, PyTree, Real, State
 
 if TYPE_CHECKING:
@@ -138,6 +141,7 @@ def run(
     Raises:
       Interrupted: SIGTERM or SIGINT arrived; the state is saved.
       Diverged: a step was not finite; the state before it is saved.
+      DiskFull: there is no room for a checkpoint or for metrics; the last whole one is kept.
     """
     return drive(
         alone(method, key, real, chunk),
@@ -180,7 +184,7 @@ def drive(
     """
     files = [directory / METRICS for directory in directories]
     state = program.start()
-    with _manager(checkpoints) as manager, interruption() as asked:
+    with interruption() as asked, _manager(checkpoints) as manager:
         state = _restore(manager, state, reporter, program.strict)
         reached = program.rows(state.step)
         spent = clocks.nothing()
@@ -189,7 +193,8 @@ def drive(
             spent = {name: max(each[name] for each in before) for name in spent}
         if reached.min() >= steps:
             return state
-        advance = program.function.lower(*program.arguments(state, 0)).compile()
+        with reporter.working("compiling the outer step"):
+            advance = program.function.lower(*program.arguments(state, 0)).compile()
         saved, begun = time.monotonic(), clocks.now()
         begin = int(reached.min())
         # What a first chunk does once, such as reading pages of memory, is not of interest.
@@ -258,8 +263,22 @@ def _manager(path: Path) -> "ocp.CheckpointManager":
 def _save(manager: "ocp.CheckpointManager", step: int, state: State) -> None:
     import orbax.checkpoint as ocp
 
-    if step not in manager.all_steps():
+    if step in manager.all_steps():
+        return
+    needed = sum(x.nbytes for x in jax.tree.leaves(state))
+    with room_for(Path(manager.directory) / str(step), needed), _unlogged("absl"):
         manager.save(step, args=ocp.args.StandardSave(state))
+
+
+@contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    """A logger is silent: orbax logs the traceback of what it raises."""
+    log = logging.getLogger(name)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _put_aside(folder: Path) -> Path:

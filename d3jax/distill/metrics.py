@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from d3jax.host import clocks
-from d3jax.host.files import write_text
+from d3jax.host.files import room_for, write_text
 
 METRICS = "metrics.jsonl"  # the file's name in a run's folder
 
@@ -34,8 +34,9 @@ def lines(rows: list[dict[str, float]]) -> str:
 
 def append(path: Path, rows: list[dict[str, float]]) -> None:
     """Adds rows to a file, which need not be there."""
-    with path.open("a") as file:
-        file.write(lines(rows))
+    text = lines(rows)
+    with room_for(path, len(text)), path.open("a") as file:
+        file.write(text)
 
 
 def read(path: Path) -> list[dict[str, float]]:

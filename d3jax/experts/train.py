@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from rich.filesize import decimal
 
 from d3jax.experts.epoch import epoch_function
 from d3jax.experts.options import Options, check, data_defaults
 from d3jax.experts.store import create, store_path
 from d3jax.host import clocks, processes
-from d3jax.host.files import write_json
-from d3jax.host.progress import Diverged, Interrupted, Reporter, interruption, locked
+from d3jax.host.files import room_for, write_json
+from d3jax.host.interrupt import interruption
+from d3jax.host.progress import Diverged, Interrupted, Reporter, locked
 from d3jax.keys import Stage, stage_key
 from d3jax.networks import initial_parameters, parameter_count
 from d3jax.types import InputError, Network, Real
@@ -105,7 +107,7 @@ def train(
         return path
     needed = stored_bytes(network, options)
     make_room(store, needed - written_bytes(path))
-    reporter.say(f"experts: {options.count} x {options.epochs} epochs, {needed / 1e6:.1f} MB")
+    reporter.say(f"experts: {options.count} x {options.epochs} epochs, {decimal(needed)}")
     images, asked = real.images.shape[0], options.batch_size
     if asked is not None and asked > images:
         reporter.say(f"experts: batches of all {images} images, not of {asked}: there are no more")
@@ -128,8 +130,8 @@ def make_room(store: Path, needed: int) -> None:
     free = free_bytes(store)
     if needed > free:
         raise InputError(
-            f"the experts need {needed / 1e9:.1f} GB in {store} but only {free / 1e9:.1f} GB are "
-            f"free; choose another --experts folder, fewer experts or epochs, or bfloat16"
+            f"the experts need {decimal(needed)} in {store} but only {decimal(free)} are free; "
+            f"choose another --experts folder, fewer experts or epochs, or bfloat16"
         )
     store.mkdir(parents=True, exist_ok=True)
 
@@ -253,7 +255,8 @@ def train_side_by_side(
                 for n, written in own.items():
                     if options.keep == "all" or epoch == options.epochs:
                         place = epoch if options.keep == "all" else 0
-                        snapshots[n][where, place].write(written).result()
+                        with room_for(paths[n], written.nbytes):
+                            snapshots[n][where, place].write(written).result()
                     here = {n: s / training.subtasks for n, s in clocks.since(begun).items()}
                     spent = clocks.total([found[n][1], here])
                     write_json(paths[n] / "progress.json", {"done": done, **spent})

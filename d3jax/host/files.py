@@ -10,19 +10,57 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from rich.filesize import decimal
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # what an OSError then says: run again with room
+_FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether a disk, or a user's share of it, is full: the same will do with more room."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    return any(text in str(error) for text in _FULL.values())  # of libraries that are not Python
+
+
+class DiskFull(OSError):
+    """A disk has no room for a file; the message says which, and for how many bytes."""
+
+    def __init__(self, path: str | os.PathLike[str], needed: int | None = None) -> None:
+        wants = "" if needed is None else f" needs {decimal(needed)}"
+        super().__init__(
+            errno.ENOSPC,
+            f"the disk is full: {os.fspath(path)}{wants or ' cannot be written'}; what was saved "
+            f"before is whole, so make room and run the same command again",
+        )
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 @contextmanager
-def whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A stream that becomes the file `path` when the block ends well: a reader sees old or new."""
+def room_for(path: str | os.PathLike[str], needed: int | None = None) -> Iterator[None]:
+    """Raises DiskFull where what writes so many bytes to `path` finds no room for them."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DiskFull) or not disk_is_full(error):
+            raise
+        raise DiskFull(path, needed) from error
+
+
+@contextmanager
+def whole(path: str | os.PathLike[str], needed: int | None = None) -> Iterator[IO[bytes]]:
+    """A stream that becomes the file `path` when the block ends well: a reader sees old or new.
+
+    Raises:
+      DiskFull: there is no room, for `needed` bytes if that is known.
+    """
     path = Path(path)
     # In the same folder, as a rename across file systems is a copy; with the process in its name,
     # as two may write at once.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(temporary, "wb") as stream:
+        with room_for(path, needed), open(temporary, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -34,7 +72,7 @@ def whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes `data`, whole or not at all."""
-    with whole(path) as stream:
+    with whole(path, len(data)) as stream:
         stream.write(data)
 
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import jax
 
 from d3jax.host import processes
-from d3jax.host.progress import UNFINISHED
+from d3jax.host.exits import UNFINISHED
+from d3jax.host.progress import Reporter
 from d3jax.types import InputError
 
 HEARTBEAT_SECONDS = 30  # without a sign of life for so long, a process is lost
@@ -77,23 +78,30 @@ def is_worker() -> bool:
     return _WORKER in os.environ
 
 
-def meet(options: Processes) -> None:
+def meet(options: Processes, reporter: Reporter) -> None:
     """Joins this process, a worker, to the others; before anything is computed.
+
+    A signal ends it while it waits for them, when there is nothing to save.
 
     Raises:
       InputError: the environment does not say which processes there are.
     """
     channel = int(os.environ.pop(_WORKER))  # not for what this process starts itself
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    where = "the others"
+    if options.coordinator is not None:
+        where = f"{options.num_processes} processes to meet at {options.coordinator}"
     try:
-        jax.distributed.initialize(
-            options.coordinator,
-            options.num_processes,
-            options.process_id,
-            initialization_timeout=_MEETING_SECONDS,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=_LEAVING_SECONDS,
-        )
+        with _ended_by_signals():
+            reporter.say(f"waiting for {where}, at most {_MEETING_SECONDS} s")
+            jax.distributed.initialize(
+                options.coordinator,
+                options.num_processes,
+                options.process_id,
+                initialization_timeout=_MEETING_SECONDS,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=_LEAVING_SECONDS,
+            )
     except ValueError as error:
         raise InputError(
             f"no Slurm, Open MPI, Kubernetes or Cloud TPU tells this process of others ({error}): "
@@ -103,6 +111,18 @@ def meet(options: Processes) -> None:
         processes.gathered(True)
     os.write(channel, b"met")
     os.close(channel)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Signals end the process, which Python's handlers do not while JAX waits."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -159,7 +179,9 @@ def supervise(arguments: Sequence[str]) -> int:
     if status >= 0 and status != _LOST:
         sys.stderr.write("".join(held))
         return status
-    if status == -signal.SIGKILL:
+    if not met and status in (-signal.SIGTERM, -signal.SIGINT):
+        _say("interrupted before the processes of this run had met")
+    elif status == -signal.SIGKILL:
         _say("this process was killed (by the system, if memory ran out)")
     elif met:
         _say("another process of this run was lost; what was saved is whole")

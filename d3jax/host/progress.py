@@ -1,25 +1,23 @@
-"""What a long run shows, and how it is stopped: progress lines and signals."""
+"""What a long run shows, and how it ends; `interrupt.py` has the signals that end it."""
 
+import datetime
 import logging
-import signal
-import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+import jax
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
 
-UNFINISHED = 75  # EX_TEMPFAIL: what a scheduler reads as "run me again"
+_LONG = 1.0  # seconds from which on it is said what is done
 
 
 class Interrupted(Exception):
@@ -32,31 +30,6 @@ class Busy(Exception):
 
 class Diverged(Exception):
     """The run met a number that is not finite, and has saved its last good state."""
-
-
-class Interruption:
-    """Whether SIGTERM or SIGINT has asked the run to stop; a second SIGINT stops it at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-
-
-@contextmanager
-def interruption() -> Iterator[Interruption]:
-    """Catches SIGTERM and SIGINT while the block runs (in the main thread)."""
-    asked = Interruption()
-    before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -91,57 +64,152 @@ def locked(path: Path, work: str) -> Iterator[None]:
 
 
 class Reporter:
-    """Shows how far a stage is: a bar on a terminal, else a plain line every few seconds."""
+    """Shows how far a stage is: a live line on a terminal, else a line of a log now and then.
 
-    def __init__(self, console: Console | None = None, seconds_between_lines: float = 10.0):
+    Lines of a log begin with the time of day, unless `times` is off.
+    """
+
+    def __init__(
+        self,
+        console: Console | None = None,
+        seconds_between_lines: float = 10.0,
+        *,
+        times: bool = True,
+    ):
         self.console = Console(stderr=False) if console is None else console
         self.pause = seconds_between_lines
+        self.live = self.console.is_terminal and not self.console.is_dumb_terminal
+        self._times = times and not self.live
 
     def say(self, text: str) -> None:
         """Prints one line."""
-        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        line = f"{time.strftime('%H:%M:%S')} {text}" if self._times else text
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        self.console.file.flush()
+
+    @contextmanager
+    def working(self, doing: str) -> Iterator[None]:
+        """Says what is done where that takes longer than a second, such as compiling."""
+        begun = time.monotonic()
+        text = f"{doing} ..."
+        live = Status(Text(text), console=self.console, spinner="line") if self.live else None
+        with self._late(text) if live is None else live:
+            yield
+        if (seconds := time.monotonic() - begun) > _LONG:
+            self.say(f"{doing} took {_lasting(seconds)}")
+
+    @contextmanager
+    def _late(self, text: str) -> Iterator[None]:
+        """Says a line after a second, if the block still runs."""
+        timer = threading.Timer(_LONG, self.say, [text])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextmanager
     def stage(self, name: str, total: int, done: int = 0) -> Iterator["Stage"]:
         """A stage of `total` steps, `done` of which an earlier run has done."""
-        if self.console.is_terminal:
-            with Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=self.console,
-            ) as bar:
-                task = bar.add_task(name, total=total, completed=done, rate="", note="")
-
-                def show(step: int, rate: float, note: str) -> None:
-                    bar.update(task, completed=step, rate=f"{rate:.3g}/s", note=note)
-
-                yield Stage(total, done, show, 0.0)
+        if self.live:
+            stage = Stage(name, total, done)
+            with Live(stage, console=self.console, refresh_per_second=4):
+                yield stage
         else:
-
-            def line(step: int, rate: float, note: str) -> None:
-                left = (total - step) / rate if rate > 0 else 0.0
-                self.say(f"{name} {step}/{total}, {rate:.3g}/s, {left:.0f} s left  {note}".rstrip())
-                sys.stdout.flush()
-
-            yield Stage(total, done, line, self.pause)
+            yield Stage(name, total, done, self.say, self.pause)
 
 
 class Stage:
-    """One stage's progress; `update` is cheap enough to call after every dispatch."""
+    """One stage's progress, which a terminal renders; `update` is cheap."""
 
-    def __init__(self, total: int, done: int, show, pause: float):
-        self.total, self.first, self.show, self.pause = total, done, show, pause
-        self.start = time.monotonic()
-        self.shown = self.start
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        done: int = 0,
+        tell: Callable[[str], None] | None = None,  # a line of a log, where there is no terminal
+        pause: float = 0.0,  # seconds between those
+    ):
+        self.name, self.total, self.first, self.step = name, total, done, done
+        self._tell, self._pause = tell, pause
+        self._begun = self._updated = self._told = time.monotonic()
+        self._compiled = _compiled.seconds
+        self._seconds_each, self._notes = 0.0, ""
 
-    def update(self, step: int, note: str = "") -> None:
-        """Says that `step` steps are done."""
+    def update(self, step: int, notes: str = "") -> None:
+        """Says that `step` steps are done; `notes` are divided by two spaces."""
+        self.step, self._notes, self._updated = step, notes, time.monotonic()
+        compiled = _compiled.seconds - self._compiled  # which later steps do not do again
+        worked = max(self._updated - self._begun - compiled, 1e-9)
+        self._seconds_each = worked / max(step - self.first, 1)
+        if self._tell and (self._updated - self._told >= self._pause or step >= self.total):
+            self._told = self._updated
+            self._tell(self.line())
+
+    def line(self, width: int | None = None) -> str:
+        """Count, rate and time left, and as many of the notes as `width` columns have room for."""
         now = time.monotonic()
-        if now - self.shown >= self.pause or step >= self.total:
-            self.shown = now
-            self.show(step, (step - self.first) / max(now - self.start, 1e-9), note)
+        parts = [f"{self.name} {self.step}/{self.total}"]
+        each = self._seconds_each
+        if each:
+            parts.append(_rate(each))
+        if _compiled.now:
+            parts.append("compiling")
+        elif self.step < self.total and each:
+            since = now - self._updated
+            parts.append(f"{_lasting((self.total - self.step) * each - since)} left")
+        else:
+            parts.append(_lasting(now - self._begun))
+        line = ", ".join(parts)
+        for note in filter(None, self._notes.split("  ")):
+            if width is not None and len(line) + 2 + len(note) > width:
+                break
+            line += f"  {note}"
+        return line
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The line, after a bar where there is room."""
+        width, bar = options.max_width, 0 if options.max_width < 72 else 12
+        row: list[Any] = [Text(self.line(width - bar - 1 if bar else width), no_wrap=True)]
+        if bar:
+            row.insert(0, ProgressBar(self.total, self.step, width=bar))
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(*row)
+        yield grid
+
+
+class _Compiled:
+    """What XLA compiles in this process: whether it does now, and for how long in all."""
+
+    now = False
+    seconds = 0.0
+
+    def heard(self, event: str, duration_secs: float, **_: Any) -> None:
+        """JAX calls it for all that it has measured."""
+        stage = event.removeprefix("/jax/core/compile/")
+        if stage == "jaxpr_to_mlir_module_duration":  # the stage before
+            self.now = True
+        elif stage == "backend_compile_duration":
+            self.now = False
+            self.seconds += duration_secs
+
+
+_compiled = _Compiled()
+jax.monitoring.register_event_duration_secs_listener(_compiled.heard)
+
+
+def _rate(seconds_each: float) -> str:
+    """Of steps: 1,200/s, 3.2/s, 7.5 s each."""
+    rate = 1 / seconds_each
+    if rate < 1:
+        return f"{seconds_each:.3g} s each"
+    return f"{rate:.3g}/s" if rate < 100 else f"{rate:,.0f}/s"
+
+
+def _lasting(seconds: float) -> str:
+    """A time: under 1 s, 12 s, 2:05, 1:02:05."""
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return str(datetime.timedelta(seconds=round(seconds))).lstrip("0:")

@@ -24,6 +24,7 @@ from d3jax.networks import parameter_count
 from d3jax.run import effort, machine
 from d3jax.run.job import prepared, reads_of
 from d3jax.run.options import Divided, Plan, Run, Studied
+from d3jax.run.pictures import plain_table
 from d3jax.run.resolve import resolved
 from d3jax.types import InputError, Method, Network, PyTree, Real
 
@@ -69,8 +70,8 @@ def plan(options: Plan, reporter: Reporter, dataset: Dataset | None = None) -> d
     devices = options.devices or len(jax.devices())
     run, pieces = _pieces(run, dataset)
     store = run.experts or run.out
-    reporter.say("compiling the outer step, as it would be run")
-    prepared = [_Prepared(piece, run, dataset.image_shape) for piece in pieces]
+    with reporter.working("compiling the outer step"):
+        prepared = [_Prepared(piece, run, dataset.image_shape) for piece in pieces]
     device = max(one.device_bytes(devices) for one in prepared)
     rows: dict[str, Any] = {
         "subtasks": sum(piece.number for piece in pieces),
@@ -86,8 +87,10 @@ def plan(options: Plan, reporter: Reporter, dataset: Dataset | None = None) -> d
     }
     refusal = _refusal(rows, store)
     if refusal is None and options.timed:
-        rows["seconds_per_step"] = [one.seconds_per_step() for one in prepared]
-        rows["seconds"] = _seconds(run, dataset, prepared, rows, devices)
+        with reporter.working("timing outer steps"):
+            rows["seconds_per_step"] = [one.seconds_per_step() for one in prepared]
+        with reporter.working("compiling and timing the experts' steps"):
+            rows["seconds"] = _seconds(run, dataset, prepared, rows, devices)
     reporter.console.print(_table(rows))
     if refusal is not None:
         raise InputError(refusal)
@@ -330,7 +333,7 @@ _PARTS = {
 
 
 def _table(rows: dict[str, Any]) -> Table:
-    table = Table(title="What the run would take", title_justify="left", show_header=False)
+    table = plain_table("What the run would take", show_header=False)
     on = f"{rows['subtasks']} on {rows['devices']} devices"
     table.add_row("subtasks", f"{on}, {rows['subtasks_per_device']} a device")
     free = decimal(rows["disk_bytes_free"])

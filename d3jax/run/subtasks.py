@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.filesize import decimal
 
 from d3jax import artifact, data, distill, experts, synthetic
 from d3jax.artifact import join as joining
@@ -244,9 +245,7 @@ def _train_experts(whole: Whole, group: Group, reporter: Reporter) -> dict[int, 
         return paths
     needed = len(todo) * experts.stored_bytes(network, options.expert)
     count, epochs = options.expert.count, options.expert.epochs
-    reporter.say(
-        f"experts: {count} x {epochs} epochs for {len(todo)} subtasks, {needed / 1e6:.1f} MB"
-    )
+    reporter.say(f"experts: {count} x {epochs} epochs for {len(todo)} subtasks, {decimal(needed)}")
     there = _sum(sum(experts.written_bytes(paths[n]) for n in todo if n in paths))
     processes.agreed(lambda: experts.make_room(store, needed - int(there)))
     slots = _slots(todo)

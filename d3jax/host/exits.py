@@ -1,0 +1,12 @@
+"""What a command exits with."""
+
+DIVERGED = 1
+REFUSED = 2
+UNFINISHED = 75  # EX_TEMPFAIL: what a scheduler reads as "run me again"
+
+MEANINGS = {
+    "0": "done",
+    str(DIVERGED): "diverged: numbers are not finite",
+    str(REFUSED): "refused: the line says what would be right",
+    str(UNFINISHED): "not finished (interrupted, files in use, disk full): run it again",
+}
