@@ -44,21 +44,22 @@ PIXELS = command("mtt")(
     data=D3.data,
     architecture=D3.architecture,
     mtt=MTTOptions(max_start_epoch=8),
+    parametrization=Parametrization(kind="pixels"),
     expert=EXPERTS,
     outer_steps=1000,
     baselines=(),
 )
-SPECTRA = dataclasses.replace(PIXELS, mtt=dataclasses.replace(PIXELS.mtt, inner_batch_size=20))
+SPECTRA = dataclasses.replace(
+    PIXELS,
+    parametrization=Parametrization(kind="spectral"),
+    mtt=dataclasses.replace(PIXELS.mtt, inner_batch_size=20),
+)
 ROWS = {
     f"{name}, {images}": dataclasses.replace(
-        run, parametrization=Parametrization(kind=kind, budget=images)
+        run, parametrization=dataclasses.replace(run.parametrization, budget=images)
     )
     for images in BUDGETS
-    for name, kind, run in (
-        ("d3", "gaussian", D3),
-        ("pixels", "pixels", PIXELS),
-        ("spectra", "spectral", SPECTRA),
-    )
+    for name, run in (("d3", D3), ("pixels", PIXELS), ("spectra", SPECTRA))
 }
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ mnist_budgets`.
 
 import dataclasses
 
-from d3jax.run.options import Data, Parametrization
+from d3jax.run.options import Data
 from experiments import runner
 from experiments.cifar10_budgets import D3, PIXELS
 
@@ -28,10 +28,10 @@ ROWS = {
     f"{name}, {images}": dataclasses.replace(
         run,
         data=Data(dataset="mnist", train_limit=10_000, validation=2000),
-        parametrization=Parametrization(kind=kind, budget=images),
+        parametrization=dataclasses.replace(run.parametrization, budget=images),
     )
     for images in BUDGETS
-    for name, kind, run in (("d3", "gaussian", D3), ("pixels", "pixels", PIXELS))
+    for name, run in (("d3", D3), ("pixels", PIXELS))
 }
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ import yaml
 
 from d3jax.data import Dataset
 from d3jax.host.files import write_json
-from d3jax.host.progress import UNFINISHED, Interrupted, Reporter
+from d3jax.host.exits import UNFINISHED
+from d3jax.host.progress import Interrupted, Reporter
 from d3jax.run import judge as judging
 from d3jax.run import options as config
 from d3jax.run import run as jobs
@@ -58,6 +59,8 @@ def run(
         for label, options in configurations.items():
             out = _folder(root, label, seed)
             options = dataclasses.replace(options, out=out, experts=Path("runs/experts"), seed=seed)
+            if isinstance(options, config.Studied):  # baselines are judged as the artifact is
+                options = dataclasses.replace(options, baseline_students=options.student.students)
             if isinstance(options, config.Studied):  # a table's rows are all judged alike
                 options = dataclasses.replace(options, baseline_students=options.student.students)
             reporter.say(f"== {experiment}: {label}, seed {seed}")
