@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from d3jax.data import Dataset
-from d3jax.host.files import write_json
 from d3jax.host.exits import UNFINISHED
+from d3jax.host.files import write_json
 from d3jax.host.progress import Interrupted, Reporter
 from d3jax.run import judge as judging
 from d3jax.run import options as config
