@@ -341,6 +341,20 @@ def test_classes_in_another_order_or_of_other_names(finished):
         )  # fmt: skip
 
 
+def test_an_artifact_is_judged_as_its_data_was_read(finished, tmp_path):
+    """Resized; and without training images, but where ZCA is computed from them."""
+    made = artifact.load(finished[0] / "artifact.safetensors")
+    made.header["reading"] = {"image_size": 8}
+    for label in range(10):
+        (tmp_path / "test" / str(label)).mkdir(parents=True)
+        Image.new("L", (12, 20), 20 * label).save(tmp_path / "test" / str(label) / "0.png")
+    options = config.Judgement(dataset=str(tmp_path), students=1, epochs=1)
+    assert judge.judge(made, options, Reporter())["accuracy"]["students"] == 1
+    made.header["normalization"]["zca"] = {"train_limit": None, "validation": 0, "seed": 0}
+    with pytest.raises(InputError, match="no folder train"):
+        judge.judge(made, options, Reporter())
+
+
 def test_evaluate_on_another_network(finished, capsys, tmp_path):
     out, _ = finished
     judged = tmp_path / "judged.json"

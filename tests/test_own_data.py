@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import environment, finished, no_folder_of_the_users, refused  # noqa: F401
+from test_cli import no_folder_of_the_users, refused  # noqa: F401
 from test_data import cache_folder, own_cache, random_images, write_folder, write_npz  # noqa: F401
 
-from d3jax import artifact
 from d3jax.data import Dataset, Normalization, decoding, held_out, host_arrays, load
 from d3jax.host.progress import Reporter, notices
 from d3jax.run import header, judge
@@ -290,17 +289,14 @@ def test_only_test_images_are_needed_to_judge(tmp_path):
     assert len(load("digits", test_only=True, test_limit=50).test_labels) == 50
 
 
-def test_an_artifact_is_judged_as_its_data_was_read(finished, tmp_path):  # noqa: F811
-    made = artifact.load(finished[0] / "artifact.safetensors")
-    made.header["reading"] = {"image_size": 8}
-    for label in range(10):
-        save(tmp_path / "test" / str(label) / "0.png", np.full((12, 20), 20 * label))
-    judged = config.Judgement(dataset=str(tmp_path))
-    found = judge.judge(made, judged, Reporter())
-    assert found["accuracy"]["students"] == 2
-    made.header["normalization"]["zca"] = {"train_limit": None, "validation": 0, "seed": 0}
-    with pytest.raises(InputError, match="no folder train"):
-        judge.judge(made, judged, Reporter())
+def test_test_images_that_happen_to_be_grey_are_judged_in_colour(tmp_path):
+    write_folder(tmp_path, grey=False)  # one of train is coloured
+    whole, grey = load(str(tmp_path)), load(str(tmp_path), test_only=True)
+    assert (whole.image_shape, grey.image_shape) == ((9, 9, 3), (9, 9, 1))
+    coloured = judge.in_colour([9, 9, 3], grey)
+    assert coloured.image_shape == (9, 9, 3)
+    np.testing.assert_array_equal(coloured.test_images, whole.test_images)
+    assert judge.in_colour([9, 9, 1], grey) is grey
 
 
 def test_an_artifact_says_how_its_data_was_read(tmp_path):

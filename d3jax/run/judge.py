@@ -61,6 +61,7 @@ def judge(
     normalization = stored_normalization(header, dataset)
     if header.get("subtask") is not None:
         dataset = _own_classes(header["subtask"], dataset)
+    dataset = in_colour(specification["image_shape"], dataset)
     if list(dataset.image_shape) != specification["image_shape"]:
         raise InputError(
             f"{name} has images of shape {list(dataset.image_shape)}, the artifact of "
@@ -158,6 +159,14 @@ def _own_classes(subtask: dict[str, Any], dataset: data.Dataset) -> data.Dataset
             f"{dataset.name}; name the one that it was distilled from"
         )
     return subtasks.of(dataset, subtask["classes"])
+
+
+def in_colour(image_shape: list[int], dataset: data.Dataset) -> data.Dataset:
+    """The data set in colour, where only its test images were read, which happen to be all grey."""
+    if len(dataset.train_labels) or (dataset.image_shape[2], image_shape[2]) != (1, 3):
+        return dataset
+    train, test = (np.repeat(x, 3, axis=3) for x in (dataset.train_images, dataset.test_images))
+    return dataset._replace(train_images=train, test_images=test)
 
 
 def in_order(class_names: list[str], dataset: data.Dataset) -> data.Dataset:
