@@ -8,11 +8,14 @@ import io
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from d3jax.host.exits import DIVERGED, REFUSED, UNFINISHED
+import d3jax
+from d3jax.host.exits import DIVERGED, MEANINGS, OUT_OF_MEMORY, REFUSED, UNFINISHED
 from d3jax.host.interrupt import answered, end_at_once, ended_at_once
+from d3jax.host.terminal import columns, listed, meant
 
 if TYPE_CHECKING:
     from d3jax.host import launch
@@ -35,58 +38,90 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, Any]:
     """The command that `arguments` (default this process's) say, and its options.
 
     Exits with 0 after help that was asked for, with 2 where they say no command.
+
+    Raises:
+      InputError: the method has no such preset.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--version"]:
+        print(f"d3jax {d3jax.__version__}")
+        raise SystemExit(0)
     name = _chosen(given, COMMANDS, "d3jax", "COMMAND", "Dataset distillation in JAX.")
     rest, prog = given[1:], f"d3jax {name}"
     try:
         import tyro
     except ModuleNotFoundError as error:
         _say(f"error: the command line needs {_missing(error)}")
-        raise SystemExit(2) from None
+        raise SystemExit(REFUSED) from None
 
     from d3jax.methods.registry import METHODS
-    from d3jax.run import options
+    from d3jax.run import help, options
+    from d3jax.synthetic.options import of_other_kinds
 
+    defaults, left_out = None, set()
     if name == "distill":
         lines = {method: spec.paper for method, spec in METHODS.items()}
         method = _chosen(rest, lines, prog, "METHOD", COMMANDS[name])
-        rest, prog = rest[1:], f"{prog} {method}"
-        kind: Any = options.command(method)
+        preset, rest = _taken(rest[1:], "--preset")
+        prog, kind = f"{prog} {method}", options.command(method)
+        defaults = options.with_preset(method, preset)
         if set(rest) & set(_HELP):
-            from d3jax.run.help import summary
-
-            print(f"What matters most:\n\n{summary(method)}\n\nAll flags:\n")
+            stored = _taken(rest, "--parametrization")[0] or METHODS[method].parametrization
+            left_out = of_other_kinds(stored)
+            print(f"What matters most:\n\n{help.summary(method, stored)}\n")
+            print(f"All flags, of parametrizations those of {stored}:\n")
+    elif name == "plan":
+        method = next((word for word in rest if word in METHODS), None)
+        preset, rest = _taken(rest, "--preset")
+        kind = options.plan_options(options.with_preset(method, preset) if method else None)
     else:
         kinds = {
-            "plan": options.plan_options,
-            "experts": lambda: options.Experts,
-            "join": lambda: options.Join,
-            "evaluate": lambda: options.Evaluate,
-            "show": lambda: options.Show,
-            "prepare": lambda: options.Prepare,
+            "experts": options.Experts,
+            "join": options.Join,
+            "evaluate": options.Evaluate,
+            "show": options.Show,
+            "prepare": options.Prepare,
         }
-        kind = kinds[name]()
-    parsed = tyro.cli(kind, prog=prog, args=rest, config=(tyro.conf.OmitSubcommandPrefixes,))
+        kind = kinds[name]
+    parsed = tyro.cli(
+        kind,
+        prog=prog,
+        description=textwrap.fill(" ".join((kind.__doc__ or "").split()), columns()),
+        args=rest,
+        default=defaults,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+        registry=help.rules(left_out),
+    )
     return name, parsed
+
+
+def _taken(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of a flag, if it is given, and the words without both."""
+    for place, word in enumerate(words):
+        if word == flag and place + 1 < len(words):
+            return words[place + 1], [*words[:place], *words[place + 2 :]]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}="), [*words[:place], *words[place + 1 :]]
+    return None, list(words)
 
 
 def _chosen(given: Sequence[str], known: dict[str, str], prog: str, what: str, about: str) -> str:
     """The first argument, where it is known; else help, or what would be right."""
     if given and given[0] in known:
         return given[0]
-    width = max(map(len, known)) + 2
-    rows = "\n".join(f"  {name:{width}}{text}" for name, text in known.items())
-    usage = f"usage: {prog} {what} ...\n\n{about}\n\n{what}:\n{rows}\n\n"
-    usage += f"{prog} {what} --help says more of each."
+    usage = f"usage: {prog} {what} ...\n\n{textwrap.fill(about, columns())}\n\n"
+    usage += f"{what}:\n{listed(known)}\n\n{prog} {what} --help says more of each."
+    if known is COMMANDS:
+        usage += f"\n\nExit status:\n{listed(MEANINGS)}"
     if given and given[0] in _HELP:
         print(usage)
         raise SystemExit(0)
     if not given:
         print(usage, file=sys.stderr)
     else:
-        _say(f"error: unknown {what.lower()} {given[0]!r}; known: {', '.join(known)}")
-    raise SystemExit(2)
+        right = meant(given[0], known) or f"; known: {', '.join(known)}"
+        _say(f"error: unknown {what.lower()} {given[0]!r}{right}")
+    raise SystemExit(REFUSED)
 
 
 def work_of(name: str) -> "Callable[[Any, Reporter], Any]":
@@ -180,6 +215,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _leave(f"error: {error}", UNFINISHED)
         if isinstance(error, OSError):  # a folder that is a file, no permission
             _leave(f"error: {error}", REFUSED)
+        if "RESOURCE_EXHAUSTED" in str(error):
+            from d3jax.run.help import out_of_memory
+
+            _leave(f"error: {out_of_memory(error, options)}", OUT_OF_MEMORY)
         launch.leave_if_broken(error)
         raise
 

@@ -1,5 +1,6 @@
 """The command line: one small finished run, looked at from all sides, and bad input."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from importlib import metadata
 
 import jax
 import numpy as np
@@ -23,7 +25,7 @@ from d3jax.host import files
 from d3jax.host.exits import UNFINISHED
 from d3jax.host.progress import Interrupted, Reporter, locked
 from d3jax.methods import d3
-from d3jax.run import folder, judge, result
+from d3jax.run import api, folder, judge, result
 from d3jax.run import options as config
 from d3jax.run import run as jobs
 from d3jax.run.experts import train_experts
@@ -560,6 +562,44 @@ def test_a_claim_is_taken_back_where_nothing_was_made(there, made, tmp_path):
     assert out.exists() == (made is not None or there is not None)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["destill"], "unknown command 'destill'; did you mean distill?"),
+        (["distill", "mt"], "unknown method 'mt'; did you mean mtt?"),
+        (["reticulate"], "unknown command 'reticulate'; known: distill, plan, "),
+        (["distill", "d3", "--preset", "papre"], "d3 has no preset 'papre'; did you mean paper?"),
+        (["plan", "mtt", "--preset=paper"], "mtt has no presets"),
+        (["distill", "d3", "--dataset", "digit"], "; did you mean digits? Or prepare it with"),
+        (["distill", "d3", "--dataset", "phots"], "; did you mean photos? Or prepare it with"),
+    ],
+)
+def test_near_names(arguments, said, capsys, tmp_path, monkeypatch):
+    (tmp_path / "data" / "tfds" / "photos").mkdir(parents=True)
+    monkeypatch.setenv("D3JAX_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("of", [lambda run: run, lambda run: run.method], ids=["distill", "plan"])
+def test_a_preset_holds_where_no_flag_says_otherwise(of, request):
+    name = request.node.callspec.id
+    flags = ["--latent-learning-rate=2", "--preset", "paper", "--outer-steps", "7"]
+    parsed = of(cli.parse([name, "d3", *flags])[1])
+    assert parsed.d3 == dataclasses.replace(d3.PAPER, latent_learning_rate=2)
+    assert parsed.outer_steps == 7
+    assert of(cli.parse([name, "d3"])[1]).d3 == d3.D3Options()
+    with_keywords = api._options("d3", {"preset": "paper", "latent_learning_rate": 2.0})
+    assert with_keywords.d3 == parsed.d3
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"d3jax {metadata.version('d3jax')}\n"
+
+
 def test_bad_input_to_a_process_of_its_own(environment, tmp_path):
     out = tmp_path / "d3"
     process = start(environment, "distill", "d3", f"--out={out}", "--dataset=nonesuch")
@@ -598,12 +638,33 @@ def test_help(capsys):
         assert "--help" in captured.out
         assert captured.err == ""
         if "d3" in arguments:
-            first, _, rest = captured.out.partition("All flags:")
+            first, _, rest = captured.out.partition("All flags")
             groups = [x for x in first.splitlines() if x.endswith(":") and not x.startswith(" ")]
             assert groups[1:] == ["data:", "method:", "size of the result:", "run:"]
-            assert first.count("\n  --") == 17
+            assert first.count("\n  --") == 18
             assert "--latent-size" in first
             assert "--student.momentum" in rest
+            assert "(default: None)" not in captured.out
+            assert captured.out.count("None}") == 1  # --unroll-clip, which is a number by default
+            assert "(default: random kmeans class_mean kmeans_uint8)" in captured.out
+            assert "--rank" not in captured.out
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_help_fits_the_terminal(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for arguments in ([], ["distill"], ["distill", "mtt", "--parametrization", "spectral"]):
+        with pytest.raises(SystemExit):
+            cli.main([*arguments, "--help"])
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= width
+    assert "--rank" in text
+    assert "--latents-per-class" not in text
+
+
+OUT_OF_MEMORY = jax.errors.JaxRuntimeError(
+    "RESOURCE_EXHAUSTED: Out of memory allocating 26214400000 bytes."
+)
 
 
 @pytest.mark.parametrize(
@@ -613,6 +674,13 @@ def test_help(capsys):
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 75, "quota"),
         (ValueError("Failed to write 9 bytes: No space left on device"), 75, "No space left"),
         (files.DiskFull("runs/d3/checkpoints/10", 24_000_000), 75, "checkpoints/10 needs 24.0 MB"),
+        (
+            OUT_OF_MEMORY,
+            71,
+            "out of device memory: 26.2 GB are not free; smaller --mmd-samples, "
+            "--mmd-classes, --inner-batch-size, --width, --expert.at-once, --student.students need "
+            "less; `d3jax plan` says how much a run takes",
+        ),
         (PermissionError(errno.EACCES, "Permission denied"), 2, "Permission denied"),
         (ModuleNotFoundError("no", name="orbax.checkpoint"), 2, "needs the package orbax, which"),
     ],

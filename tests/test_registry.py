@@ -80,7 +80,7 @@ def test_help_of_options_that_say_nothing_and_a_baseline_that_is_not_theirs(monk
 
     spec = METHODS["mtt"]._replace(name="bare", options=Bare, experts=None, resolve=lambda r, _: r)
     monkeypatch.setitem(METHODS._specs, "bare", spec)
-    assert "--rate              not described (default: 0.5)" in summary("bare")
+    assert "--rate  not described (default: 0.5)" in summary("bare", "pixels")
     run = options.command("bare")(baselines=("best_random",))
     with pytest.raises(InputError, match="best_random is no baseline of bare"):
         resolved(run, data.load("digits"))

@@ -20,6 +20,7 @@ from d3jax.data.given import DEFAULT, Reading, as_labels, numbered
 from d3jax.data.mapped import pick
 from d3jax.data.splits import Splits, cached_splits, checked, in_turn, sized
 from d3jax.data.tfds import newest_version, read_tfds
+from d3jax.host.terminal import meant
 from d3jax.types import InputError
 
 _log = logging.getLogger(__name__)
@@ -75,11 +76,18 @@ def _found(name: str, data_dir: str | os.PathLike[str] | None, reading: Reading)
             return read_npz(file, reading)
     if is_image_folder(path):
         return read_image_folder(path, reading)
+    near = meant(name, [*EMBEDDED, *_prepared(root)])
     raise InputError(
-        f"{name!r} is no path, and no data set of that name is prepared under {root}: prepare it "
-        f"with `d3jax prepare {name}`, or from its official files, offline, with "
-        f"`d3jax prepare {name} --from DIR`"
+        f"{name!r} is no path, and no data set of that name is prepared under {root}"
+        f"{f'{near} Or' if near else ':'} prepare it with `d3jax prepare {name}`, or from its "
+        f"official files, offline, with `d3jax prepare {name} --from DIR`"
     )
+
+
+def _prepared(root: Path) -> list[str]:
+    """The names of what may be a data set there."""
+    folders = [path.name for there in (root / "tfds", root) for path in there.glob("[!.]*/")]
+    return folders + [path.stem for there in (root / "data", root) for path in there.glob("*.npz")]
 
 
 def _read_embedded(name: str, reading: Reading) -> Splits:

@@ -21,7 +21,7 @@ from d3jax.types import InputError, Method, Network, Objective, PyTree, Real, Sy
 class D3Options:
     """D3's outer step: the paper's smallest setting, but for optimizers that learn faster.
 
-    The paper's own are `PAPER`; each ablation is one option.
+    The paper's own are `PAPER` (--preset paper); each ablation is one option.
     """
 
     inner_steps: int = 10
@@ -369,5 +369,6 @@ SPEC = register(
         labels="end",
         divisible=True,
         passes=_passes,
+        presets={"paper": PAPER},
     )
 )

@@ -9,6 +9,7 @@ is imported, and registers.
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from jax import Array
@@ -98,6 +99,7 @@ class Spec(NamedTuple):
     # (resolved options, classes) -> images that go forward through networks in an outer step, of
     # which a backward pass is worth two; None: baselines get as many students as the artifact
     passes: Callable[[Any, int], int] | None = None
+    presets: Mapping[str, Any] = MappingProxyType({})  # options by the name that --preset takes
 
 
 _OURS = ("d3", "mtt", "seqmatch", "dd")  # the modules of this package, in the order of their help

@@ -16,7 +16,14 @@ from d3jax.methods.registry import METHODS
 from d3jax.run import judge as judging
 from d3jax.run import pictures
 from d3jax.run import show as showing
-from d3jax.run.options import Architecture, Data, Judgement, Parametrization, command
+from d3jax.run.options import (
+    Architecture,
+    Data,
+    Judgement,
+    Parametrization,
+    command,
+    with_preset,
+)
 from d3jax.run.run import run as run_options
 from d3jax.types import InputError
 
@@ -144,7 +151,8 @@ def _options(method: str, given: dict[str, Any]) -> Any:
     top = {field.name for field in dataclasses.fields(kind)} - set(groups)
     fields = {name: {f.name for f in dataclasses.fields(g)} for name, g in groups.items()}
     changes: dict[str, dict[str, Any]] = {name: {} for name in groups}
-    chosen: dict[str, Any] = {}
+    preset = with_preset(method, given.pop("preset", None))
+    chosen: dict[str, Any] = {} if preset is None else {own.name: preset.method}
     for name, value in given.items():
         value = tuple(value) if isinstance(value, list) else value
         name = "kind" if name == "parametrization" and isinstance(value, str) else name

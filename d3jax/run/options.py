@@ -17,6 +17,7 @@ from d3jax.data import Dataset
 from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
 from d3jax.host.launch import Processes
+from d3jax.host.terminal import meant
 from d3jax.methods.registry import METHODS, Spec
 from d3jax.networks.own import is_own
 from d3jax.synthetic.options import Parametrization
@@ -265,6 +266,23 @@ def command(name: str) -> Any:
     return made
 
 
+def with_preset(name: str, preset: str | None) -> Run | None:
+    """The run of a method with the options of its preset; None without one.
+
+    Raises:
+      InputError: it has no such preset.
+    """
+    if preset is None:
+        return None
+    known = METHODS[name].presets
+    if preset not in known:
+        right = meant(preset, known) or f"; known: {', '.join(known)}"
+        raise InputError(
+            f"{name} has no preset {preset!r}{right}" if known else f"{name} has no presets"
+        )
+    return command(name)(**{name: known[preset]})
+
+
 @dataclass(frozen=True)
 class Join:
     """`d3jax join`: the artifacts of all subtasks, distilled as jobs of their own, as one."""
@@ -305,9 +323,15 @@ class Plan:
     """As if it had so many training images; default as many for each class as it has."""
 
 
-def plan_options() -> type[Plan]:
-    """The options of `d3jax plan`: each method's run is a subcommand."""
-    commands = [Annotated[command(name), tyro.conf.subcommand(name)] for name in METHODS]
+def plan_options(defaults: Run | None = None) -> type[Plan]:
+    """The options of `d3jax plan`: each method's run is a subcommand; `defaults` is one of them."""
+    given = {} if defaults is None else {defaults.spec.name: defaults}
+    commands = [
+        Annotated[
+            command(name), tyro.conf.subcommand(name, default=given.get(name, tyro.MISSING_NONPROP))
+        ]
+        for name in METHODS
+    ]
     methods = Annotated[Union[tuple(commands)], Inlined]  # type: ignore[valid-type]  # noqa: UP007
     made = dataclasses.make_dataclass("Plan", [("method", methods)], bases=(Plan,), frozen=True)
     made.__doc__ = Plan.__doc__

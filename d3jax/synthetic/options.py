@@ -122,8 +122,7 @@ class Parametrization:
           InputError: an option of another kind, or items that cannot be divided as the kind needs.
         """
         kind = self.kind or kind
-        others = {name for names in _OWN.values() for name in names} - set(_OWN[kind])
-        for name in sorted(others):
+        for name in sorted(of_other_kinds(kind)):
             if getattr(self, name) not in (None, False):
                 flag = "--" + name.replace("_", "-")
                 raise InputError(f"{flag} is not an option of the parametrization {kind}")
@@ -252,6 +251,11 @@ class Parametrization:
             "scale": scale,
             **{name: value for name, value in chosen.items() if value != _PLAIN.get(name)},
         }
+
+
+def of_other_kinds(kind: str) -> set[str]:
+    """The options that are not for this kind."""
+    return {name for names in _OWN.values() for name in names} - set(_OWN[kind])
 
 
 def _known(options: dict[str, Any]) -> dict[str, Any]:
