@@ -22,7 +22,7 @@ from tyro.constructors import (
 
 from d3jax.host.terminal import listed
 from d3jax.methods.registry import METHODS
-from d3jax.run.options import Architecture, Data, Run, command
+from d3jax.run.options import Architecture, Data, Inlined, Run, command
 from d3jax.synthetic.options import Parametrization
 
 _SIZES = {
@@ -81,10 +81,11 @@ def out_of_memory(error: Exception, options: Any) -> str:
 
 def _named(options: Any, prefix: str = "--") -> Iterator[tuple[str, str]]:
     """Each option of a dataclass, and of those in it, and its flag."""
+    types = typing.get_type_hints(type(options), include_extras=True)
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if dataclasses.is_dataclass(value):
-            inlined = field.name not in ("expert", "student")
+            inlined = Inlined in typing.get_args(types[field.name])
             yield from _named(value, prefix if inlined else f"{prefix}{field.name}.")
         else:
             yield field.name, prefix + field.name.replace("_", "-")
