@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from d3jax.artifact import load as load
     from d3jax.artifact import save as save
     from d3jax.artifact.join import join as join
+    from d3jax.artifact.model import load_model as load_model
     from d3jax.data import Dataset as Dataset
     from d3jax.data import load as load_data
     from d3jax.distill.compose import compose as compose
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "artifact": ("Artifact", "load", "save"),
     "artifact.join": ("join",),
+    "artifact.model": ("load_model",),
     "data": ("Dataset",),
     "distill.compose": ("compose",),
     "distill.inner": ("truncated_unroll", "unroll"),

@@ -1,4 +1,4 @@
-"""The command line: `d3jax distill | plan | experts | join | evaluate | show | prepare`.
+"""The command line: `d3jax distill | evaluate | train ...`; see `COMMANDS`.
 
 What a command needs is imported when it is chosen, so that help is quick; the methods and their
 flags come from `methods.registry.METHODS` and `run/options.py`.
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "distill": "Distill a data set: experts, distillation, evaluation and baselines, in one folder",
-    "plan": "Say what a run would take before it begins: disk, memory of a device, hours",
+    "plan": "Say what a run would take before it begins: disk, memory, time",
     "experts": "Train expert trajectories into a store",
     "join": "Join the artifacts of subtasks that were distilled as jobs of their own",
     "evaluate": "Train fresh students on an artifact and test them",
+    "train": "Train one network on an artifact, and keep its weights",
+    "compare": "Finished runs side by side: what differs, accuracies, sizes",
     "show": "Print an artifact's header and byte ledger, and write its picture",
     "prepare": "Prepare a data set for --dataset NAME, through TFDS or from the official files",
 }
@@ -79,6 +81,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, Any]:
             "experts": options.Experts,
             "join": options.Join,
             "evaluate": options.Evaluate,
+            "train": options.Train,
+            "compare": options.Compare,
             "show": options.Show,
             "prepare": options.Prepare,
         }
@@ -146,6 +150,14 @@ def work_of(name: str) -> "Callable[[Any, Reporter], Any]":
         from d3jax.run.judge import judge
 
         return lambda options, reporter: judge(options.artifact, options.options, reporter)
+    if name == "train":
+        from d3jax.run.train import train
+
+        return train
+    if name == "compare":
+        from d3jax.run.compare import compare
+
+        return lambda options, reporter: compare(options.runs, options.picture, reporter)
     if name == "show":
         from d3jax.run.show import show
 

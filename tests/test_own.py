@@ -165,7 +165,7 @@ def test_a_changed_network_does_not_go_on_in_the_folder_of_another(finished, cap
 def test_nothing_is_filled_in(tmp_path):
     dataset = config.Data().read(0)
     own = config.Architecture("nets.own:small")
-    assert resolved_architecture(own, dataset) == own
+    assert resolved_architecture(own, dataset.image_shape) == own
     options = config.command("dd")(architecture=own)
     assert resolved(options, dataset).architecture == own
     stored = DDOptions(init="fixed", store_weights=True)
@@ -175,11 +175,14 @@ def test_nothing_is_filled_in(tmp_path):
 
 
 def test_a_file_that_names_code_is_never_the_one_who_asks_for_it(tmp_path):
-    dataset, path = config.Data().read(0), tmp_path / "a.safetensors"
-    header = {"architecture": {"network": "nets.own:small", "width": 3}}
+    path = tmp_path / "a.safetensors"
+    header = {
+        "architecture": {"network": "nets.own:small", "width": 3},
+        "parametrization": {"image_shape": [8, 8, 1]},
+    }
 
     def stored(network):
-        return judging.stored_architecture(header, config.Architecture(network), dataset, path)
+        return judging.stored_architecture(header, config.Architecture(network), path)
 
     with pytest.raises(InputError, match="say yourself --network"):
         stored(None)

@@ -8,6 +8,7 @@ from d3jax.evaluate.students import answers as answers
 from d3jax.evaluate.students import epochs_function as epochs_function
 from d3jax.evaluate.students import evaluate as evaluate
 from d3jax.evaluate.students import evaluate_best as evaluate_best
+from d3jax.evaluate.students import population_statistics as population_statistics
 from d3jax.evaluate.students import tested as tested
 from d3jax.evaluate.students import train_students as train_students
 from d3jax.host.callable import make_callable

@@ -74,7 +74,7 @@ def evaluate(
     if not rate > 0:
         raise InputError(f"the students' learning rate must be positive, not {rate}")
     params, seconds = train_students(network, synthetic, theta, protocol, rate, key, reporter)
-    statistics = _population(network, params, synthetic, theta, protocol, key)
+    statistics = population_statistics(network, params, synthetic, theta, protocol, key)
     each = seconds / protocol.students
     return tested(network, params, test, rate, each, reporter, statistics)
 
@@ -113,7 +113,7 @@ def evaluate_best(
         params, seconds = train_students(
             network, synthetic, theta, protocol, rate, key, reporter, students=students
         )
-        statistics = _population(network, params, synthetic, theta, protocol, key)
+        statistics = population_statistics(network, params, synthetic, theta, protocol, key)
         return params, seconds / len(params), statistics
 
     last = len(rates) - 1
@@ -127,7 +127,7 @@ def evaluate_best(
     return reached, tuple(float(value) for value in found)
 
 
-def _population(
+def population_statistics(
     network: Network,
     params: Array,
     synthetic: Synthetic,

@@ -29,7 +29,7 @@ def train_experts(options: Experts, reporter: Reporter) -> list[Path]:
     parts: list[Part | None] = [None]
     if options.subtasks is not None:
         parts = [*parts_of(options.subtasks, dataset)]
-    architecture = resolved_architecture(options.architecture, dataset)
+    architecture = resolved_architecture(options.architecture, dataset.image_shape)
     classes = [part.classes for part in parts if part is not None]
     expert = resolved_experts(options.expert, dataset, classes)
     strategies = {"experts": augmented.strategy(expert.augmentation)}

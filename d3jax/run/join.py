@@ -47,7 +47,7 @@ def join(options: Join, reporter: Reporter) -> artifact.Artifact:
                 f"name their data set with --dataset"
             )
         architecture = stored_architecture(
-            whole.header, Architecture(options.network), dataset, options.artifacts[0]
+            whole.header, Architecture(options.network), options.artifacts[0]
         )
         normalization = _normalization(whole.header, dataset)
         world = make_world(dataset, normalization, architecture, on_device=False)

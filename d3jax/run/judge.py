@@ -73,7 +73,7 @@ def judge(
             f"{specification['num_classes']}; name the data set that it was distilled from"
         )
     dataset = in_order(header["class_names"], dataset)
-    architecture = stored_architecture(header, options.architecture, dataset, path)
+    architecture = stored_architecture(header, options.architecture, path)
     network = architecture.create(dataset.image_shape, dataset.num_classes)
     test = dataset.held_out(normalization)
     key = stage_key(options.seed, Stage.STUDENTS)
@@ -81,7 +81,7 @@ def judge(
     if options.students is not None and options.students < 1:
         raise InputError(f"students must be at least 1, not {options.students}")
     if header.get("replay") is None or options.ordinary:
-        protocol = _stored_protocol(header, options, path)
+        protocol = stored_protocol(header, options, path)
         reached = by_students(distilled, network, test, protocol, key, reporter)
     else:
         if options.epochs is not None or options.learning_rate is not None:
@@ -207,9 +207,7 @@ def stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data.
     return data.Normalization(mean, sd)
 
 
-def stored_architecture(
-    header: dict[str, Any], wanted: Architecture, dataset: data.Dataset, path: Path
-) -> Architecture:
+def stored_architecture(header: dict[str, Any], wanted: Architecture, path: Path) -> Architecture:
     """The network in the header, with what the command line says otherwise of it; or another.
 
     A network of the user's own is never taken from the header alone: it would run code that a file
@@ -234,10 +232,11 @@ def stored_architecture(
     for name, value in stored.items():
         if name not in kinds or (value is not None and type(value) is not kinds[name]):
             raise InputError(f"the network in {path} cannot be built: its {name} is {value!r}")
-    return resolved_architecture(Architecture(**{**stored, **said}), dataset)
+    image_shape = header["parametrization"]["image_shape"]
+    return resolved_architecture(Architecture(**{**stored, **said}), image_shape)
 
 
-def _stored_protocol(header: dict[str, Any], options: Judgement, path: Path) -> Protocol:
+def stored_protocol(header: dict[str, Any], options: Judgement, path: Path) -> Protocol:
     """The protocol in the header, with what the command line says otherwise."""
     stored = dict(header["protocol"])
     if isinstance(stored.get("augmentation"), list):

@@ -294,6 +294,28 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     )
 
 
+def sizes(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a PNG of accuracies against bytes.
+
+    Rows are as in `comparison_table`; one with `baseline` is faint.
+    """
+    figure = Figure(figsize=(7, 4.5), dpi=_DPI, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    for row in rows:
+        at = (int(row["bytes"]), 100 * row["accuracy"]["mean"])
+        colour = _FAINT if row.get("baseline") else _LINE
+        axes.errorbar(*at, yerr=100 * (row["accuracy"]["sd"] or 0), fmt="o", color=colour)
+        axes.annotate(
+            _plain(row["name"]), at, xytext=(6, 4), textcoords="offset points",
+            fontsize=8, color=colour,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("bytes stored", fontsize=9)
+    axes.set_ylabel("test accuracy %, with the sd of students", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    files.write_bytes(path, _png(figure))
+
+
 def _png(figure: Figure) -> bytes:
     # The Agg canvas by name: pyplot would keep global state, and may want a display.
     buffer = io.BytesIO()

@@ -40,7 +40,7 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
         "parametrization": parametrization,
         "architecture": resolved_architecture(
             options.architecture,
-            dataset,
+            dataset.image_shape,
             network=spec.network(dataset.image_shape),
             initialization=spec.initialization,
         ),
@@ -83,7 +83,7 @@ def labels_at_start(options: Run) -> bool:
 
 def resolved_architecture(
     options: Architecture,
-    dataset: data.Dataset,
+    image_shape: Sequence[int],
     *,
     network: str = "convnet",
     initialization: str = "uniform_fan_in",
@@ -99,7 +99,7 @@ def resolved_architecture(
     defaults: dict[str, dict[str, Any]] = {
         "convnet": {
             "width": 32,
-            "depth": networks.default_depth(dataset.image_shape[0]),
+            "depth": networks.default_depth(image_shape[0]),
             "norm": "instance",
             "pooling": "average",
         },

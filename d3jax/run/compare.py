@@ -1,0 +1,88 @@
+"""Finished runs side by side: `d3jax compare`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from d3jax.host.progress import Reporter
+from d3jax.run import pictures
+from d3jax.run.folder import flat
+from d3jax.run.judge import accuracy_rows
+from d3jax.types import InputError
+
+_MISSING = "-"
+
+
+def compare(runs: Sequence[Path], picture: Path, reporter: Reporter) -> list[dict[str, Any]]:
+    """Runs `d3jax compare`: how runs differ, a table of accuracies and sizes, and their plot.
+
+    Returns the table's rows, as `pictures.comparison_table` takes them.
+
+    Raises:
+      InputError: fewer than two runs, or one that is not finished.
+    """
+    if len(runs) < 2:
+        raise InputError("compare takes the folders of two finished runs, or more")
+    if not picture.parent.is_dir():
+        raise InputError(f"there is no folder {picture.parent} to write {picture} to")
+    names = _names(runs)
+    reports = [_read(run) for run in runs]
+    options = [flat(_configuration(run, report)) for run, report in zip(runs, reports)]
+    reporter.console.print(_differences(names, options))
+    rows = _rows(names, reports)
+    reporter.console.print(pictures.comparison_table(rows))
+    pictures.sizes(picture, rows)
+    reporter.say(f"picture: {picture}")
+    return rows
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The folders' own names, where they differ."""
+    short = [run.resolve().name for run in runs]
+    return short if len(set(short)) == len(short) else [str(run) for run in runs]
+
+
+def _read(run: Path) -> dict[str, Any]:
+    try:
+        return json.loads((run / "report.json").read_text())
+    except FileNotFoundError:
+        raise InputError(f"there is no finished run in {run}: it has no report.json") from None
+    except ValueError:
+        raise InputError(f"{run / 'report.json'} is no report") from None
+
+
+def _configuration(run: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Of older reports, what the run was begun with."""
+    found = report.get("configuration")
+    if found is None:
+        path = run / "config.yaml"
+        found = yaml.safe_load(path.read_text()) if path.exists() else {}
+    return {"method": report["method"], **found}
+
+
+def _differences(names: list[str], options: list[dict[str, Any]]) -> Table:
+    """The options that are not the same in all runs."""
+    table = Table("option", *map(escape, names), title="What differs", title_justify="left")
+    for option in sorted({name for own in options for name in own}):
+        values = [own.get(option, _MISSING) for own in options]
+        if any(value != values[0] for value in values):
+            table.add_row(option, *(escape(str(value)) for value in values))
+    return table
+
+
+def _rows(names: list[str], reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each run, and then the baselines; those that several runs share once."""
+    own, others = [], []
+    for name, report in zip(names, reports, strict=True):
+        first, *rest = accuracy_rows(report)
+        own.append({**first, "name": name})
+        for row in rest:
+            known = [(seen["accuracy"], seen["bytes"]) for seen in others]
+            if (row["accuracy"], row["bytes"]) not in known:
+                others.append({**row, "name": f"{row['name']} ({name})", "baseline": True})
+    return [*own, *others]

@@ -1,0 +1,122 @@
+"""One network, trained on an artifact and kept: `d3jax train`."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from d3jax import artifact, data, evaluate
+from d3jax.artifact.model import Model, save_model
+from d3jax.evaluate import replay, sequence, unseen
+from d3jax.evaluate.recipe import recipe_of
+from d3jax.host.progress import Reporter
+from d3jax.keys import Stage, check_seed, stage_key
+from d3jax.networks import unraveler
+from d3jax.run.judge import in_order, stored_architecture, stored_protocol
+from d3jax.run.options import Judgement, Train, plain
+from d3jax.types import InputError, Network, PyTree
+
+
+def train(options: Train, reporter: Reporter) -> Model:
+    """Runs `d3jax train`: the artifact's protocol, or its own steps, for one network.
+
+    Raises:
+      InputError: the artifact cannot be used alone, or bad options.
+    """
+    if not options.out.parent.is_dir():
+        raise InputError(f"there is no folder {options.out.parent} to write {options.out} to")
+    check_seed(options.seed)
+    path = artifact.located(options.artifact)
+    made = artifact.load(path)
+    header = made.header
+    if header["normalization"]["zca"] is not None:
+        raise InputError(
+            f"{path} was made of whitened images; what whitens them is not in it, so that its "
+            f"network would be of no use alone: distill without --zca"
+        )
+    specification = header["parametrization"]
+    shape = tuple(specification["image_shape"])
+    test = None if options.dataset is None else _test(options, header, shape)
+    architecture = stored_architecture(header, options.architecture, path)
+    network = architecture.create(shape, specification["num_classes"])
+    params, statistics = _trained(made, network, plain(architecture), path, options, reporter)
+    model = Model(
+        {
+            "architecture": plain(architecture),
+            "image_shape": list(shape),
+            "class_names": header["class_names"],
+            "normalization": {n: header["normalization"][n] for n in ("mean", "sd")},
+            "dataset": header["dataset"],
+            "method": header["method"],
+            "seed": options.seed,
+            "versions": artifact.versions(),
+        },
+        network,
+        unraveler(network)(params[0]),
+        jax.tree.map(lambda x: x[0], statistics),
+    )
+    if test is not None:
+        right = float(np.mean(model(np.asarray(test.test_images)) == test.test_labels))
+        model.header["test"] = {"dataset": test.name, "accuracy": right}
+        images = len(test.test_labels)
+        reporter.say(f"test accuracy {100 * right:.2f} % on {images} images of {test.name}")
+    save_model(model, options.out)
+    reporter.say(f"written to {options.out}; d3jax.load_model reads it")
+    return model
+
+
+def _test(options: Train, header: dict[str, Any], shape: tuple[int, ...]) -> data.Dataset:
+    assert options.dataset is not None
+    found = data.load(options.dataset, options.data_dir, seed=0)
+    if found.image_shape != shape:
+        raise InputError(
+            f"{found.name} has images of shape {list(found.image_shape)}, the artifact of "
+            f"{list(shape)}; name the data set that it was distilled from"
+        )
+    if found.num_classes != len(header["class_names"]):
+        raise InputError(
+            f"{found.name} has {found.num_classes} classes, the artifact "
+            f"{len(header['class_names'])}; name the data set that it was distilled from"
+        )
+    return in_order(header["class_names"], found)
+
+
+def _trained(
+    made: artifact.Artifact,
+    network: Network,
+    architecture: dict[str, Any],
+    path: Path,
+    options: Train,
+    reporter: Reporter,
+) -> tuple[Array, PyTree]:
+    """Weights f[1, P] of one network, and batch norm's statistics."""
+    header, data_, theta = made.header, made.synthetic, made.decodable()
+    if header.get("replay") is not None:
+        if options.epochs is not None or options.learning_rate is not None:
+            raise InputError(f"{path} brings its own steps and learning rates; leave out yours")
+        recipe, key = recipe_of(header["replay"]), stage_key(options.seed, Stage.REPLAY)
+        if recipe.initialization == "pretrained":
+            raise InputError(
+                f"the steps in {path} change networks that were trained before; `d3jax evaluate` "
+                f"judges them, there is none to keep"
+            )
+        weights = unseen.weights(
+            made, network, architecture, 1, options.seed, None, Path(), reporter
+        )
+        params, _ = replay.train(network, data_, theta, recipe, weights, key)
+        return params, replay.step_statistics(network, data_, theta, recipe, params, key)
+    said = Judgement(students=1, epochs=options.epochs, learning_rate=options.learning_rate)
+    protocol = stored_protocol(header, said, path)
+    evaluate.check(protocol)
+    key = stage_key(options.seed, Stage.STUDENTS)
+    if header.get("sequence") is not None:
+        turns = sequence.recipe_of(header["sequence"])
+        params, _ = sequence.train(
+            network, data_, theta, turns, protocol, turns.subsets, key, reporter
+        )
+    else:
+        rate = protocol.learning_rate or header["student_learning_rate"]
+        params, _ = evaluate.train_students(network, data_, theta, protocol, rate, key, reporter)
+    return params, evaluate.population_statistics(network, params, data_, theta, protocol, key)
