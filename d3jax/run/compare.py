@@ -61,7 +61,9 @@ def _configuration(run: Path, report: dict[str, Any]) -> dict[str, Any]:
     found = report.get("configuration")
     if found is None:
         path = run / "config.yaml"
-        found = yaml.safe_load(path.read_text()) if path.exists() else {}
+        begun = yaml.safe_load(path.read_text()) if path.exists() else {}
+        apart = ("versions", "draws", "images")  # no options
+        found = {name: value for name, value in begun.items() if name not in apart}
     return {"method": report["method"], **found}
 
 

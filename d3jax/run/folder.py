@@ -16,13 +16,13 @@ from d3jax.networks.own import identified
 from d3jax.run.options import Run, plain
 from d3jax.types import InputError, Network
 
-# What may differ between the runs of one folder: it changes no number (`together` the last bits),
-# or none of the artifact.
+# What may differ between the runs of one folder: options that change no number (`together` the last
+# bits), and those that judge the artifact, but change none of its numbers.
 _FREE = (
-    *("baselines", "baseline_learning_rates", "baseline_students", "choose_learning_rate"),
     *("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data.data_dir", "together"),
     *("profile", "compilation_cache", "dry_run", "data.skip_unreadable"),
 )
+_JUDGING = ("baselines", "baseline_learning_rates", "baseline_students", "choose_learning_rate")
 
 
 def configuration(options: Run) -> dict[str, Any]:
@@ -90,7 +90,8 @@ def _claim(
         free = "student." if options.spec.starts is None else "student.students"
         ours, theirs = flat(values), flat(there)
         for name in sorted(set(ours) | set(theirs)):
-            if ours.get(name) != theirs.get(name) and not name.startswith(free):
+            judging = name in _JUDGING or name.startswith(free)
+            if ours.get(name) != theirs.get(name) and not judging:
                 shared = f" (its experts serve there too: --experts {out / 'experts'})"
                 raise InputError(
                     f"{out} holds a run with {name} = {theirs.get(name)}, this one has "
@@ -109,7 +110,7 @@ def _told(versions: Any) -> str:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration by dotted names, without what may differ in a folder."""
+    """A configuration by dotted names, without what changes no number."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):

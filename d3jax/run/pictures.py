@@ -5,6 +5,7 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -297,18 +298,17 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def sizes(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a PNG of accuracies against bytes.
 
-    Rows are as in `comparison_table`; one with `baseline` is faint.
+    Rows are as in `comparison_table`; one with `baseline` is grey.
     """
     figure = Figure(figsize=(7, 4.5), dpi=_DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
-    for row in rows:
-        at = (int(row["bytes"]), 100 * row["accuracy"]["mean"])
-        colour = _FAINT if row.get("baseline") else _LINE
-        axes.errorbar(*at, yerr=100 * (row["accuracy"]["sd"] or 0), fmt="o", color=colour)
-        axes.annotate(
-            _plain(row["name"]), at, xytext=(6, 4), textcoords="offset points",
-            fontsize=8, color=colour,
+    for row, marker in zip(rows, cycle("osD^v<>P*X")):
+        accuracy, colour = row["accuracy"], _FAINT if row.get("baseline") else None
+        axes.errorbar(
+            int(row["bytes"]), 100 * accuracy["mean"], 100 * (accuracy["sd"] or 0),
+            fmt=marker, color=colour, label=_plain(row["name"]),
         )  # fmt: skip
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set_xscale("log")
     axes.set_xlabel("bytes stored", fontsize=9)
     axes.set_ylabel("test accuracy %, with the sd of students", fontsize=9)
