@@ -80,6 +80,14 @@ ROWS = {
     "experts of 40 epochs": dataclasses.replace(
         FULL, expert=dataclasses.replace(FULL.expert, epochs=40)
     ),
+    **{
+        f"pixels, experts at {rate}": dataclasses.replace(
+            BUDGETS["pixels, 2"],
+            data=FULL.data,
+            expert=dataclasses.replace(FULL.expert, learning_rate=rate),
+        )
+        for rate in (0.01, 0.03, 0.1)
+    },
     "students of 1000 epochs": dataclasses.replace(
         FULL, student=dataclasses.replace(FULL.student, epochs=1000)
     ),

@@ -3,8 +3,7 @@
     D3JAX_DATA_DIR=... python -m experiments.mnist_budgets [ROW ...] [--seeds 0,1,2]
 
 Budgets of 1, 3 and 10 whole images a class in float16, 15 680 bytes each, header and labels beside.
-As `cifar10_budgets.py` is, on MNIST: ConvNet depth 3, width 32, the same 4 experts for all rows of
-a seed, 1000 outer steps, students at the best of several learning rates on 2000 training images
+As `cifar10_budgets.py` is, on MNIST: ConvNet depth 3, width 32, 4 experts, 1000 outer steps, students at the best of several learning rates on 2000 training images
 that are set aside.
 
 table: mnist_budgets (python -m experiments.tables)

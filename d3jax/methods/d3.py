@@ -341,6 +341,8 @@ def _passes(options: D3Options, classes: int) -> int:
         steps = 9 * options.unroll_window + 3 * plain
         batch = steps * options.inner_batch_size + 3 * options.unroll_real_batch
         found += options.unroll_networks * batch
+    if options.kernel_ridge:  # real images, only forward; the distilled ones are fewer
+        found += options.kernel_ridge_images
     if options.mmd:  # decoded images and, only forward, real ones
         found += 4 * options.mmd_experts * options.mmd_samples * classes
     return found
