@@ -1,4 +1,4 @@
-"""d3jax.run.effort: baselines take no longer than the distillation did, as images are counted."""
+"""d3jax.run.effort: what a run costs, as images are counted."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def test_what_is_counted():
     assert effort.distillation(run(7), dataset()) == EXPERTS + 7 * STEP
     divided = dataclasses.replace(run(7), subtasks="3")
     assert effort.distillation(divided, dataset()) == EXPERTS + 3 * 7 * STEP
-    assert effort.of_all_baselines(run(7), effort.Effort(1, (0.1,)), TWO, dataset()) == 540
+    assert effort.of_all_baselines(run(7), 6, TWO, dataset()) == 6 * 540
     # 8 items, their means too; the learned rate and three others: six networks, twice.
     student = Protocol(students=6, epochs=10, with_means=True)
     meant = dataclasses.replace(run(7), student=student)
@@ -44,23 +44,16 @@ def test_what_is_counted():
 
 
 @pytest.mark.parametrize(
-    ("outer_steps", "students", "rates"),
+    ("outer_steps", "students"),
     [
         # Both baselines train nine images twice, ten epochs of gradients: 540 a network.
-        (8, 6, (0.01, 0.03, 0.1)),  # 6 x 540 = 3240 of 570 + 8 x 336
-        (7, 3, (0.01, 0.03, 0.1)),  # 3 x 540 of 570 + 7 x 336 = 2922
-        (3, 1, (0.03,)),  # nothing less than one
+        (8, 6),  # 6 x 540 = 3240 of 570 + 8 x 336
+        (7, 3),  # one for each learning rate; 570 + 7 x 336 = 2922 is less than 3240
     ],
 )
-def test_baselines_take_no_longer_than_the_distillation(outer_steps, students, rates):
-    found = effort.of_baselines(run(outer_steps), TWO, dataset())
-    assert (found.students, found.learning_rates) == (students, rates)
-    assert found.reduced == (students < 6)
+def test_baselines_have_fewer_students_where_they_would_take_longer(outer_steps, students):
+    assert effort.students_of_baselines(run(outer_steps), TWO, dataset()) == students
 
 
-def test_flags_that_are_given_hold():
-    world = dataset()
-    given = effort.of_baselines(run(1, baseline_students=9), TWO, world)
-    assert given == effort.Effort(9, (0.01, 0.03, 0.1), False)
-    rates = effort.of_baselines(run(1, baseline_learning_rates=(0.2, 0.4)), TWO, world)
-    assert rates == effort.Effort(2, (0.2, 0.4), True)
+def test_students_that_are_asked_for_are_trained():
+    assert effort.students_of_baselines(run(1, baseline_students=9), TWO, dataset()) == 9

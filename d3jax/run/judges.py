@@ -9,7 +9,6 @@ from d3jax.evaluate import baselines, replay, unseen
 from d3jax.evaluate.recipe import recipe_of
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
-from d3jax.run.effort import Effort
 from d3jax.run.judge import by_students, seen_before
 from d3jax.run.options import Run, Studied, plain
 from d3jax.types import HeldOut, Network
@@ -34,23 +33,26 @@ def judge_of(
     network: Network,
     options: Run,
     trained_on: str | None,
-    effort: Effort,
+    baseline_students: int | None,
     reporter: Reporter,
 ) -> Judge:
     """By ordinary students; or, where an artifact has steps of its own, by replaying them.
 
-    effort: of ordinary students on baselines.
+    baseline_students: ordinary students of each baseline.
     """
     if made.header.get("replay") is None:
-        return _students_judge(network, options, effort, reporter)
+        return _students_judge(network, options, baseline_students, reporter)
     return _replay_judge(made, network, options, trained_on, reporter)
 
 
-def _students_judge(network: Network, options: Run, effort: Effort, reporter: Reporter) -> Judge:
+def _students_judge(
+    network: Network, options: Run, baseline_students: int | None, reporter: Reporter
+) -> Judge:
     assert isinstance(options, Studied)
+    assert baseline_students is not None
     key = stage_key(options.seed, Stage.STUDENTS)
     plainly = dataclasses.replace(
-        options.student, learning_rate=None, with_means=False, students=effort.students
+        options.student, learning_rate=None, with_means=False, students=baseline_students
     )
 
     def reached(
@@ -72,7 +74,7 @@ def _students_judge(network: Network, options: Run, effort: Effort, reporter: Re
     def best(made: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
         return evaluate.evaluate_best(
             network, made.synthetic, made.decodable(), choosing, test, plainly,
-            effort.learning_rates, key, reporter,
+            options.baseline_learning_rates, key, reporter,
         )  # fmt: skip
 
     return Judge(reached, best)

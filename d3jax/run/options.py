@@ -212,7 +212,7 @@ class Studied(Run):
     on the images that choose the baselines'; off: the learned one."""
     baseline_students: int | None = None
     """Students of each baseline; default as many as --student.students, or, where baselines would
-    take longer than the distillation, one a learning rate, or one at the middle rate."""
+    take longer than the distillation, one for each of --baseline-learning-rates."""
 
 
 @dataclass(frozen=True)

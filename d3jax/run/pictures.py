@@ -247,11 +247,11 @@ def _cells(row: Mapping[str, Any], size: str | None = None) -> tuple[str, ...]:
 
 def _remarks(rows: Sequence[Mapping[str, Any]]) -> str:
     """What has to be said of the rows."""
+    most = rows[0]["accuracy"]["students"]
     remarks = [f"{row['name']}: {row['note']}." for row in rows if row.get("note")]
-    if any(row.get("effort", {}).get("reduced") for row in rows):
+    if any((row.get("asked_students") or most) < most for row in rows):
         remarks.append(
-            "Baselines have fewer students and learning rates, since they would have taken longer "
-            "than the distillation; --baseline-students 5 judges all alike."
+            f"Baselines have fewer students: --baseline-students {most} judges all alike."
         )
     if any(row["name"].endswith("_uint8") for row in rows):
         remarks.insert(0, "uint8: whole images of a byte a pixel, for as many bytes.")

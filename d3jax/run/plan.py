@@ -114,7 +114,7 @@ def _seconds(
     if isinstance(run, Studied) and seen:
         each = sum(trained) / seen  # of an image through the network
         size = _stored(run, prepared)
-        least = effort.of_baselines(run, size, dataset)
+        least = effort.students_of_baselines(run, size, dataset)
         items = sum(piece.number * piece.method.synthetic.num_items for piece in pieces)
         seconds["students"] = each * effort.of_students(run, items)
         judged = effort.of_all_baselines(run, least, size, dataset)

@@ -24,12 +24,12 @@ from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
 from d3jax.run import machine, pictures, show
-from d3jax.run.effort import Effort, of_baselines
+from d3jax.run.effort import students_of_baselines
 from d3jax.run.folder import configuration
 from d3jax.run.job import Job
 from d3jax.run.judge import accuracy_table
 from d3jax.run.judges import Judge, judge_of
-from d3jax.run.options import JUDGING, Run
+from d3jax.run.options import JUDGING, Run, Studied
 from d3jax.types import HeldOut
 
 Report = dict[str, Any]
@@ -99,21 +99,22 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
     options, world = job.options, job.world
     dataset, normalization = world.dataset, world.normalization
     rows = Rows(options.out / ROWS, made, options, reporter)
-    effort = of_baselines(options, baselines.stored(made), dataset)
-    judge = judge_of(made, world.network, options, job.trained_on, effort, reporter)
+    students = None
+    if isinstance(options, Studied):
+        students = students_of_baselines(options, baselines.stored(made), dataset)
+    judge = judge_of(made, world.network, options, job.trained_on, students, reporter)
     choosing = baselines.choosing(dataset, normalization, options.seed)
     test = dataset.held_out(normalization)
     own = _own_row(job, made, judge, choosing, test, rows)
     if options.baselines:
-        reporter.say(_announced(options, effort))
-    told = effort._asdict() | {"learning_rates": list(effort.learning_rates)}
-    known = {name: row for name, row in rows.known().items() if row.get("effort") == told}
+        reporter.say(_announced(options, students))
+    known = {n: row for n, row in rows.known().items() if row.get("asked_students") == students}
     for name, row in baselines.compare(
-        options.baselines, effort.learning_rates, made, dataset, normalization, choosing, test,
-        judge.best, options.seed, reporter,
+        options.baselines, options.baseline_learning_rates, made, dataset, normalization,
+        choosing, test, judge.best, options.seed, reporter,
         known=known, score=judge.score, neighbours=judge.score is not None,
     ):  # fmt: skip
-        rows.add(name, {**row, "effort": told})
+        rows.add(name, {**row, "asked_students": students})
     finished = _report(job, made, spent, own, rows)
     files.write_json(options.out / "report.json", finished)
     reporter.console.print(accuracy_table(finished))
@@ -183,17 +184,14 @@ def _report(job: Job, made: Artifact, spent: Spent, own: Row, rows: Rows) -> Rep
     }
 
 
-def _announced(options: Run, effort: Effort) -> str:
+def _announced(options: Run, students: int | None) -> str:
     """What is said before the baselines begin."""
     named = ", ".join(options.baselines)
     said = f"baselines: {named}; --baselines alone leaves them out, here or when the run goes on"
-    if effort.reduced:
-        rates = ", ".join(f"{rate:g}" for rate in effort.learning_rates)
-        said += (
-            f"\nwith all students and rates they would take longer than the distillation; students "
-            f"of each: {effort.students}, learning rates: {rates} (--baseline-students N says "
-            f"otherwise)"
-        )
+    if isinstance(options, Studied) and (students or 0) < options.student.students:
+        said += f"\nstudents of each: {students}"
+        if options.baseline_students is None:
+            said += ", since more would take longer than the distillation (see --baseline-students)"
     return said
 
 
