@@ -316,7 +316,7 @@ def test_an_artifact_says_how_its_data_was_read(tmp_path):
 
 def test_notices_are_said_by_the_reporter(capsys):
     log = logging.getLogger("d3jax.data.sources")
-    with notices(Reporter()):
+    with notices(Reporter(times=False)):
         log.warning("left out")
     log.warning("elsewhere")
     assert capsys.readouterr().out == "left out\n"
