@@ -77,8 +77,8 @@ ROWS = {
     "experts at 0.01": dataclasses.replace(
         FULL, expert=dataclasses.replace(FULL.expert, learning_rate=0.01)
     ),
-    "experts of 40 epochs": dataclasses.replace(
-        FULL, expert=dataclasses.replace(FULL.expert, epochs=40)
+    "experts of 10 epochs": dataclasses.replace(
+        FULL, expert=dataclasses.replace(FULL.expert, epochs=10)
     ),
     **{
         f"pixels, experts at {rate}": dataclasses.replace(
