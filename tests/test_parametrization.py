@@ -133,3 +133,15 @@ def test_d3s_inner_steps_take_two_items_of_each_class(classes, each, unroll, exp
     resolved = resolving.resolved(options, _dataset(classes=classes))
     assert resolved.d3.inner_batch_size == expected
     assert resolving.resolved(resolved, _dataset(classes=classes)) == resolved
+
+
+@pytest.mark.parametrize(
+    ("method", "images", "rate"), [("d3", 5000, 0.1), ("mtt", 5000, 0.01), ("d3", 4999, 0.02)]
+)
+def test_experts_learning_rate_follows_from_method_and_number_of_images(method, images, rate):
+    few = _dataset()
+    many = few._replace(
+        train_images=np.broadcast_to(few.train_images[:1], (images, *few.image_shape)),
+        train_labels=np.arange(images, dtype=np.int32) % few.num_classes,
+    )
+    assert resolving.resolved(command(method)(), many).expert.learning_rate == rate

@@ -369,6 +369,7 @@ SPEC = register(
         experts=_reads,
         parametrization="gaussian",
         labels="end",
+        expert_learning_rate=0.1,
         divisible=True,
         passes=_passes,
         presets={"paper": PAPER},

@@ -91,6 +91,7 @@ class Spec(NamedTuple):
         lambda run, finished: ({}, {})
     )
     judge: Literal["students", "replay"] = "students"  # or in the steps that it was learned for
+    expert_learning_rate: float = 0.01  # the default, from 5000 images on
     baselines: tuple[str, ...] = ("random", "kmeans", "class_mean", "kmeans_uint8")
     baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     network: Callable[[tuple[int, int, int]], str] = lambda image_shape: "convnet"  # the default

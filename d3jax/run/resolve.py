@@ -48,7 +48,9 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
     }
     if isinstance(options, Matching):
         _check_reads(options, dataset)
-        changes["expert"] = resolved_experts(options.expert, dataset, parts)
+        changes["expert"] = resolved_experts(
+            options.expert, dataset, parts, spec.expert_learning_rate
+        )
     if isinstance(options, Studied):
         student = options.student
         if student.augmentation is None:
@@ -112,7 +114,10 @@ def resolved_architecture(
 
 
 def resolved_experts(
-    options: ExpertOptions, dataset: data.Dataset, parts: Sequence[Sequence[int]] = ()
+    options: ExpertOptions,
+    dataset: data.Dataset,
+    parts: Sequence[Sequence[int]] = (),
+    usual_rate: float = 0.01,
 ) -> ExpertOptions:
     """The experts' options with every default that depends on the data filled in.
 
@@ -123,7 +128,7 @@ def resolved_experts(
     if parts:
         counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
         images = int(min(counts[list(part)].sum() for part in parts))
-    steps = experts.data_defaults(options, images)
+    steps = experts.data_defaults(options, images, usual_rate)
     if parts and steps.batch_size > images:
         _log.warning(
             f"experts: batches of all {images} images of the smallest subtask, not of "
