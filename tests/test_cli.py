@@ -200,7 +200,7 @@ def test_progress_is_plain_lines(finished):
     said = []
     for name in ("d3", "random", "kmeans", "class_mean", "kmeans_uint8"):
         assert f"\n{name} " in text
-        said.append(text.index(f"\n{name}: test accuracy "))  # as soon as it is known
+        said.append(text.index(f" {name}: test accuracy "))  # as soon as it is known
     assert said[0] == min(said)
     assert max(said) < text.index("\nd3 ")
     assert "--baselines alone leaves them out" in text
@@ -267,7 +267,7 @@ def test_a_finished_run_is_judged_otherwise(finished, capsys, tmp_path, judges):
         cli.main([str(word) for word in more])
     assert caught.value.code == 75
     assert judged == ["herding"]
-    assert "\nherding: test accuracy 50.00 %" in capsys.readouterr().out
+    assert " herding: test accuracy 50.00 %" in capsys.readouterr().out
     stop.clear()
     called(capsys, *more)
     assert judged == ["herding", "herding_uint8"]
