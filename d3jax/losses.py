@@ -1,10 +1,11 @@
-"""Losses: cross entropy, kernel ridge regression, mean discrepancy, trajectory distance."""
+"""Losses: cross entropy, divergence, ridge regression; distances of samples and of weights."""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 from d3jax.types import PyTree
@@ -21,6 +22,56 @@ def cross_entropy(logits: Array, targets: Array) -> Array:
       targets: f[B, K], one-hot (hard) or any probabilities (soft).
     """
     return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1))
+
+
+def soft_divergence(
+    student: Array, teacher: Array, temperature: float = 1.0, scale: float = 1.0
+) -> Array:
+    """`scale` times the mean over the batch of KL(teacher || student), both softened, in nats: f[].
+
+    Args:
+      student: logits f[B, K].
+      teacher: logits f[B, K].
+      temperature: T; both are softmax(logits / T).
+      scale: 1, as SRe2L, DWA and RDED have it for CIFAR and ImageNet; or T^2 (Hinton et al., arXiv
+        1503.02531), which keeps the gradient's length whatever T is: plain SGD needs it.
+    """
+    warmth = jnp.asarray(temperature, student.dtype)
+    divergence = optax.losses.kl_divergence_with_log_targets(
+        jax.nn.log_softmax(student / warmth), jax.nn.log_softmax(teacher / warmth)
+    )
+    return jnp.asarray(scale, student.dtype) * jnp.mean(divergence)
+
+
+def statistics_distance(
+    own: PyTree, frozen: PyTree, variance_weight: float = 1.0, first_weight: float = 10.0
+) -> Array:
+    """How far a batch's statistics are from those of the data that a network was trained on: f[].
+
+    Args:
+      own: (mean f[C], biased variance f[C]) of each batch norm's input, in the network's order
+        (`Outputs.statistics`).
+      frozen: the same of the training data.
+      variance_weight: w, the factor on variances; 1 in SRe2L, 11 (ImageNet: 2) in DWA.
+      first_weight: the factor on the first batch norm, 10 in the authors' code and 1 in the paper.
+
+    Returns:
+      The sum over batch norms of |mean - frozen mean| + w |variance - frozen variance|, with
+      Euclidean norms over channels, which are neither squared nor averaged. Where one of them is
+      zero, so is its gradient.
+
+    SRe2L, arXiv 2306.13092, equation 7; w of DWA, arXiv 2409.17612.
+    """
+
+    def distance(own: Array, frozen: Array) -> Array:
+        return optax.safe_norm(own - frozen, 0.0)
+
+    total = jnp.zeros((), own[0][0].dtype)
+    for layer, (batch, data) in enumerate(zip(own, frozen, strict=True)):
+        means, variances = (distance(*pair) for pair in zip(batch, data, strict=True))
+        weighted = means + jnp.asarray(variance_weight, means.dtype) * variances
+        total = total + jnp.asarray(first_weight if layer == 0 else 1.0, means.dtype) * weighted
+    return total
 
 
 def kernel_ridge_regression(

@@ -151,3 +151,72 @@ def test_trajectory_distance_is_one_at_the_start_and_zero_at_the_target():
     student = {"a": jnp.asarray([0.0, 0.0]), "b": jnp.asarray([[5.0]])}
     np.testing.assert_allclose(losses.trajectory_distance(student, target, start), 4 / 9, 1e-6)
     assert not np.isfinite(losses.trajectory_distance(student, start, start))
+
+
+# Worked out by hand: one channel of 1, 3, 5, 7 has mean 4 and variance 5.
+ONE = np.array([[1.0, 3, 5, 7]]).T
+TWO = np.array([[1.0, 3, 5, 7], [0, 2, 0, 2]]).T
+
+
+@jax.jit
+@jax.value_and_grad
+def _distance(x, frozen, weight):
+    mean = x.mean(0)
+    own = mean, jnp.square(x - mean).mean(0)
+    return losses.statistics_distance((own,), (frozen,), weight, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "frozen", "weight", "value", "gradient"),
+    [
+        (ONE, ([1.0], [2.0]), 1.0, 6.0, [[-1.25, -0.25, 0.75, 1.75]]),
+        (ONE, ([1.0], [2.0]), 11.0, 36.0, [[-16.25, -5.25, 5.75, 16.75]]),
+        (TWO, ([1.0, 4], [2.0, 5]), 2.0, 14.242640687, None),
+        (
+            *(TWO, ([1.0, 4], [2.0, 5]), 1.0, 9.242640687),
+            [
+                [-0.723223, -0.123223, 0.476777, 1.076777],
+                [0.223223, -0.576777, 0.223223, -0.576777],
+            ],
+        ),
+        (
+            *(TWO, ([1.0, 4], [2.0, 5]), 11.0, 59.242640687),
+            [
+                [-9.723223, -3.123223, 3.476777, 10.076777],
+                [4.223223, -4.576777, 4.223223, -4.576777],
+            ],
+        ),
+        (ONE, ([4.0], [5.0]), 1.0, 0.0, [[0.0, 0, 0, 0]]),
+    ],
+)
+def test_statistics_distance_and_its_gradient(inputs, frozen, weight, value, gradient):
+    with jax.enable_x64(True):
+        found, slope = _distance(inputs, tuple(map(np.asarray, frozen)), weight)
+        np.testing.assert_allclose(found, value, rtol=1e-9)
+        if gradient is not None:
+            np.testing.assert_allclose(slope.T, gradient, atol=5e-7)
+
+
+def test_statistics_distance_weights_the_first_batch_norm():
+    one, frozen = (np.array([3.0]), np.array([0.0])), (np.array([0.0]), np.array([4.0]))
+    with jax.enable_x64(True):
+        weighted = jax.jit(losses.statistics_distance)
+        assert weighted((one, one), (frozen, frozen), 1.0, 10.0) == 11 * 7
+        assert weighted((one, one), (frozen, frozen), 2.0, 3.0) == 4 * 11
+
+
+_divergence = jax.jit(losses.soft_divergence)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "scale", "value"),
+    [
+        (1, 1, 1.103828), (20, 1, 0.00375863), (30, 1, 0.00164959),
+        (20, 400, 1.503452), (30, 900, 1.484632),
+    ],
+)  # fmt: skip
+def test_soft_divergence(temperature, scale, value):
+    student, teacher = np.array([[1.0, 2, 0]] * 2), np.array([[4.0, 1, 0]] * 2)
+    with jax.enable_x64(True):
+        found = _divergence(student, teacher, float(temperature), float(scale))
+        np.testing.assert_allclose(found, value, rtol=2e-6)

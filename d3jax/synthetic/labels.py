@@ -28,6 +28,18 @@ def groups(kind: str) -> tuple[str, ...]:
     return ("labels",) if kind in ("logits", "free") else ()
 
 
+def teacher_labels(
+    network: Network, params: PyTree, statistics: PyTree | None, images: Array
+) -> Array:
+    """What a teacher says of normalized images f[B, H, W, C]: logits f[B, K], without derivative.
+
+    statistics: what its batch norms normalize by, a pair for each, so that an image's label does
+      not depend on its neighbours; None for the batch's own (as the authors' CIFAR scripts of SRe2L
+      and DWA have it, which leave the teacher in training mode).
+    """
+    return jax.lax.stop_gradient(network.forward(params, images, statistics=statistics).logits)
+
+
 def by_network(
     network: Network, params: PyTree, synthetic: Synthetic, theta: dict[str, PyTree]
 ) -> Array:
