@@ -16,10 +16,11 @@ from jax.flatten_util import ravel_pytree
 from d3jax import data, experts, networks
 from d3jax.experts import Options, configuration
 from d3jax.experts.epoch import _shuffled, epoch_function
+from d3jax.experts.options import Descent
 from d3jax.experts.store import Snapshots, fingerprint, store_path
 from d3jax.host.progress import Busy, Diverged, Interrupted, Reporter, locked
 from d3jax.keys import Stage, stage_key
-from d3jax.types import InputError
+from d3jax.types import InputError, Network, Outputs
 
 TRAINING = importlib.import_module("d3jax.experts.train")  # the room shows its function
 
@@ -76,6 +77,18 @@ def test_the_folder_follows_from_all_that_counts(tmp_path):
     assert {path.parent for path in paths} == {tmp_path}
 
 
+def test_configurations_of_before_there_were_teachers_keep_their_folders(tmp_path):
+    """Hashes of the code of 2026-11-27, before momentum and the like; each of these counts."""
+    network = {"network": "mlp", "compute": None}
+    config = recipe(Options(), network=network)
+    assert store_path(tmp_path, config).name == "ef5d2f27a3373082"
+    assert store_path(tmp_path, recipe(network=network)).name == "70620d706c3a69e9"
+    changes: list[dict] = [{"momentum": 0.9}, {"weight_decay": 0.1}, {"schedule": "cosine"}]
+    changes += [{"schedule": "cosine", "warmup_epochs": 1}, {"all_augmentations": True}]
+    others = [recipe(Options(**change), network=network) for change in changes]
+    assert len({store_path(tmp_path, other) for other in (config, *others)}) == 6
+
+
 def test_fingerprint_sees_contents_shape_and_dtype():
     zeros = np.zeros((4, 2), np.uint8)
     changed = zeros.copy()
@@ -120,6 +133,64 @@ def test_epochs_equal_a_slow_loop(real, snapshots):
             np.testing.assert_allclose(
                 snapshots[expert, epoch], ravel_pytree(params)[0], rtol=1e-5, atol=1e-6
             )
+
+
+TAUGHT = dataclasses.replace(
+    OPTIONS, count=1, momentum=0.9, weight_decay=0.01, schedule="cosine", warmup_epochs=1
+)
+
+
+def test_momentum_decay_and_schedule_equal_a_slow_loop_also_after_an_interruption(
+    real, tmp_path, monkeypatch
+):
+    with interrupted_after(monkeypatch, 3), pytest.raises(Interrupted):
+        trained(real, tmp_path, TAUGHT)
+    path = trained(real, tmp_path, TAUGHT)
+    found = Snapshots(path).read_all()[0]
+    assert not list(path.glob("velocity*"))
+    images = (np.asarray(real.images, np.float32) / 255 - np.asarray(real.mean)) / real.sd
+
+    def loss(params, images, labels):
+        logits = NETWORK.apply(params, images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    gradient = jax.jit(jax.grad(loss))
+    params = NETWORK.init(jax.random.fold_in(expert_key(0), 0))
+    velocity = jax.tree.map(jnp.zeros_like, params)
+    # A hundredth, then the cosine of two epochs: 1 and (1 + cos(pi / 2)) / 2.
+    for epoch, rate in enumerate((0.001, 0.1, 0.05), 1):
+        key = jax.random.fold_in(jax.random.fold_in(expert_key(0), epoch), 0)
+        order = np.asarray(jax.random.permutation(key, 60))
+        for batch in order[:48].reshape(3, 16):
+            moves = gradient(params, images[batch], real.labels[batch])
+            velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 0.01 * p, velocity, moves, params)
+            params = jax.tree.map(lambda p, v, r=rate: p - r * v, params, velocity)
+        expected = ravel_pytree(params)[0]
+        np.testing.assert_allclose(found[epoch], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_all_augmentations_are_applied_in_each_step(real):
+    """One image, softmax regression from zero: the first step's weights are the image."""
+
+    def forward(params, images, *, statistics=None):
+        del statistics
+        flat = images.reshape(len(images), -1)
+        return Outputs(flat @ params, flat, ())
+
+    linear = Network(lambda key: jnp.zeros((64, 10)), forward)
+    one = real._replace(images=real.images[:1], labels=real.labels[:1])
+    image = (np.asarray(one.images[0], np.float32) / 255 - np.asarray(real.mean)) / real.sd
+    shifts = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    padded = np.pad(np.asarray(image), ((1, 1), (1, 1), (0, 0)))
+    views = np.stack([padded[1 + i : 9 + i, 1 + j : 9 + j] for i, j in shifts])
+    views = np.stack([views, views[:, :, ::-1]]).reshape(18, 64)
+    epoch = epoch_function(linear, ("crop", "flip"), 1, 1.0, Descent(all_augmentations=True))
+    keys = jax.random.split(jax.random.key(0), 128)
+    weights = np.asarray(jax.jit(epoch)(jnp.zeros((128, 640)), keys, one)[0])
+    seen = weights.reshape(128, 64, 10)[..., int(one.labels[0])] / 0.9
+    distances = np.abs(seen[:, None] - views).max(-1)
+    np.testing.assert_allclose(distances.min(1), 0, atol=1e-5)
+    assert len(set(distances.argmin(1).tolist())) == 18  # every shift, mirrored and not
 
 
 def test_padding_changes_nothing(real):
@@ -269,7 +340,8 @@ def test_experts_that_diverge(real, tmp_path):
     "wrong",
     [{"count": 0}, {"epochs": 0}, {"batch_size": -1}, {"at_once": 0}, {"dtype": "float16"},
      {"epochs": 2.5}, {"learning_rate": 0.0}, {"learning_rate": float("nan")},
-     {"augmentation": ("fold",)}],
+     {"augmentation": ("fold",)}, {"momentum": 1.0}, {"weight_decay": -1.0},
+     {"schedule": "steps"}, {"warmup_epochs": 1}, {"schedule": "cosine", "warmup_epochs": 3}],
     ids=repr,
 )  # fmt: skip
 def test_options_out_of_range(real, tmp_path, wrong):

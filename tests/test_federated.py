@@ -169,8 +169,9 @@ def test_one_that_is_not_finite_stops_alone(method, reals):
 def test_experts_side_by_side_equal_experts_alone(reals, tmp_path):
     """On one device bit for bit, over devices to rounding; snapshots of each in its own folder."""
     options = experts.Options(
-        count=3, epochs=2, at_once=2, batch_size=8, learning_rate=0.1, augmentation=("flip",)
-    )
+        count=3, epochs=2, at_once=2, batch_size=8, learning_rate=0.1, augmentation=("flip",),
+        momentum=0.5, schedule="cosine",
+    )  # fmt: skip
     parameters = experts.number_of_parameters(NETWORK)
     chosen = SUBTASKS[:3]
     images = {n: reals[n]._replace(number=np.int32(len(reals[n].labels))) for n in chosen}

@@ -192,35 +192,36 @@ def training(
     assert options.batch_size is not None
     assert options.learning_rate is not None
     one_epoch = epoch_function(
-        network, options.augmentation, options.batch_size, options.learning_rate
+        *(network, experts.kinds(options), options.batch_size, options.learning_rate),
+        experts.descent(options),
     )
     one_fresh = experts.fresh_parameters(network)
 
     def fresh(number: Array, members: Array) -> Array:
         root = stage_key(seed, Stage.EXPERTS, number)
-        return jax.vmap(one_fresh)(experts.keys_of(root, members))
+        return experts.at_rest(jax.vmap(one_fresh)(experts.keys_of(root, members)), options)
 
     def epoch(
-        number: Array, params: Array, members: Array, real: Real, which: Array
+        number: Array, state: Array, members: Array, real: Real, which: Array
     ) -> tuple[Array, Array]:
         """The epoch of that number, none in a row that only fills up, where it is 0."""
 
-        def train(params: Array) -> tuple[Array, Array]:
+        def train(state: Array) -> tuple[Array, Array]:
             root = stage_key(seed, Stage.EXPERTS, number)
-            return one_epoch(params, experts.keys_of(root, members, which), real)
+            return one_epoch(state, experts.keys_of(root, members, which), real, which)
 
-        def nothing(params: Array) -> tuple[Array, Array]:
-            return params, jnp.zeros(params.shape[:1], params.dtype)
+        def nothing(state: Array) -> tuple[Array, Array]:
+            return state, jnp.zeros(state.shape[:1], state.dtype)
 
-        return jax.lax.cond(which > 0, train, nothing, params)
+        return jax.lax.cond(which > 0, train, nothing, state)
 
     numbers = slots.numbers()
     freshly = jax.jit(spread(fresh, slots.mesh, together=together))
     epochs = jax.jit(spread(epoch, slots.mesh, together=together), donate_argnums=1)
     return experts.Training(
         fresh=lambda members: freshly(numbers, slots.same(members)),
-        epoch=lambda params, members, which: epochs(
-            numbers, params, slots.same(members), real, slots.live(which)
+        epoch=lambda state, members, which: epochs(
+            numbers, state, slots.same(members), real, slots.live(which)
         ),
         load=slots.stack,
         own=slots.own,

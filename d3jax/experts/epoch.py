@@ -8,6 +8,7 @@ from jax import Array
 
 from d3jax import losses
 from d3jax.data.augment import STRATEGIES, Transformation, augment, draw_choice
+from d3jax.experts.options import Descent
 from d3jax.networks import unraveler
 from d3jax.networks.blocks import MANY_IMAGES, batch_loss
 from d3jax.types import Network, PyTree, Real
@@ -18,26 +19,54 @@ def epoch_function(
     strategy: tuple[Transformation, ...] | None,
     batch_size: int,
     learning_rate: float,
-) -> Callable[[Array, Array, Real], tuple[Array, Array]]:
+    descent: Descent | None = None,
+) -> Callable[..., tuple[Array, Array]]:
     """One epoch of several experts, to be compiled.
 
     Args:
       network: what they are.
       strategy: augmentation, one of these per step; None: all.
       batch_size: images per step, at most all that there are.
-      learning_rate: of plain SGD.
+      learning_rate: of SGD.
+      descent: momentum, weight decay, schedule; default plain SGD.
 
     Returns:
-      (params f[E, P], keys [E], real) -> (params f[E, P], mean loss f[E]). Each expert visits the
-      images in a permutation of its own; an incomplete last batch is left out. A subtask has at
-      least one batch of images (`real.number`). Experts of one call
-      share the kind of augmentation of a step (drawn from the first key), not its parameters:
-      so the branch stays a branch under vmap.
+      (state, keys [E], real, number=None) -> (state, mean loss f[E]). The state is the parameters
+      f[E, P], followed in each row with momentum by its velocity: f[E, 2 P]. The epoch's `number`
+      i32[], from 1, is that of the schedule. Each expert visits the images in a permutation of its
+      own; an incomplete last batch is left out. A subtask has at least one batch of images
+      (`real.number`). Experts of one call share the kind of augmentation of a step (drawn from the
+      first key), not its parameters: so the branch stays a branch under vmap.
     """
     unravel = unraveler(network)
     strategy = STRATEGIES if strategy is None else strategy
+    descent = Descent() if descent is None else descent
 
-    def epoch(params: Array, keys: Array, real: Real) -> tuple[Array, Array]:
+    def augmented(key: Array, batch: Array, choice: Array) -> Array:
+        if not descent.all_augmentations:
+            return augment(key, batch, strategy, choice=choice) if strategy else batch
+        for number, kind in enumerate(strategy):
+            batch = augment(jax.random.fold_in(key, number), batch, (kind,))
+        return batch
+
+    def moved(state: Array, gradient: Array, number: Array | None) -> Array:
+        """The state after a step."""
+        width, dtype = gradient.shape[1], state.dtype
+        params = state[:, :width]
+        if descent.weight_decay:
+            gradient = gradient + jnp.asarray(descent.weight_decay, dtype) * params
+        rate = jnp.asarray(learning_rate, dtype)
+        if descent.factor is not None:
+            assert number is not None
+            rate = rate * descent.factor((number - 1).astype(dtype))
+        if not descent.momentum:
+            return params - rate * gradient
+        velocity = jnp.asarray(descent.momentum, dtype) * state[:, width:] + gradient
+        return jnp.concatenate([params - rate * velocity, velocity], axis=1)
+
+    def epoch(
+        state: Array, keys: Array, real: Real, number: Array | None = None
+    ) -> tuple[Array, Array]:
         images = real.images.shape[0]
         size = min(batch_size, images)
         steps = images // size
@@ -54,9 +83,7 @@ def epoch_function(
         indices = jax.vmap(order)(keys).reshape(-1, steps, size).swapaxes(0, 1)
 
         def loss(params: Array, key: Array, choice: Array, index: Array) -> Array:
-            batch = real.gather(index)
-            if strategy:
-                batch = augment(key, batch, strategy, choice=choice)
+            batch = augmented(key, real.gather(index), choice)
             targets = jax.nn.one_hot(
                 real.labels[index], real.class_counts.shape[0], dtype=batch.dtype
             )
@@ -69,27 +96,27 @@ def epoch_function(
                 return jax.lax.map(lambda x: both(x[0], x[1], choice, x[2]), (params, keys, index))
             return jax.vmap(both, in_axes=(0, 0, None, 0))(params, keys, choice, index)
 
-        def step(params: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-            number, index = inputs
-            step_keys = jax.vmap(lambda key: jax.random.fold_in(key, number + 1))(keys)
+        def step(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+            place, index = inputs
+            step_keys = jax.vmap(lambda key: jax.random.fold_in(key, place + 1))(keys)
             choice = draw_choice(step_keys[0], strategy)
+            params = state[:, : state.shape[1] // 2] if descent.momentum else state
             value, gradient = gradients(params, step_keys, choice, index)
-            rate = jnp.asarray(learning_rate, params.dtype)
-            return params - rate * gradient, value
+            return moved(state, gradient, number), value
 
-        numbers = jnp.arange(steps, dtype=jnp.int32)
+        places = jnp.arange(steps, dtype=jnp.int32)
         if real.number is None:
-            params, values = jax.lax.scan(step, params, (numbers, indices))
-            return params, values.mean(0)
+            state, values = jax.lax.scan(step, state, (places, indices))
+            return state, values.mean(0)
         complete = real.number // size
 
-        def step_or_none(params: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        def step_or_none(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             """Past the complete batches there is only padding."""
-            still = (params, jnp.zeros(params.shape[:1], params.dtype))
-            return jax.lax.cond(inputs[0] < complete, step, lambda *_: still, params, inputs)
+            still = (state, jnp.zeros(state.shape[:1], state.dtype))
+            return jax.lax.cond(inputs[0] < complete, step, lambda *_: still, state, inputs)
 
-        params, values = jax.lax.scan(step_or_none, params, (numbers, indices))
-        return params, values.sum(0) / complete.astype(values.dtype)
+        state, values = jax.lax.scan(step_or_none, state, (places, indices))
+        return state, values.sum(0) / complete.astype(values.dtype)
 
     return epoch
 

@@ -14,10 +14,10 @@ from jax import Array
 from rich.filesize import decimal
 
 from d3jax.experts.epoch import epoch_function
-from d3jax.experts.options import Options, check, data_defaults
+from d3jax.experts.options import Options, check, data_defaults, descent, kinds
 from d3jax.experts.store import create, store_path
 from d3jax.host import clocks, processes
-from d3jax.host.files import room_for, write_json
+from d3jax.host.files import room_for, write_json, write_npz
 from d3jax.host.interrupt import interruption
 from d3jax.host.progress import Diverged, Interrupted, Reporter, locked
 from d3jax.keys import Stage, stage_key
@@ -64,15 +64,16 @@ def train_experts(
     groups = []
     for first in range(0, options.count, options.at_once):
         members = jnp.arange(first, min(first + options.at_once, options.count))
-        params = training.fresh(members)
-        snapshots = [np.asarray(params)]
+        state = training.fresh(members)
+        parameters = number_of_parameters(network)
+        snapshots = [np.asarray(state)[:, :parameters]]
         for epoch in range(1, options.epochs + 1):
-            params, losses = training.epoch(params, members, epoch)
+            state, losses = training.epoch(state, members, epoch)
             if not np.isfinite(np.asarray(losses)).all():
                 raise Diverged(
                     f"the experts' loss is not finite in epoch {epoch}; lower their learning rate"
                 )
-            snapshots.append(np.asarray(params))
+            snapshots.append(np.asarray(state)[:, :parameters])
         groups.append(np.stack(snapshots, axis=1))
     return jnp.asarray(np.concatenate(groups))
 
@@ -145,15 +146,16 @@ def free_bytes(path: Path) -> int:
 class Training(NamedTuple):
     """How the experts of a run train, or those of several subtasks side by side.
 
-    Parameters are f[E, P], those of subtasks f[slots, E, P] on their devices. A subtask's number
-    stands for it; without subtasks, 0.
+    States are those of `epoch_function`: parameters f[E, P], f[E, 2 P] with momentum; those of
+    subtasks have a leading axis [slots] on their devices. A subtask's number stands for it; without
+    subtasks, 0.
     """
 
-    fresh: Callable[[Array], Array]  # experts' numbers i32[E] -> parameters
-    # (parameters, which are consumed; experts' numbers; the epoch's) -> (parameters, mean losses)
+    fresh: Callable[[Array], Array]  # experts' numbers i32[E] -> state
+    # (state, which is consumed; experts' numbers; the epoch's) -> (state, mean losses)
     epoch: Callable[[Array, Array, int], tuple[Array, Array]]
-    load: Callable[[Callable[[int], np.ndarray]], Array]  # f[E, P] of a subtask -> parameters
-    own: Callable[[Array], dict[int, np.ndarray]]  # f[E, P] of this process's subtasks
+    load: Callable[[Callable[[int], np.ndarray]], Array]  # that of a subtask -> state
+    own: Callable[[Array], dict[int, np.ndarray]]  # those of this process's subtasks
     rows: Callable[[Array], np.ndarray]  # losses of all subtasks f[subtasks, E], in every process
     owned: tuple[int, ...] = (0,)  # this process's subtasks
     subtasks: int = 1
@@ -168,16 +170,31 @@ def alone(
 ) -> Training:
     """The training of one run's experts; `root` is the key of all that it draws."""
     steps = data_defaults(options, real.images.shape[0])
-    epoch = jax.jit(epoch_function(network, options.augmentation, *steps), donate_argnums=0)
+    one_epoch = epoch_function(network, kinds(options), *steps, descent(options))
+    epoch = jax.jit(one_epoch, donate_argnums=0)
     given = None if starts is None else starts()
-    fresh = jax.jit(jax.vmap(fresh_parameters(network)))
+    freshly = jax.jit(jax.vmap(fresh_parameters(network)))
+
+    def fresh(members: Array) -> Array:
+        params = freshly(keys_of(root, members)) if given is None else given[members]
+        return at_rest(params, options)
+
     return Training(
-        fresh=lambda members: fresh(keys_of(root, members)) if given is None else given[members],
-        epoch=lambda params, members, number: epoch(params, keys_of(root, members, number), real),
+        fresh=fresh,
+        epoch=lambda state, members, number: epoch(
+            state, keys_of(root, members, number), real, jnp.asarray(number, jnp.int32)
+        ),
         load=lambda read: jnp.asarray(read(0)),
-        own=lambda params: {0: np.asarray(params)},
+        own=lambda state: {0: np.asarray(state)},
         rows=lambda losses: np.asarray(losses)[None],
     )
+
+
+def at_rest(params: Array, options: Options) -> Array:
+    """The state f[..., S] of parameters f[..., P] that have no velocity yet."""
+    if not options.momentum:
+        return params
+    return jnp.concatenate([params, jnp.zeros_like(params)], axis=-1)
 
 
 def keys_of(root: Array, members: Array, epoch: int | Array | None = None) -> Array:
@@ -219,12 +236,17 @@ def train_side_by_side(
     total = len(groups) * (options.epochs + 1)
     done = min((done for done, _ in found.values()), default=total)
     done = int(processes.gathered(done).min())
-    if options.dtype != "float32" or options.keep != "all":
+    resumed = options.dtype == "float32" and options.keep == "all"
+    if not resumed:
         done -= done % (options.epochs + 1)
 
     def stored(n: int, where: slice, place: int) -> np.ndarray:
         array = snapshots.get(n) or create(paths[n], options.dtype, shape)
-        return array[where, place].read().result()
+        params = array[where, place].read().result()
+        if not options.momentum:
+            return params
+        with np.load(_velocity(paths[n], place)) as file:
+            return np.concatenate([params, file["velocity"]], axis=1)
 
     begun = clocks.now()
     with interruption() as asked, reporter.stage("expert epochs", total, done) as stage:
@@ -235,7 +257,7 @@ def train_side_by_side(
             begin = min(max(done - offset, 0), options.epochs + 1)
             if begin > options.epochs:
                 continue
-            params = (
+            state = (
                 training.fresh(members)
                 if begin == 0
                 else training.load(partial(stored, where=where, place=begin - 1))
@@ -243,20 +265,23 @@ def train_side_by_side(
             for epoch in range(begin, options.epochs + 1):
                 loss = float("nan")
                 if epoch > 0:
-                    params, values = training.epoch(params, members, epoch)
+                    state, values = training.epoch(state, members, epoch)
                     loss = float(training.rows(values).mean())
                     if not np.isfinite(loss):
                         raise Diverged(
                             f"the experts' loss is not finite in epoch {epoch}; lower their "
                             f"learning rate"
                         )
-                own = training.own(params.astype(options.dtype))
+                own = training.own(state.astype(options.dtype))
                 done = offset + epoch + 1
-                for n, written in own.items():
+                for n, rows in own.items():
+                    written, velocity = rows[:, :parameters], rows[:, parameters:]
                     if options.keep == "all" or epoch == options.epochs:
                         place = epoch if options.keep == "all" else 0
                         with room_for(paths[n], written.nbytes):
                             snapshots[n][where, place].write(written).result()
+                    if resumed and options.momentum:
+                        write_npz(_velocity(paths[n], epoch), {"velocity": velocity})
                     here = {n: s / training.subtasks for n, s in clocks.since(begun).items()}
                     spent = clocks.total([found[n][1], here])
                     write_json(paths[n] / "progress.json", {"done": done, **spent})
@@ -265,6 +290,13 @@ def train_side_by_side(
                     raise Interrupted
     for n in training.owned:
         write_json(paths[n] / "complete.json", _progress(paths[n])[1])
+        for epoch in range(2):
+            _velocity(paths[n], epoch).unlink(missing_ok=True)
+
+
+def _velocity(path: Path, epoch: int) -> Path:
+    """Where the velocity after an epoch is kept until after the next: one of two files."""
+    return path / f"velocity-{epoch % 2}.npz"
 
 
 def _progress(path: Path) -> tuple[int, clocks.Spent]:

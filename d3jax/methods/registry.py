@@ -16,6 +16,7 @@ from jax import Array
 
 from d3jax import experts
 from d3jax.data import Dataset
+from d3jax.experts import Options as ExpertOptions
 from d3jax.keys import Stage
 from d3jax.types import InputError, Method, Network, PyTree, State, Synthetic
 
@@ -43,6 +44,7 @@ class Reads(NamedTuple):
     source: str | None = None  # networks of this data set instead, their last snapshots
     limited: bool = False  # of the run's own images: --train-limit and --validation hold
     kept: int = 0  # so many of those networks are kept to judge by
+    teacher: bool = False  # the first, at its end, is a teacher: it has to be better than chance
 
 
 class Finished(NamedTuple):
@@ -96,6 +98,8 @@ class Spec(NamedTuple):
     baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     network: Callable[[tuple[int, int, int]], str] = lambda image_shape: "convnet"  # the default
     initialization: str = "uniform_fan_in"  # of weights, the default
+    norm: str = "instance"  # the default, of networks that have a choice
+    trained: ExpertOptions = ExpertOptions()  # how experts are, the default
     divisible: bool = False  # may be cut into subtasks
     # (resolved options, classes) -> images that go forward through networks in an outer step, of
     # which a backward pass is worth two; None: baselines get as many students as the artifact
@@ -103,7 +107,8 @@ class Spec(NamedTuple):
     presets: Mapping[str, Any] = MappingProxyType({})  # options by the name that --preset takes
 
 
-_OURS = ("d3", "mtt", "seqmatch", "dd")  # the modules of this package, in the order of their help
+# The modules of this package, in the order of their help.
+_OURS = ("d3", "mtt", "seqmatch", "dd")
 
 
 class _Methods(Mapping[str, Spec]):

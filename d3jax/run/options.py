@@ -93,7 +93,7 @@ class Architecture:
     depth: int | None = None
     """Blocks of a convnet; default by image size: 3 at 28 to 32 pixels, 4 at 64, 5 at 128."""
     norm: NormName | None = None
-    """Normalization of convnet and resnet18; default instance."""
+    """Normalization of convnet and resnet18; default instance, for dwa batch."""
     pooling: PoolingName | None = None
     """Pooling of a convnet; default average."""
     initialization: Literal["uniform_fan_in", "xavier_normal"] | None = None
@@ -257,6 +257,8 @@ def command(name: str) -> Any:
         ("baseline_learning_rates", tuple[float, ...], chosen.baseline_learning_rates),
         (name, Annotated[chosen.options, Inlined], field(default_factory=chosen.options)),
     ]
+    if base in (Matching, Divided):
+        fields.append(("expert", ExpertOptions, field(default=chosen.trained)))
     spec = {"spec": property(lambda self: chosen)}
     made = dataclasses.make_dataclass(
         f"Distill_{name}", fields, bases=(base,), namespace=spec, frozen=True

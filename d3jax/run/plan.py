@@ -307,7 +307,7 @@ class _Prepared:
         real = self._real()
         few = jnp.arange(_STEPS * size, dtype=jnp.int32) % real.images.shape[0]
         real = real._replace(images=real.images[few], labels=real.labels[few], trajectories=None)
-        epoch = jax.jit(epoch_function(self.piece.network, options.augmentation, *steps))
+        epoch = jax.jit(epoch_function(self.piece.network, experts.kinds(options), *steps))
         keys = jax.random.split(jax.random.key(0), together)
         params = jax.vmap(experts.fresh_parameters(self.piece.network))(keys)
         jax.block_until_ready(epoch(params, keys, real))

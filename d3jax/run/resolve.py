@@ -43,6 +43,7 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
             dataset.image_shape,
             network=spec.network(dataset.image_shape),
             initialization=spec.initialization,
+            norm=spec.norm,
         ),
         "experts": options.experts or options.out / "experts",
     }
@@ -72,7 +73,7 @@ def _check_reads(options: Matching, dataset: data.Dataset) -> None:
             f"expert_epochs and mmd_epoch) but experts are trained for {options.expert.epochs}; "
             f"raise --expert.epochs to {reads.last_epoch}"
         )
-    if options.expert.keep != "all":
+    if reads.last_epoch and options.expert.keep != "all":
         raise InputError("experts are read epoch by epoch: leave out --expert.keep last")
 
 
@@ -89,11 +90,12 @@ def resolved_architecture(
     *,
     network: str = "convnet",
     initialization: str = "uniform_fan_in",
+    norm: str = "instance",
 ) -> Architecture:
     """The network with its defaults filled in; what it does not have stays None.
 
-    `network` and `initialization` are those to take where none is named. A network of the user's
-    own has no defaults.
+    `network`, `initialization` and `norm` are those to take where none is named. A network of the
+    user's own has no defaults.
     """
     name = options.network or network
     if is_own(name):
@@ -102,10 +104,10 @@ def resolved_architecture(
         "convnet": {
             "width": 32,
             "depth": networks.default_depth(image_shape[0]),
-            "norm": "instance",
+            "norm": norm,
             "pooling": "average",
         },
-        "resnet18": {"width": 64, "norm": "instance"},
+        "resnet18": {"width": 64, "norm": norm},
         "mlp": {"width": 128},
     }
     said = {key: value for key, value in dataclasses.asdict(options).items() if value is not None}
@@ -138,9 +140,7 @@ def resolved_experts(
     return dataclasses.replace(
         options,
         **steps._asdict(),
-        augmentation=default_strategy(dataset.name, dataset.class_names)
-        if options.augmentation is None
-        else options.augmentation,
+        augmentation=experts.kinds(options, default_strategy(dataset.name, dataset.class_names)),
     )
 
 
