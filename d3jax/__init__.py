@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from d3jax.methods.d3 import d3 as d3
     from d3jax.methods.dd import DDOptions as DDOptions
     from d3jax.methods.dd import dd as dd
+    from d3jax.methods.dwa import DWAOptions as DWAOptions
+    from d3jax.methods.dwa import dwa as dwa
     from d3jax.methods.mtt import MTTOptions as MTTOptions
     from d3jax.methods.mtt import mtt as mtt
+    from d3jax.methods.rded import RDEDOptions as RDEDOptions
+    from d3jax.methods.rded import rded as rded
     from d3jax.methods.registry import METHODS as METHODS
     from d3jax.methods.registry import Spec as Spec
     from d3jax.methods.registry import register as register
@@ -61,7 +65,9 @@ _NAMES = {
     "losses": ("cross_entropy", "mmd2", "trajectory_distance"),
     "methods.d3": ("D3Options", "d3"),
     "methods.dd": ("DDOptions", "dd"),
+    "methods.dwa": ("DWAOptions", "dwa"),
     "methods.mtt": ("MTTOptions", "mtt"),
+    "methods.rded": ("RDEDOptions", "rded"),
     "methods.registry": ("METHODS", "Spec", "register"),
     "methods.seqmatch": ("SeqMatchOptions", "seqmatch"),
     "run.api": ("show",),

@@ -65,6 +65,8 @@ class Synthetic(NamedTuple):
     num_classes: int
     groups: tuple[str, ...] = ("data",)  # the groups of theta that can be learned
     items_per_row: int = 1  # consecutive items that one row of the group `data` makes
+    # (theta, real) -> theta within what pixels can be, where it holds pixels
+    clip: Callable[[dict[str, PyTree], "Real"], dict[str, PyTree]] = lambda theta, real: theta
 
 
 class Objective(NamedTuple):

@@ -19,6 +19,7 @@ from conftest import (
 )
 from jax.sharding import AxisType, PartitionSpec
 
+from d3jax import networks
 from d3jax.methods import registry
 from d3jax.methods.d3 import D3Options, d3
 from d3jax.methods.dd import DDOptions, dd
@@ -156,6 +157,13 @@ class Case:
 
 @pytest.fixture(scope="module", params=METHODS)
 def case(request, tiny_network):
+    name = request.param.partition("-")[0]
+    spec = registry.METHODS[name if name in registry.METHODS else "d3"]
+    if spec.norm != "instance":
+        tiny_network = networks.create(
+            "convnet", image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, width=3, depth=1,
+            norm=spec.norm, activation=jnp.tanh,
+        )  # fmt: skip
     return Case(METHODS[request.param], tiny_network)
 
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from d3jax.networks import unraveler
 from d3jax.networks.blocks import has_statistics
+from d3jax.networks.statistics import over as over
 from d3jax.types import Network, PyTree, Real, Synthetic
 
 _TOGETHER = 5  # networks whose layers are in memory at once
@@ -126,46 +126,6 @@ def of_images(network: Network, params: Array, real: Real) -> PyTree:
 @lru_cache(maxsize=8)
 def _over_images(network: Network) -> Callable[[Array, Real, Sequence[Array]], PyTree]:
     return jax.jit(lambda params, real, parts: over(network, params, parts, real.gather))
-
-
-def over(
-    network: Network,
-    params: Array,
-    parts: Sequence[PyTree],
-    images: Callable[[PyTree], Array],
-) -> PyTree:
-    """The statistics of networks f[S, P] over batches; a pure function, to be compiled.
-
-    By the law of total variance: the mean of the batches' means; the mean of their variances, and
-    the variance of their means. A batch counts by its images.
-
-    Args:
-      network: the architecture.
-      params: f[S, P].
-      parts: batches, stacked: pytrees whose leaves have the batches as leading axis. Those of one
-        part have equally many images.
-      images: of a batch, f[B, H, W, C].
-    """
-    unravel = unraveler(network)
-
-    def of_batch(batch: PyTree) -> PyTree:
-        seen = images(batch)
-        return jax.vmap(lambda p: network.forward(unravel(p), seen).statistics)(params)
-
-    sizes: list[int] = []
-    for part in parts:
-        shape = jax.eval_shape(lambda part: images(jax.tree.map(lambda x: x[0], part)), part).shape
-        sizes += [shape[0]] * len(jax.tree.leaves(part)[0])
-    found = [jax.lax.map(of_batch, part) for part in parts]
-    joined = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
-    shares = np.asarray(sizes) / np.sum(sizes)
-
-    def pooled(mean: Array, variance: Array) -> tuple[Array, Array]:
-        weights = jnp.asarray(shares, mean.dtype).reshape(-1, 1, 1)
-        centre = jnp.sum(weights * mean, 0)
-        return centre, jnp.sum(weights * (variance + jnp.square(mean - centre)), 0)
-
-    return tuple(pooled(*pair) for pair in joined)
 
 
 def in_groups(function: Callable[[Array], PyTree], params: Array, together: int) -> PyTree:

@@ -108,7 +108,7 @@ class Spec(NamedTuple):
 
 
 # The modules of this package, in the order of their help.
-_OURS = ("d3", "mtt", "seqmatch", "dd")
+_OURS = ("d3", "mtt", "seqmatch", "dd", "dwa", "rded")
 
 
 class _Methods(Mapping[str, Spec]):

@@ -16,7 +16,7 @@ from d3jax.host import clocks
 from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
 from d3jax.networks.own import identified
-from d3jax.run import augmented
+from d3jax.run import augmented, teacher
 from d3jax.run.job import Job, Part, World, make_world, parts_of, reads_of
 from d3jax.run.options import Architecture, Experts, plain
 from d3jax.run.resolve import resolved_architecture, resolved_experts
@@ -52,7 +52,11 @@ def trained(
     rates: list[float],
     reporter: Reporter,
 ) -> tuple[Trajectories | None, Spent]:
-    """The snapshots that a turn reads, trained if the store does not hold them, and their time."""
+    """The snapshots that a turn reads, trained if the store does not hold them, and their time.
+
+    Raises:
+      InputError: a teacher that is no better than chance, or not what it was.
+    """
     options, world, store = job.options, job.world, job.options.experts
     assert store is not None
     reads = reads_of(options, world.dataset, turn)
@@ -69,6 +73,9 @@ def trained(
         world, options.architecture, reads.experts, store, options.seed, reporter, told, starts
     )
     stored = Snapshots(path)
+    if reads.teacher:
+        first = jnp.asarray(stored.read(0, stored.shape[1] - 1), jnp.float32)
+        teacher.check(path, first, world, reporter)
     if getattr(options, "snapshots", "device") == "disk":
         return stored.streamed(), experts.training_time(path)
     return jnp.asarray(stored.read_all(), jnp.float32), experts.training_time(path)

@@ -63,6 +63,16 @@ def create(
         )
 
     groups = ("data", *labels.groups(label_kind))
-    return converting(
-        Synthetic(init, sample, lambda theta, key: theta, num_items, num_classes, groups)
+    made = Synthetic(
+        init, sample, lambda theta, key: theta, num_items, num_classes, groups, clip=clip
     )
+    return converting(made)
+
+
+def clip(theta: dict[str, PyTree], real: Real) -> dict[str, PyTree]:
+    """Images between black and white as `real` normalizes them; whitened ones as they are."""
+    if real.images.dtype != jnp.uint8:
+        return theta
+    images = theta["data"]["images"]
+    black, white = (((level - real.mean) / real.sd).astype(images.dtype) for level in (0, 1))
+    return {**theta, "data": {"images": jnp.clip(images, black, white)}}
