@@ -80,7 +80,7 @@ def rolled(key: Array, images: Array, most: int) -> Array:
 
 def draw_box(
     key: Array,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     smallest: float,
     ratio: tuple[float, float] = _RATIO,
 ) -> Array:

@@ -77,7 +77,7 @@ class Descent(NamedTuple):
     momentum: float = 0.0
     weight_decay: float = 0.0
     # (the epoch's number i32[], from 0) -> factor f[] on the learning rate
-    factor: Callable[[Array], Array] | None = None
+    factor: Callable[[Array], Any] | None = None
     all_augmentations: bool = False
 
 

@@ -95,8 +95,8 @@ class Parametrization:
     Gaussian's means and the decoder are fitted to them first), or noise (default for gaussian)."""
     labels: Literal["hard", "learned", "expert"] = "hard"
     """Hard labels; labels learned with the data, from one-hot ones; or the first expert's softmax,
-    given once: on the real images that the data starts from, else (and for d3) on what was
-    distilled."""
+    given once: on the real images that the data starts from, else (and for d3, dwa and rded) on
+    what was distilled."""
 
     def resolved(
         self,
