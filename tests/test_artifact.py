@@ -212,7 +212,7 @@ def test_a_failed_save_leaves_the_old_file(where, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync" if where == "write" else "os.replace", fail)
-    with pytest.raises(OSError, match="No space|the disk is full"):
+    with pytest.raises(OSError, match=r"No space|the disk is full"):
         artifact.save(make(seed=2), path)
     monkeypatch.undo()
     assert path.read_bytes() == before
