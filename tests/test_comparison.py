@@ -31,8 +31,7 @@ def test_what_differs_and_what_was_reached(tmp_path, capsys):
     cli.main(["compare", str(one), str(two), "--picture", str(picture)])
     text = capsys.readouterr().out
     differs = [line for line in text.splitlines() if "inner_steps" in line]
-    cells = [cell.strip() for cell in differs[0].strip("│").split("│")]
-    assert cells == ["d3.inner_steps", "10", "20"]
+    assert differs[0].split() == ["d3.inner_steps", "10", "20"]
     assert "d3.mmd" not in text
     assert "61.00" in text
     assert "67.00" in text

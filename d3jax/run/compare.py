@@ -15,8 +15,6 @@ from d3jax.run.folder import flat
 from d3jax.run.judge import accuracy_rows
 from d3jax.types import InputError
 
-_MISSING = "-"
-
 
 def compare(runs: Sequence[Path], picture: Path, reporter: Reporter) -> list[dict[str, Any]]:
     """Runs `d3jax compare`: how runs differ, a table of accuracies and sizes, and their plot.
@@ -68,13 +66,22 @@ def _configuration(run: Path, report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(names: list[str], options: list[dict[str, Any]]) -> Table:
-    """The options that are not the same in all runs."""
-    table = Table("option", *map(escape, names), title="What differs", title_justify="left")
+    """The options that are not the same in all runs; one that a run does not have says nothing."""
+    table = pictures.plain_table("What differs")
+    table.add_column("option", no_wrap=True)
+    for name in names:
+        table.add_column(escape(name), overflow="fold")
     for option in sorted({name for own in options for name in own}):
-        values = [own.get(option, _MISSING) for own in options]
+        values = [own.get(option) for own in options]
         if any(value != values[0] for value in values):
-            table.add_row(option, *(escape(str(value)) for value in values))
+            table.add_row(option, *(escape(_told(value)) for value in values))
     return table
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "-" if value is None else str(value)
 
 
 def _rows(names: list[str], reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
