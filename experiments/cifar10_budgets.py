@@ -25,8 +25,7 @@ table: cifar10_budgets (python -m experiments.tables)
 
 end of table
 
-![accuracy against bytes](pictures/cifar10_budgets.png), by `python -m experiments.frontier
-cifar10_budgets`.
+The plot of accuracy against bytes: `python -m experiments.frontier cifar10_budgets`.
 """
 
 import dataclasses

@@ -12,8 +12,7 @@ Not measured here yet.
 
 end of table
 
-![accuracy against bytes](pictures/mnist_budgets.png), by `python -m experiments.frontier
-mnist_budgets`.
+The plot of accuracy against bytes: `python -m experiments.frontier mnist_budgets`.
 """
 
 import dataclasses
