@@ -2,9 +2,8 @@
 
     D3JAX_DATA_DIR=... python -m experiments.cifar10_ablations [ROW ...] [--seeds 0,1,2]
 
-The setting of `cifar10_budgets.py`, row "d3, 2". The test images here are no test images: they are
-2000 training images behind the first 10 000, which no other experiment looks at, since defaults are
-chosen by this table.
+The setting of `cifar10_budgets.py`, row "d3, 2", but judged on 2000 training images, those that
+follow the first 10 000, and not on test images: defaults are chosen by this table.
 
 table: cifar10_ablations (python -m experiments.tables)
 

@@ -10,10 +10,10 @@ augmentation inside, MTT's defaults here; the baselines are real images at as ma
 (uint8) at as many bytes. All students train at the best of several learning rates on 2000 training
 images that are set aside.
 
-D3's options were chosen on 2000 images that are neither trained on nor tested, and so were the
-experts of each method (`cifar10_ablations.py`): D3 gains by better ones, of 20 epochs at 0.1, whose
-steps are too long for pixels to follow in 10 inner steps; pixels and spectra have 10 epochs at
-0.01.
+D3's options and experts (20 epochs at 0.1) were chosen on the images that `cifar10_ablations.py`
+judges by, in trials of one seed (docs/choose-sizes.md). These experts' steps are too long for pixels
+to follow in 10 inner steps; pixels and spectra have MTT's default, 10 epochs at 0.01, not chosen
+here.
 
 table: cifar10_budgets (python -m experiments.tables)
 

@@ -5,6 +5,7 @@ under the metadata key `d3jax_model` that says how to use them. No pickle, and n
 """
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,9 +36,7 @@ _TOGETHER = 500  # images
 class Model(NamedTuple):
     """A trained network: a function of images."""
 
-    header: dict[
-        str, Any
-    ]  # architecture, image_shape, class_names, normalization, where it is from
+    header: dict[str, Any]  # architecture, image_shape, class_names, normalization, origin
     network: Network
     params: PyTree
     statistics: PyTree = ()  # what batch norm normalizes by, if there is any
@@ -64,7 +63,9 @@ class Model(NamedTuple):
         found = [np.zeros((0, len(self.class_names)), np.float32)]
         for first in range(0, len(images), _TOGETHER):
             few = images[first : first + _TOGETHER]
-            found.append(np.asarray(_forward(self.network)(self, few, mean, sd)))
+            found.append(
+                np.asarray(_forward(self.network)(self.params, self.statistics, few, mean, sd))
+            )
         return np.concatenate(found)
 
     @property
@@ -74,15 +75,14 @@ class Model(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _forward(network: Network) -> Any:
+def _forward(network: Network) -> Callable[..., Array]:
     def forward(params: PyTree, statistics: PyTree, images: Array, mean: Array, sd: Array) -> Array:
         normalized = (images.astype(jnp.float32) / 255 - mean) / sd
         if statistics:  # an image's answer is its own: there is no batch to keep whole
             return network.forward(params, normalized, statistics=statistics).logits
         return forward_blocks(network, params, normalized).logits
 
-    compiled = jax.jit(forward)
-    return lambda model, *rest: compiled(model.params, model.statistics, *rest)
+    return jax.jit(forward)
 
 
 def save_model(model: Model, path: str | Path) -> None:

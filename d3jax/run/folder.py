@@ -13,16 +13,14 @@ from d3jax.host import files
 from d3jax.host.progress import Reporter
 from d3jax.keys import DRAWS
 from d3jax.networks.own import identified
-from d3jax.run.options import Run, plain
+from d3jax.run.options import JUDGING, Run, plain
 from d3jax.types import InputError, Network
 
-# What may differ between the runs of one folder: options that change no number (`together` the last
-# bits), and those that judge the artifact, but change none of its numbers.
+# What changes no number (`together` the last bits), and may differ between the runs of one folder.
 _FREE = (
     *("out", "experts", "chunk", "checkpoint_minutes", "tensorboard", "data.data_dir", "together"),
     *("profile", "compilation_cache", "dry_run", "data.skip_unreadable"),
 )
-_JUDGING = ("baselines", "baseline_learning_rates", "baseline_students", "choose_learning_rate")
 
 
 def configuration(options: Run) -> dict[str, Any]:
@@ -90,7 +88,7 @@ def _claim(
         free = "student." if options.spec.starts is None else "student.students"
         ours, theirs = flat(values), flat(there)
         for name in sorted(set(ours) | set(theirs)):
-            judging = name in _JUDGING or name.startswith(free)
+            judging = name in ("baselines", *JUDGING) or name.startswith(free)
             if ours.get(name) != theirs.get(name) and not judging:
                 shared = f" (its experts serve there too: --experts {out / 'experts'})"
                 raise InputError(

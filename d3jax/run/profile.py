@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from d3jax.host.progress import Reporter
+from d3jax.run.pictures import plain_table
 
 _SHOWN = 10
 
@@ -50,7 +51,7 @@ def kernels(trace: Path) -> list[Kernel]:
 def table(found: list[Kernel]) -> Table:
     """The dearest ten, and their share of all."""
     total = sum(kernel.seconds for kernel in found) or 1.0
-    shown = Table(title="The dearest kernels of the trace", title_justify="left")
+    shown = plain_table("The dearest kernels of the trace")
     for column in ("kernel", "calls", "ms", "share"):
         shown.add_column(column, justify="left" if column == "kernel" else "right")
     for kernel in found[:_SHOWN]:
