@@ -5,6 +5,7 @@ under the metadata key `d3jax_model` that says how to use them. No pickle, and n
 """
 
 import json
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -60,12 +61,10 @@ class Model(NamedTuple):
             )
         stored = self.header["normalization"]
         mean, sd = (jnp.asarray(stored[name], jnp.float32) for name in ("mean", "sd"))
-        found = [np.zeros((0, len(self.class_names)), np.float32)]
+        found, forward = [np.zeros((0, len(self.class_names)), np.float32)], _forward(self.network)
         for first in range(0, len(images), _TOGETHER):
             few = images[first : first + _TOGETHER]
-            found.append(
-                np.asarray(_forward(self.network)(self.params, self.statistics, few, mean, sd))
-            )
+            found.append(np.asarray(forward(self.params, self.statistics, few, mean, sd)))
         return np.concatenate(found)
 
     @property
@@ -147,14 +146,18 @@ def _checked(header: dict[str, Any], path: Path) -> dict[str, Any]:
     shape, own = header["image_shape"], header["normalization"]
     sized = len(shape) == 3 and all(type(n) is int and 0 < n < 1 << 16 for n in shape)
     channels = [own.get(name) for name in ("mean", "sd")]
-    if not sized or not all(_numbers(values, shape[2]) for values in channels):
+    if (
+        not sized
+        or not all(_numbers(values, shape[2]) for values in channels)
+        or min(own["sd"]) <= 0
+    ):
         raise InputError(f"the header of {path} has no usable image shape and normalization")
     return header
 
 
 def _numbers(values: Any, number: int) -> bool:
     several = isinstance(values, list) and len(values) == number
-    return several and all(type(value) is float for value in values)
+    return several and all(type(value) is float and math.isfinite(value) for value in values)
 
 
 def _built(header: dict[str, Any], path: Path) -> Network:
