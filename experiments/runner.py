@@ -59,8 +59,6 @@ def run(
         for label, options in configurations.items():
             out = _folder(root, label, seed)
             options = dataclasses.replace(options, out=out, experts=Path("runs/experts"), seed=seed)
-            if isinstance(options, config.Studied):  # baselines are judged as the artifact is
-                options = dataclasses.replace(options, baseline_students=options.student.students)
             if isinstance(options, config.Studied):  # a table's rows are all judged alike
                 options = dataclasses.replace(options, baseline_students=options.student.students)
             reporter.say(f"== {experiment}: {label}, seed {seed}")
