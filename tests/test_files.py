@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from d3jax.host import files
+from d3jax.types import InputError
 
 
 def test_json_of_arrays_and_of_what_is_not_finite(tmp_path):
@@ -50,3 +51,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     monkeypatch.undo()
     files.write_text(str(path), "new ±")
     assert path.read_text(encoding="utf-8") == "new ±"
+
+
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path):
+    path = tmp_path / "rows.json"
+    files.write_json(path, [1])
+    assert files.read_json(path) == [1]
+    path.write_text("[1")
+    with pytest.raises(InputError, match=r"rows\.json is damaged, .*: remove it, and run"):
+        files.read_json(path)

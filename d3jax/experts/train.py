@@ -17,7 +17,7 @@ from d3jax.experts.epoch import epoch_function
 from d3jax.experts.options import Options, check, data_defaults, descent, kinds
 from d3jax.experts.store import create, store_path
 from d3jax.host import clocks, processes
-from d3jax.host.files import room_for, write_json, write_npz
+from d3jax.host.files import read_json, room_for, write_json, write_npz
 from d3jax.host.interrupt import interruption
 from d3jax.host.progress import Diverged, Interrupted, Reporter, locked
 from d3jax.keys import Stage, stage_key
@@ -310,4 +310,4 @@ def _progress(path: Path) -> tuple[int, clocks.Spent]:
 
 def training_time(path: Path) -> clocks.Spent:
     """What training the experts in `path` took, in all its runs."""
-    return clocks.of(json.loads((path / "complete.json").read_text()))
+    return clocks.of(read_json(path / "complete.json"))

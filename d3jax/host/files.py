@@ -12,6 +12,8 @@ from typing import IO, Any
 import numpy as np
 from rich.filesize import decimal
 
+from d3jax.types import InputError
+
 _FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
 
 
@@ -88,6 +90,21 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     those.
     """
     write_text(path, json.dumps(_jsonable(obj), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What `write_json` wrote.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except ValueError:
+        raise InputError(
+            f"{os.fspath(path)} is damaged, it holds no JSON: remove it, and run the same command "
+            f"again"
+        ) from None
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> None:

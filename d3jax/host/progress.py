@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
+
+from d3jax.host import compilation
 
 _LONG = 1.0  # seconds from which on it is said what is done
 
@@ -133,13 +134,13 @@ class Stage:
         self.name, self.total, self.first, self.step = name, total, done, done
         self._tell, self._pause = tell, pause
         self._begun = self._updated = self._told = time.monotonic()
-        self._compiled = _compiled.seconds
+        self._compiled = compilation.seconds()
         self._seconds_each, self._notes = 0.0, ""
 
     def update(self, step: int, notes: str = "") -> None:
         """Says that `step` steps are done; `notes` are divided by two spaces."""
         self.step, self._notes, self._updated = step, notes, time.monotonic()
-        compiled = _compiled.seconds - self._compiled  # which later steps do not do again
+        compiled = compilation.seconds() - self._compiled  # which later steps do not do again
         worked = max(self._updated - self._begun - compiled, 1e-9)
         self._seconds_each = worked / max(step - self.first, 1)
         if self._tell and (self._updated - self._told >= self._pause or step >= self.total):
@@ -153,7 +154,7 @@ class Stage:
         each = self._seconds_each
         if each:
             parts.append(_rate(each))
-        if _compiled.now:
+        if compilation.now():
             parts.append("compiling")
         elif self.step < self.total and each:
             since = now - self._updated
@@ -176,26 +177,6 @@ class Stage:
         grid = Table.grid(padding=(0, 1))
         grid.add_row(*row)
         yield grid
-
-
-class _Compiled:
-    """What XLA compiles in this process: whether it does now, and for how long in all."""
-
-    now = False
-    seconds = 0.0
-
-    def heard(self, event: str, duration_secs: float, **_: Any) -> None:
-        """JAX calls it for all that it has measured."""
-        stage = event.removeprefix("/jax/core/compile/")
-        if stage == "jaxpr_to_mlir_module_duration":  # the stage before
-            self.now = True
-        elif stage == "backend_compile_duration":
-            self.now = False
-            self.seconds += duration_secs
-
-
-_compiled = _Compiled()
-jax.monitoring.register_event_duration_secs_listener(_compiled.heard)
 
 
 def _rate(seconds_each: float) -> str:

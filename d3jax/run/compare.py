@@ -1,6 +1,5 @@
 """Finished runs side by side: `d3jax compare`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import yaml
 from rich.markup import escape
 from rich.table import Table
 
+from d3jax.host.files import read_json
 from d3jax.host.progress import Reporter
 from d3jax.run import pictures
 from d3jax.run.folder import flat
@@ -47,11 +47,9 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 def _read(run: Path) -> dict[str, Any]:
     try:
-        return json.loads((run / "report.json").read_text())
+        return read_json(run / "report.json")
     except FileNotFoundError:
         raise InputError(f"there is no finished run in {run}: it has no report.json") from None
-    except ValueError:
-        raise InputError(f"{run / 'report.json'} is no report") from None
 
 
 def _configuration(run: Path, report: dict[str, Any]) -> dict[str, Any]:

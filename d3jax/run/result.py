@@ -5,7 +5,6 @@ command that judges alike. Options that only say how to judge may differ between
 folder: their rows come to those that are there.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from d3jax.artifact import Artifact
 from d3jax.distill import metrics
 from d3jax.evaluate import baselines
 from d3jax.experts.store import fingerprint
-from d3jax.host import clocks, files
+from d3jax.host import clocks, compilation, files
 from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
@@ -44,7 +43,7 @@ class Rows:
         self._path, self._reporter = path, reporter
         arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(made.theta)]
         self._by = {**judging(configuration(options)), "artifact": fingerprint(*arrays)}
-        self._all: list[Row] = json.loads(path.read_text()) if path.exists() else []
+        self._all: list[Row] = files.read_json(path) if path.exists() else []
 
     def known(self) -> dict[str, Row]:
         """Those that were judged as these options say, by name."""
@@ -63,7 +62,7 @@ class Rows:
         """Keeps and prints a row; as it is read from the file."""
         kept = [each for each in self._all if (each["name"], each["by"]) != (name, self._by)]
         files.write_json(self._path, [*kept, {"name": name, "by": self._by, "row": row}])
-        self._all = json.loads(self._path.read_text())
+        self._all = files.read_json(self._path)
         self._reporter.say(pictures.row_line({"name": name, **row}))
         return self.known()[name]
 
@@ -177,7 +176,7 @@ def _report(job: Job, made: Artifact, spent: Spent, own: Row, rows: Rows) -> Rep
             "experts": spent["cpu_seconds"],
             "distill": clocks.of(steps)["cpu_seconds"],
         },
-        "machine": {**machine.used(), "compile_seconds": machine.compile_seconds()},
+        "machine": {**machine.used(), "compile_seconds": compilation.seconds()},
         "seed": options.seed,
         "configuration": configuration(options),
         "versions": artifact.versions(),

@@ -1,6 +1,5 @@
 """A run of any method in its folder: experts and outer steps, up to an artifact."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +11,13 @@ from d3jax.artifact import Artifact
 from d3jax.distill import metrics
 from d3jax.distill.inner import mean_learning_rate
 from d3jax.evaluate import baselines
-from d3jax.host import clocks, files
+from d3jax.host import clocks, compilation, files
 from d3jax.host.clocks import Spent
 from d3jax.host.events import EventWriter, check_installed
 from d3jax.host.progress import Reporter, locked
 from d3jax.keys import Stage
 from d3jax.methods.registry import Finished
-from d3jax.run import augmented, header, machine, profile, result, show
+from d3jax.run import augmented, header, profile, result, show
 from d3jax.run.experts import trained
 from d3jax.run.folder import claim
 from d3jax.run.job import Job, World, turn_steps
@@ -53,7 +52,7 @@ def opened(
     with claim(out, options, world.dataset, world.network, reporter), locked(out, "distilling"):
         finished = None
         if (out / "report.json").exists():
-            finished = json.loads((out / "report.json").read_text())
+            finished = files.read_json(out / "report.json")
             if result.answers(finished, options):
                 reporter.say(f"{out} is finished; this is its report")
                 reporter.console.print(accuracy_table(finished))
@@ -97,7 +96,7 @@ def distilled(job: Job, reporter: Reporter) -> tuple[Artifact, Spent]:
             start = distill.start(method, key, real)
             images = method.synthetic.sample(start.theta, None).images
             show.start_picture(out / "start.png", images, world.dataset, world.normalization)
-        begun = machine.compile_seconds()
+        begun = compilation.seconds()
         watching = observer(options.tensorboard, folder)
         with watching as observe, profile.told(options.profile, reporter):
             state = distill.run(
@@ -112,7 +111,7 @@ def distilled(job: Job, reporter: Reporter) -> tuple[Artifact, Spent]:
                 observe=observe,
                 profile=options.profile,
             )
-        compiled += machine.compile_seconds() - begun
+        compiled += compilation.seconds() - begun
         rates.append(_learning_rate(options, state.theta))
         theta = {name: x for name, x in state.theta.items() if name != "learning_rates"}
     assert state is not None

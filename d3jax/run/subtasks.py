@@ -20,11 +20,11 @@ from d3jax.distill.inner import mean_learning_rate
 from d3jax.distill.metrics import METRICS
 from d3jax.distill.sharded import Slots
 from d3jax.experts.store import Snapshots, Streamed, store_path
-from d3jax.host import clocks, processes
+from d3jax.host import clocks, compilation, processes
 from d3jax.host.files import write_json, write_text
 from d3jax.host.progress import Reporter, locked
 from d3jax.keys import Stage
-from d3jax.run import header, machine, profile
+from d3jax.run import header, profile
 from d3jax.run.experts import recipe_of
 from d3jax.run.job import Job, Part, make_world, parts_of, prepared, reads_of
 from d3jax.run.join import labelled
@@ -194,9 +194,9 @@ def _distill_parts(whole: Whole, out: Path, reporter: Reporter) -> clocks.Spent:
         there = all((folder / "artifact.safetensors").exists() for folder in folders)
         if processes.any_of(not there)[0]:
             checkpoints = out / "checkpoints" / f"{size}-classes"
-            begun = machine.compile_seconds()
+            begun = compilation.seconds()
             _distill_group(whole, group, folders, checkpoints, reporter)
-            compiled += machine.compile_seconds() - begun
+            compiled += compilation.seconds() - begun
     return {**spent, "compile": compiled}
 
 

@@ -1,6 +1,5 @@
 """A teacher is looked at before images are optimized under it: what it learned, and still knows."""
 
-import json
 import math
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def check(path: Path, params: Array, world: World, reporter: Reporter) -> None:
         )
     kept = path / "teacher.json"
     if kept.exists():
-        before = json.loads(kept.read_text())["accuracy"]
+        before = files.read_json(kept)["accuracy"]
         if abs(accuracy - before) > _CLOSE:
             raise InputError(
                 f"the teacher in {path} is right on {share}, and was on {before:.1%} when it was "
