@@ -57,4 +57,6 @@ def rows(full: Any) -> dict[str, Any]:
         "bandwidth of the median": changed(full, d3={"mmd_bandwidth": "median"}),
         "start real": changed(full, parametrization={"start": "real", "start_steps": 1000}),
         "one variance a class": changed(full, parametrization={"variance": "class"}),
+        "labels learned": changed(full, parametrization={"labels": "learned"}),
+        "labels of an expert": changed(full, parametrization={"labels": "expert"}),
     }
