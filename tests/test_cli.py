@@ -371,6 +371,36 @@ def test_evaluate_on_another_network(finished, capsys, tmp_path):
     assert " (3) " in text
 
 
+def test_evaluate_on_several_networks(finished, capsys, tmp_path):
+    """Each as it is judged alone; a rate is chosen for each, on images of the training set."""
+    out, judged = finished[0] / "artifact.safetensors", tmp_path / "judged.json"
+    few = ("--students=2", "--epochs=2", "--test-limit=100", "--json", judged)
+    text = called(
+        capsys, "evaluate", out, "--networks=convnet,mlp", "--width=4", "--depth=2",
+        "--learning-rates", 1e-6, 0.1, "--validation=200", *few,
+    )  # fmt: skip
+    found = json.loads(judged.read_text())["networks"]
+    assert list(found) == ["convnet", "mlp"]
+    assert [own["architecture"]["width"] for own in found.values()] == [4, 4]
+    assert [own["architecture"]["depth"] for own in found.values()] == [2, None]
+    for name, own in found.items():
+        tried = {float(rate): right for rate, right in own["learning_rates"]["tried"].items()}
+        assert len(tried) == 3
+        assert own["learning_rate"] == max(tried, key=tried.get)
+        assert f"{name} " in text
+    rate = found["convnet"]["learning_rate"]
+    called(
+        capsys, "evaluate", out, "--network=convnet", "--width=4", "--depth=2",
+        "--learning-rate", rate, *few,
+    )  # fmt: skip
+    alone, one_of = json.loads(judged.read_text())["accuracy"], found["convnet"]["accuracy"]
+    np.testing.assert_allclose(alone["per_student"], one_of["per_student"], atol=0.03)
+    assert "cannot take images of 8x8" in refused(capsys, "evaluate", out, "--networks=mlp,lenet")
+    assert "option --depth" in refused(capsys, "evaluate", out, "--networks=mlp", "--depth=2")
+    assert "not both" in refused(capsys, "evaluate", out, "--networks=mlp", "--network=mlp")
+    assert "different names" in refused(capsys, "evaluate", out, "--networks=mlp,mlp")
+
+
 def test_a_folder_at_work_is_left_alone(finished, capsys):
     with locked(finished[0], "distilling"), pytest.raises(SystemExit) as caught:
         cli.main(["distill", "d3", f"--out={finished[0]}", *OPTIONS])
@@ -709,7 +739,8 @@ def test_artifact_that_cannot_be_used(command, finished, capsys, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [["--students=0"], ["--epochs=0"], ["--learning-rate=-1"], ["--dataset=nonesuch"],
-     ["--network=convnet", "--depth=9"], ["--width=0"], ["--json=none/such/file.json"]],
+     ["--network=convnet", "--depth=9"], ["--width=0"], ["--json=none/such/file.json"],
+     ["--learning-rates", "0"], ["--learning-rate=1", "--learning-rates", "1"]],
     ids=" ".join,
 )  # fmt: skip
 def test_evaluate_with_bad_input(options, finished, capsys):

@@ -12,7 +12,7 @@ from test_data import cache_folder, own_cache, random_images, write_folder, writ
 
 from d3jax.data import Dataset, Normalization, decoding, held_out, host_arrays, load
 from d3jax.host.progress import Reporter, notices
-from d3jax.run import header, judge
+from d3jax.run import header, real
 from d3jax.run import options as config
 from d3jax.run.job import load as load_job
 from d3jax.types import InputError
@@ -293,10 +293,10 @@ def test_test_images_that_happen_to_be_grey_are_judged_in_colour(tmp_path):
     write_folder(tmp_path, grey=False)  # one of train is coloured
     whole, grey = load(str(tmp_path)), load(str(tmp_path), test_only=True)
     assert (whole.image_shape, grey.image_shape) == ((9, 9, 3), (9, 9, 1))
-    coloured = judge.in_colour([9, 9, 3], grey)
+    coloured = real.in_colour([9, 9, 3], grey)
     assert coloured.image_shape == (9, 9, 3)
     np.testing.assert_array_equal(coloured.test_images, whole.test_images)
-    assert judge.in_colour([9, 9, 1], grey) is grey
+    assert real.in_colour([9, 9, 1], grey) is grey
 
 
 def test_an_artifact_says_how_its_data_was_read(tmp_path):

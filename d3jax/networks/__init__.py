@@ -19,6 +19,7 @@ from d3jax.networks.architectures import create as create
 from d3jax.networks.architectures import default_depth as default_depth
 from d3jax.networks.architectures import from_module as from_module
 from d3jax.networks.architectures import initial_parameters as initial_parameters
+from d3jax.networks.architectures import known_options as known_options
 from d3jax.networks.architectures import number_of_classes as number_of_classes
 from d3jax.networks.architectures import parameter_count as parameter_count
 from d3jax.networks.architectures import unraveler as unraveler

@@ -176,6 +176,16 @@ _MODULES = {
 NAMES = tuple(_MODULES)
 
 
+def known_options(name: str) -> tuple[str, ...]:
+    """The options of `create` that a network has; of the user's own only its precision."""
+    own = ("compute",)
+    if name in _MODULES:
+        fields = _MODULES[name].__dataclass_fields__
+        shaped = (option for option in ("width", "depth", "norm", "pooling") if option in fields)
+        own = (*shaped, "initialization", *own)
+    return own
+
+
 def default_depth(image_size: int) -> int:
     """The field's usual ConvNet depth, from 2 on: 3 at 28 to 32 pixels, 4 at 64, 5 at 128."""
     return max(2, round(math.log2(image_size)) - 2)

@@ -16,8 +16,9 @@ from d3jax.networks import unraveler
 from d3jax.run import pictures
 from d3jax.run.experts import stored_experts
 from d3jax.run.job import World, make_world
-from d3jax.run.judge import stored_architecture, stored_normalization
+from d3jax.run.judge import stored_architecture
 from d3jax.run.options import Architecture, Join
+from d3jax.run.real import stored_normalization
 from d3jax.run.resolve import resolved_experts
 from d3jax.run.show import dataset_name
 from d3jax.types import InputError

@@ -1,24 +1,25 @@
 """Judging an artifact by fresh students: `d3jax evaluate`."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jax import Array
 from rich.table import Table
 
 from d3jax import artifact, data, evaluate
-from d3jax.data import subtasks
-from d3jax.evaluate import Protocol, replay, sequence, unseen
-from d3jax.experts.store import fingerprint
+from d3jax.evaluate import Protocol, baselines, replay, sequence, unseen
 from d3jax.host import files
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
+from d3jax.networks import known_options
 from d3jax.networks.blocks import has_statistics
 from d3jax.networks.own import is_own
 from d3jax.run import pictures
 from d3jax.run.options import Architecture, Judgement, plain
+from d3jax.run.real import real_data
 from d3jax.run.resolve import resolved_architecture
 from d3jax.run.show import dataset_name
 from d3jax.types import HeldOut, InputError, Network, Real
@@ -35,98 +36,146 @@ def judge(
     path: of the artifact, or of the folder of the run that made it.
     dataset: instead of the one that the options, or the artifact, name.
 
+    Returns:
+      What the students reached; with `--networks` a dictionary of that by network, in `networks`.
+
     Raises:
       InputError: the artifact, the data set or the protocol cannot be used, or do not fit.
     """
     distilled = artifact.load(path) if isinstance(path, Path) else path
     path = artifact.located(path) if isinstance(path, Path) else Path("artifact")
     ledger = distilled.ledger  # of the file, whatever is left out below
-    if options.json is not None and not options.json.parent.is_dir():
-        raise InputError(f"there is no folder {options.json.parent} to write {options.json} to")
+    _check(options, distilled.header, path)
     if options.batch_statistics:
         theta = {name: group for name, group in distilled.theta.items() if name != "statistics"}
         distilled = distilled._replace(theta=theta)
     header = distilled.header
-    specification = header["parametrization"]
-    name = options.dataset or header["dataset"]
-    zca = header["normalization"]["zca"]
-    if dataset is None:
-        dataset = data.load(
-            name,
-            options.data_dir,
-            test_limit=options.test_limit,
-            **_training_images(zca),
-            **header.get("reading", {}),
-        )
-    normalization = stored_normalization(header, dataset)
-    if header.get("subtask") is not None:
-        dataset = _own_classes(header["subtask"], dataset)
-    dataset = in_colour(specification["image_shape"], dataset)
-    if list(dataset.image_shape) != specification["image_shape"]:
-        raise InputError(
-            f"{name} has images of shape {list(dataset.image_shape)}, the artifact of "
-            f"{specification['image_shape']}; name the data set that it was distilled from"
-        )
-    if dataset.num_classes != specification["num_classes"]:
-        raise InputError(
-            f"{name} has {dataset.num_classes} classes, the artifact "
-            f"{specification['num_classes']}; name the data set that it was distilled from"
-        )
-    dataset = in_order(header["class_names"], dataset)
-    architecture = stored_architecture(header, options.architecture, path)
-    network = architecture.create(dataset.image_shape, dataset.num_classes)
+    chooses = bool(options.learning_rates)
+    dataset, normalization = real_data(header, options, dataset, training_images=chooses)
+    judging = architectures(header, options, path)
+    networks = [a.create(dataset.image_shape, dataset.num_classes) for a in judging]
     test = dataset.held_out(normalization)
-    key = stage_key(options.seed, Stage.STUDENTS)
-    more: dict[str, Any] = {}
-    if options.students is not None and options.students < 1:
-        raise InputError(f"students must be at least 1, not {options.students}")
-    if header.get("replay") is None or options.ordinary:
-        protocol = stored_protocol(header, options, path)
-        reached = by_students(distilled, network, test, protocol, key, reporter)
-    else:
-        if options.epochs is not None or options.learning_rate is not None:
-            raise InputError(
-                f"{path} brings its own steps and learning rates; with --ordinary students train "
-                f"on it for --epochs at --learning-rate"
-            )
-        source = _source(header["replay"], options)
-        weights = unseen.weights(
-            distilled,
-            network,
-            plain(architecture),
-            unseen.NETWORKS if options.students is None else options.students,
-            options.seed,
-            options.data_dir,
-            options.experts,
-            reporter,
-            source=source,
+    choosing = baselines.choosing(dataset, normalization, header["seed"]) if chooses else None
+    found = {}
+    for architecture, network in zip(judging, networks, strict=True):
+        if options.networks is not None:
+            reporter.say(f"students of {architecture.network}")
+        reached, more = _reached(
+            distilled, architecture, network, choosing, test, options, path, reporter
         )
-        seen = seen_before(distilled, network, architecture, options.data_dir, source)
-        samples = stage_key(options.seed, Stage.REPLAY)
-        reached, more = replay.judge(distilled, network, weights, test, samples, reporter, seen)
+        found[architecture.network or ""] = {
+            "network": architecture.network,
+            "architecture": plain(architecture),
+            "accuracy": reached.summary(),
+            **more,
+            "learning_rate": reached.learning_rate,
+            "seconds": {"student": reached.seconds},
+        }
     finished = {
         "artifact": path.name,
         "method": header["method"],
-        "dataset": dataset_name(name),
-        "network": architecture.network,
-        "accuracy": reached.summary(),
-        **more,
+        "dataset": dataset_name(options.dataset or header["dataset"]),
+        **({"networks": found} if options.networks is not None else next(iter(found.values()))),
         **ledger,
-        "seconds": {"student": reached.seconds},
         "seed": options.seed,
         "versions": artifact.versions(),
     }
     if options.json is not None:
         files.write_json(options.json, finished)
-    reporter.console.print(accuracy_table({**finished, "baselines": {}}))
+    reporter.console.print(accuracy_table(finished))
     return finished
 
 
-def _training_images(zca: dict[str, Any] | None) -> dict[str, Any]:
-    """Which training images `load` reads: those that ZCA is computed from again, or none."""
-    if zca is None:
-        return {"test_only": True}
-    return {name: zca[name] for name in ("train_limit", "validation", "seed")}
+def _check(options: Judgement, header: dict[str, Any], path: Path) -> None:
+    """Looks, before anything is read, whether the options can be followed."""
+    if options.json is not None and not options.json.parent.is_dir():
+        raise InputError(f"there is no folder {options.json.parent} to write {options.json} to")
+    if options.students is not None and options.students < 1:
+        raise InputError(f"students must be at least 1, not {options.students}")
+    replayed = header.get("replay") is not None and not options.ordinary
+    if replayed and (options.epochs, options.learning_rate, options.learning_rates) != (
+        None, None, (),
+    ):  # fmt: skip
+        raise InputError(
+            f"{path} brings its own steps and learning rates; with --ordinary students train "
+            f"on it for --epochs at --learning-rate"
+        )
+    if not options.learning_rates:
+        return
+    if options.learning_rate is not None:
+        raise InputError("give --learning-rate, or --learning-rates to choose from, not both")
+    if header.get("sequence") is not None:
+        raise InputError(f"{path} brings a learning rate for each of its subsets: none is chosen")
+    if not all(0 < rate < math.inf for rate in options.learning_rates):
+        raise InputError(f"learning rates must be positive, they are {options.learning_rates}")
+
+
+def _reached(
+    distilled: artifact.Artifact,
+    architecture: Architecture,
+    network: Network,
+    choosing: HeldOut | None,
+    test: HeldOut,
+    options: Judgement,
+    path: Path,
+    reporter: Reporter,
+) -> tuple[evaluate.Evaluation, dict[str, Any]]:
+    """What one network reaches, by the artifact's protocol or by its own steps; and what else
+    belongs into the result."""
+    header = distilled.header
+    if header.get("replay") is None or options.ordinary:
+        protocol, key = (
+            stored_protocol(header, options, path),
+            stage_key(options.seed, Stage.STUDENTS),
+        )
+        rates = options.learning_rates
+        return by_students(
+            distilled, network, test, protocol, key, reporter, rates=rates, choosing=choosing
+        )
+    source = _source(header["replay"], options)
+    weights = unseen.weights(
+        distilled,
+        network,
+        plain(architecture),
+        unseen.NETWORKS if options.students is None else options.students,
+        options.seed,
+        options.data_dir,
+        options.experts,
+        reporter,
+        source=source,
+    )
+    seen = seen_before(distilled, network, architecture, options.data_dir, source)
+    samples = stage_key(options.seed, Stage.REPLAY)
+    return replay.judge(distilled, network, weights, test, samples, reporter, seen)
+
+
+def architectures(header: dict[str, Any], options: Judgement, path: Path) -> list[Architecture]:
+    """The networks that judge: the header's, the one that the options name, or their `networks`.
+
+    Of several, each takes those of the options (width, depth, norm ...) that it has.
+
+    Raises:
+      InputError: a network or an option that cannot be used.
+    """
+    if options.networks is None:
+        return [stored_architecture(header, options.architecture, path)]
+    if options.architecture.network is not None:
+        raise InputError("give --network or --networks, not both")
+    names = options.networks.split(",")
+    if len(set(names)) < len(names) or "" in names:
+        raise InputError(
+            f"--networks are different names with commas between, such as convnet,mlp, not "
+            f"{options.networks!r}"
+        )
+    said = {n: v for n, v in dataclasses.asdict(options.architecture).items() if v is not None}
+    taken = {name: {n: v for n, v in said.items() if n in known_options(name)} for name in names}
+    unused = sorted(set(said) - {n for own in taken.values() for n in own})
+    if unused:
+        raise InputError(f"none of {options.networks} has an option --{unused[0]}; leave it out")
+    return [
+        stored_architecture(header, Architecture(network=name, **own), path)
+        for name, own in taken.items()
+    ]
 
 
 def seen_before(
@@ -149,62 +198,6 @@ def _source(recipe: dict[str, Any], options: Judgement) -> str | None:
     source = recipe.get("source")
     stored = source.get("dataset") if isinstance(source, dict) else None
     return options.dataset if dataset_name(options.dataset) == stored else None
-
-
-def _own_classes(subtask: dict[str, Any], dataset: data.Dataset) -> data.Dataset:
-    """The images of the classes that an artifact has."""
-    if list(dataset.class_names) != subtask["class_names"]:
-        raise InputError(
-            f"the artifact is of {len(subtask['classes'])} classes of another data set than "
-            f"{dataset.name}; name the one that it was distilled from"
-        )
-    return subtasks.of(dataset, subtask["classes"])
-
-
-def in_colour(image_shape: list[int], dataset: data.Dataset) -> data.Dataset:
-    """The data set in colour, where only its test images were read, which happen to be all grey."""
-    if len(dataset.train_labels) or (dataset.image_shape[2], image_shape[2]) != (1, 3):
-        return dataset
-    train, test = (np.repeat(x, 3, axis=3) for x in (dataset.train_images, dataset.test_images))
-    return dataset._replace(train_images=train, test_images=test)
-
-
-def in_order(class_names: list[str], dataset: data.Dataset) -> data.Dataset:
-    """The data set with its classes numbered as in an artifact.
-
-    Raises:
-      InputError: they have other names.
-    """
-    names = list(dataset.class_names)
-    if names == class_names:
-        return dataset
-    if sorted(names) != sorted(class_names) or len(set(names)) < len(names):
-        theirs = next(n for n, (a, b) in enumerate(zip(class_names, names)) if a != b)
-        raise InputError(
-            f"{dataset.name} has other classes than the artifact: class {theirs} is "
-            f"{names[theirs]!r} there, {class_names[theirs]!r} here; name the data set that it was "
-            f"distilled from"
-        )
-    return subtasks.of(dataset, [names.index(name) for name in class_names])
-
-
-def stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data.Normalization:
-    """The normalization that the artifact was made with, a ZCA matrix recomputed.
-
-    Raises:
-      InputError: it was whitened with other images than these.
-    """
-    recipe = header["normalization"]["zca"]
-    if recipe is not None:
-        images = fingerprint(dataset.train_images, dataset.train_labels)
-        if images != recipe["images"]:
-            raise InputError(
-                "the artifact was whitened with other images than this data set's; name the data "
-                "set that it was distilled from"
-            )
-        return data.Normalization.of(dataset.train_images, True, recipe["epsilon"])
-    mean, sd = (np.asarray(header["normalization"][n], np.float32) for n in ("mean", "sd"))
-    return data.Normalization(mean, sd)
 
 
 def stored_architecture(header: dict[str, Any], wanted: Architecture, path: Path) -> Architecture:
@@ -255,29 +248,39 @@ def by_students(
     protocol: Protocol,
     key: Array,
     reporter: Reporter,
-) -> evaluate.Evaluation:
-    """What fresh students of `network` reach on an artifact, as it is stored."""
+    *,
+    rates: Sequence[float] = (),
+    choosing: HeldOut | None = None,
+) -> tuple[evaluate.Evaluation, dict[str, Any]]:
+    """What fresh students of `network` reach on an artifact, as it is stored.
+
+    rates: where there are some, students train at the best of these and of the artifact's own rate
+      on the images `choosing`; the second result then says in `learning_rates` what each reached.
+    """
+    learned = distilled.header["student_learning_rate"]
     if distilled.header.get("sequence") is not None:
+        recipe = sequence.recipe_of(distilled.header["sequence"])
         return sequence.judge(
             network,
             distilled.synthetic,
             distilled.decodable(),
             test,
-            sequence.recipe_of(distilled.header["sequence"]),
+            recipe,
             protocol,
             key,
             reporter,
-        )
-    return evaluate.evaluate(
-        network,
-        distilled.synthetic,
-        distilled.decodable(),
-        test,
-        protocol,
-        distilled.header["student_learning_rate"],
-        key,
-        reporter,
+        ), {}
+    data_, theta = distilled.synthetic, distilled.decodable()
+    if choosing is None or not rates:
+        return evaluate.evaluate(network, data_, theta, test, protocol, learned, key, reporter), {}
+    candidates = (learned, *rates)
+    found, tried = evaluate.evaluate_best(
+        network, data_, theta, choosing, test, protocol, candidates, key, reporter
     )
+    shown = ", ".join(f"{r:.3g}: {a:.3f}" for r, a in zip(candidates, tried, strict=True))
+    reporter.say(f"student learning rate {found.learning_rate:.3g} of {shown}")
+    tried = dict(zip(candidates, tried))
+    return found, {"learning_rates": {"learned": learned, "tried": tried}}
 
 
 def accuracy_table(finished: dict[str, Any]) -> Table:
@@ -286,14 +289,16 @@ def accuracy_table(finished: dict[str, Any]) -> Table:
 
 
 def accuracy_rows(finished: dict[str, Any]) -> list[dict[str, Any]]:
-    """A report's method and baselines, as `pictures.comparison_table` takes them."""
+    """A report's method, or each network that judged it, and its baselines, as
+    `pictures.comparison_table` takes them."""
     rows = [
         {
-            "name": finished["method"],
-            "accuracy": finished["accuracy"],
+            "name": name,
+            "accuracy": own["accuracy"],
             "floats": finished["floats"],
             "bytes": finished["bytes"]["total"],
-            "seconds": finished["seconds"]["student"],
+            "seconds": own["seconds"]["student"],
         }
+        for name, own in finished.get("networks", {finished["method"]: finished}).items()
     ]
     return rows + [{"name": name, **row} for name, row in finished.get("baselines", {}).items()]

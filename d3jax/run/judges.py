@@ -59,17 +59,11 @@ def _students_judge(
         made: artifact.Artifact, choosing: HeldOut, test: HeldOut
     ) -> tuple[evaluate.Evaluation, Entries]:
         said = options.student.learning_rate is not None or "sequence" in made.header
-        if said or not options.choose_learning_rate:
-            return by_students(made, network, test, options.student, key, reporter), {}
-        learned = made.header["student_learning_rate"]
-        rates = (learned, *options.baseline_learning_rates)
-        found, tried = evaluate.evaluate_best(
-            network, made.synthetic, made.decodable(), choosing, test, options.student, rates, key,
-            reporter,
-        )  # fmt: skip
-        shown = ", ".join(f"{r:.3g}: {a:.3f}" for r, a in zip(rates, tried, strict=True))
-        reporter.say(f"student learning rate {found.learning_rate:.3g} of {shown}")
-        return found, {"learning_rates": {"learned": learned, "tried": dict(zip(rates, tried))}}
+        rates = options.baseline_learning_rates
+        chosen = rates if options.choose_learning_rate and not said else ()
+        return by_students(
+            made, network, test, options.student, key, reporter, rates=chosen, choosing=choosing
+        )
 
     def best(made: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
         return evaluate.evaluate_best(

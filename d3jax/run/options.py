@@ -349,6 +349,10 @@ class Judgement:
     data_dir: Path | None = None
     """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
     architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
+    networks: str | None = None
+    """Judge by several networks, one after another, in a table: convnet,lenet,alexcifarnet,mlp,
+    resnet18 or some of them, or your own; --width, --depth, --norm and --pooling are for those that
+    have them."""
     test_limit: int | None = None
     """Use only the first so many test images; default all."""
     students: int | None = None
@@ -367,7 +371,13 @@ class Judgement:
     epochs: int | None = None
     """Epochs of each student."""
     learning_rate: float | None = None
-    """Student learning rate."""
+    """Student learning rate; default the artifact's."""
+    learning_rates: tuple[float, ...] = ()
+    """Students of each network train at the best of these and of the artifact's, on the validation
+    images or, where none are set aside, on 2000 training images."""
+    validation: int = 0
+    """Training images set aside, by the artifact's seed, to choose learning rates on: as many as
+    for its run, and they are the same ones."""
     seed: int = 0
     """Of the students."""
     json: Path | None = None
