@@ -148,7 +148,8 @@ def _row(label: str, seed: int, folder: Path, judgements: Iterable[str]) -> rows
         row["attack"] = {name: _accuracy(report["attack"][name]) for name in names}
     for name in judgements:
         judged = json.loads((folder / f"{name}.json").read_text())
-        row[f"accuracy_{name}"] = _accuracy(judged["accuracy"])
+        for network, reached in judged.get("networks", {name: judged}).items():
+            row[f"accuracy_{network}"] = _accuracy(reached["accuracy"])
     return row
 
 
