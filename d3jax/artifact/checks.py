@@ -52,14 +52,7 @@ def header_of(entry: Any, path: Path) -> dict[str, Any]:
     if not isinstance(entry, dict) or not isinstance(entry.get(MAGIC), str):
         raise InputError(f"{path} is a safetensors file, but not one that d3jax wrote")
     header = parse(entry[MAGIC], path)
-    for name, kind in _REQUIRED.items():
-        if type(header.get(name)) is not kind:
-            raise InputError(f"the header of {path} has no {name}, or one of the wrong type")
-    if header["format_version"] != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format version {header['format_version']}; this d3jax reads "
-            f"{FORMAT_VERSION}"
-        )
+    check_fields(header, _REQUIRED, FORMAT_VERSION, path)
     spec = header["parametrization"]
     shape = spec.get("image_shape")
     sizes = [*shape, spec.get("num_classes")] if isinstance(shape, list) else []
@@ -72,13 +65,7 @@ def header_of(entry: Any, path: Path) -> dict[str, Any]:
         )
     if not all(isinstance(name, str) for name in header["class_names"]):
         raise InputError(f"the class names in {path} are not all strings")
-    for name in ("mean", "sd"):
-        values = header["normalization"].get(name)
-        good = isinstance(values, list) and len(values) == shape[2]
-        if not good or not all(type(v) is float and math.isfinite(v) for v in values):
-            raise InputError(f"the normalization in {path} needs one {name} for each channel")
-    if min(header["normalization"]["sd"]) <= 0:
-        raise InputError(f"the normalization in {path} has an sd that is not positive")
+    check_normalization(header["normalization"], shape[2], path)
     if not isinstance(header["normalization"].get("zca", 0), dict | None):
         raise InputError(f"the normalization in {path} needs zca, a recipe or null")
     recipe = header["normalization"]["zca"]
@@ -100,6 +87,30 @@ def header_of(entry: Any, path: Path) -> dict[str, Any]:
     if not 0 < header["student_learning_rate"] < math.inf:
         raise InputError(f"the student learning rate in {path} is not a positive number")
     return header
+
+
+def check_fields(
+    header: dict[str, Any], required: dict[str, type], version: int, path: Path
+) -> None:
+    """That a header has its fields, each of its type, and a format version that is read here."""
+    for name, kind in required.items():
+        if type(header.get(name)) is not kind:
+            raise InputError(f"the header of {path} has no {name}, or one of the wrong type")
+    if header["format_version"] != version:
+        raise InputError(
+            f"{path} has format version {header['format_version']}; this d3jax reads {version}"
+        )
+
+
+def check_normalization(normalization: dict[str, Any], channels: int, path: Path) -> None:
+    """That it has a mean and a positive sd of each channel."""
+    for name in ("mean", "sd"):
+        values = normalization.get(name)
+        good = isinstance(values, list) and len(values) == channels
+        if not good or not all(type(v) is float and math.isfinite(v) for v in values):
+            raise InputError(f"the normalization in {path} needs one {name} for each channel")
+    if min(normalization["sd"]) <= 0:
+        raise InputError(f"the normalization in {path} has an sd that is not positive")
 
 
 def _check_reading(reading: Any, path: Path) -> None:

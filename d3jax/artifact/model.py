@@ -5,7 +5,6 @@ under the metadata key `d3jax_model` that says how to use them. No pickle, and n
 """
 
 import json
-import math
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,7 @@ import safetensors.numpy
 from jax import Array
 
 from d3jax import networks
-from d3jax.artifact.checks import flatten, parse
+from d3jax.artifact.checks import check_fields, check_normalization, flatten, parse
 from d3jax.host import files
 from d3jax.networks.blocks import forward_blocks
 from d3jax.networks.own import is_own
@@ -136,28 +135,12 @@ def _arrays(params: PyTree, statistics: PyTree) -> list[tuple[str, Any]]:
 
 
 def _checked(header: dict[str, Any], path: Path) -> dict[str, Any]:
-    for name, kind in _REQUIRED.items():
-        if type(header.get(name)) is not kind:
-            raise InputError(f"the header of {path} has no {name}, or one of the wrong type")
-    if header["format_version"] != _VERSION:
-        raise InputError(
-            f"{path} has format version {header['format_version']}; this d3jax reads {_VERSION}"
-        )
-    shape, own = header["image_shape"], header["normalization"]
-    sized = len(shape) == 3 and all(type(n) is int and 0 < n < 1 << 16 for n in shape)
-    channels = [own.get(name) for name in ("mean", "sd")]
-    if (
-        not sized
-        or not all(_numbers(values, shape[2]) for values in channels)
-        or min(own["sd"]) <= 0
-    ):
-        raise InputError(f"the header of {path} has no usable image shape and normalization")
+    check_fields(header, _REQUIRED, _VERSION, path)
+    shape = header["image_shape"]
+    if len(shape) != 3 or not all(type(n) is int and 0 < n < 1 << 16 for n in shape):
+        raise InputError(f"the header of {path} has no usable image shape")
+    check_normalization(header["normalization"], shape[2], path)
     return header
-
-
-def _numbers(values: Any, number: int) -> bool:
-    several = isinstance(values, list) and len(values) == number
-    return several and all(type(value) is float and math.isfinite(value) for value in values)
 
 
 def _built(header: dict[str, Any], path: Path) -> Network:
