@@ -10,6 +10,8 @@ augmentation inside, MTT's defaults here; the baselines are real images at as ma
 (uint8) at as many bytes. All students train at the best of several learning rates on 2000 training
 images that are set aside.
 
+"d3 of 400 steps" has experts of 10 epochs, so that all of it takes about the seconds of pixels.
+
 D3's options and experts (20 epochs at 0.1) were chosen on the images that `cifar10_ablations.py`
 judges by, in trials of one seed (docs/choose-sizes.md). These experts' steps are too long for pixels
 to follow in 10 inner steps; pixels and spectra have MTT's default, 10 epochs at 0.01, not chosen
@@ -34,6 +36,7 @@ from d3jax.experts import Options as ExpertOptions
 from d3jax.methods.mtt import MTTOptions
 from d3jax.run.options import Architecture, Data, Parametrization, command
 from experiments import runner
+from experiments.ablations import changed
 
 BUDGETS = (1, 2, 5, 10)
 EXPERTS = ExpertOptions(epochs=20, learning_rate=0.1)
@@ -65,6 +68,13 @@ ROWS = {
     for images in BUDGETS
     for name, run in (("d3", D3), ("pixels", PIXELS), ("spectra", SPECTRA))
 }
+# In about the seconds of pixels, experts and a student included.
+ROWS["d3 of 400 steps, 2"] = changed(
+    ROWS["d3, 2"],
+    expert={"epochs": 10},
+    outer_steps=400,
+    baselines=(),
+)
 
 # Of budget 2: the first test images, for earlier figures are of these; and, but for spectra, networks
 # that the data was not distilled with: of the ResNet-18 fewer students, which take long.

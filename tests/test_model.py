@@ -99,7 +99,8 @@ def test_files_that_are_no_network(model, folder, tmp_path):
     )
     assert "cannot be built" in refused(packed(architecture={"network": "mlp", "colour": 5}))
     assert "give it to load_model" in refused(packed(architecture={"network": "nets:own"}))
-    assert "needs one sd for each channel" in refused(packed(normalization={"mean": [0.5], "sd": [None]}))
+    null = {"mean": [0.5], "sd": [None]}
+    assert "needs one sd for each channel" in refused(packed(normalization=null))
     nan = {name: np.full_like(x, np.nan) for name, x in arrays.items()}
     assert "not finite" in refused(packed(nan))
     with pytest.raises(InputError, match="there is no model at"):
