@@ -29,6 +29,8 @@ COMMANDS = {
     "evaluate": "Train fresh students on an artifact and test them",
     "train": "Train one network on an artifact, and keep its weights",
     "compare": "Finished runs side by side: what differs, accuracies, sizes",
+    "export": "Write an artifact's images as other projects read them",
+    "import": "Make an artifact of another project's distilled images",
     "show": "Print an artifact's header and byte ledger, and write its picture",
     "prepare": "Prepare a data set for --dataset NAME, through TFDS or from the official files",
 }
@@ -83,6 +85,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, Any]:
             "evaluate": options.Evaluate,
             "train": options.Train,
             "compare": options.Compare,
+            "export": options.Export,
+            "import": options.Import,
             "show": options.Show,
             "prepare": options.Prepare,
         }
@@ -158,6 +162,14 @@ def work_of(name: str) -> "Callable[[Any, Reporter], Any]":
         from d3jax.run.compare import compare
 
         return lambda options, reporter: compare(options.runs, options.picture, reporter)
+    if name == "export":
+        from d3jax.run.exchange import write
+
+        return write
+    if name == "import":
+        from d3jax.run.exchange import import_
+
+        return import_
     if name == "show":
         from d3jax.run.show import show
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from d3jax import networks, synthetic
 from d3jax.data.given import Reading
+from d3jax.data.normalization import WHITENINGS
 from d3jax.synthetic import rounding
 from d3jax.types import InputError, PyTree, Real
 
@@ -131,6 +132,7 @@ def _check_zca(recipe: dict[str, Any], path: Path) -> None:
         and (limit is None or (type(limit) is int and limit > 0))
         and (type(epsilon) is float and 0 < epsilon < math.inf)
         and isinstance(recipe["images"], str)
+        and recipe.get("kind", "mtt") in WHITENINGS
     )
     if not good:
         raise InputError(f"the ZCA recipe in {path} cannot be followed")

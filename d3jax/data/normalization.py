@@ -1,12 +1,14 @@
 """How pixels are normalized, and whitened."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from d3jax.data.given import as_pixels
 from d3jax.types import InputError
 
+WHITENINGS = ("mtt", "frepo", "kip")
 _BLOCK = 2048  # images converted to float at a time
 
 
@@ -20,6 +22,7 @@ class Normalization(NamedTuple):
     sd: np.ndarray  # f32[C]
     zca: np.ndarray | None = None  # f32[D, D], symmetric
     zca_mean: np.ndarray | None = None  # f32[D]
+    unit: bool = False  # before ZCA each image is less its own mean, and of length 1 (KIP)
 
     @classmethod
     def of(cls, images: np.ndarray, zca: bool = False, eps: float = 0.1) -> "Normalization":
@@ -36,7 +39,12 @@ class Normalization(NamedTuple):
             raise InputError(f"{len(images)} images are too few to normalize by")
         images = as_pixels(images)
         plain = cls.of_histogram(histogram(images))
-        return plain._whitened(images, eps) if zca else plain
+        return plain.whitened(images, eps) if zca else plain
+
+    @classmethod
+    def of_header(cls, stored: Mapping[str, Any]) -> "Normalization":
+        """Mean and sd as an artifact's header has them; its ZCA, if any, is computed anew."""
+        return cls(np.asarray(stored["mean"], np.float32), np.asarray(stored["sd"], np.float32))
 
     @classmethod
     def of_histogram(cls, counts: np.ndarray) -> "Normalization":
@@ -64,40 +72,66 @@ class Normalization(NamedTuple):
         normalized = np.empty(images.shape, np.float32)
         for start in range(0, len(images), _BLOCK):
             block = images[start : start + _BLOCK].astype(np.float32) / np.float32(255)
-            block = (block - self.mean) / self.sd
-            if self.zca is not None and self.zca_mean is not None:
-                block = (block.reshape(len(block), -1) - self.zca_mean) @ self.zca
-            normalized[start : start + _BLOCK] = block.reshape(-1, *images.shape[1:])
+            normalized[start : start + _BLOCK] = self.of_levels(block)
         return normalized
 
-    def invert(self, images: np.ndarray) -> np.ndarray:
-        """Pictures u8[N, H, W, C] of normalized f[N, H, W, C], clipped to what pixels can be."""
+    def of_levels(self, levels: np.ndarray) -> np.ndarray:
+        """Normalized f32[N, H, W, C] of pixels in [0, 1], or beyond: what `levels` undoes."""
+        flat = ((levels - self.mean) / self.sd).reshape(len(levels), -1)
+        if self.unit:
+            flat = flat - flat.mean(1, keepdims=True)
+            flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+        if self.zca is not None and self.zca_mean is not None:
+            flat = (flat - self.zca_mean) @ self.zca
+        return flat.reshape(levels.shape)
+
+    def levels(self, images: np.ndarray) -> np.ndarray:
+        """Pixels f32[N, H, W, C], in [0, 1] where pixels can be so, of normalized images.
+
+        Raises:
+          InputError: each image was divided by its length, which is not known any more.
+        """
+        if self.unit:
+            raise InputError("images of unit length (KIP's) have no pixels to return to")
         pixels = np.asarray(images, np.float32)
         if self.zca is not None and self.zca_mean is not None:
             flat = pixels.reshape(len(pixels), -1)
             # Solved for, not stored: the inverse would be as large as the matrix.
             pixels = np.linalg.solve(self.zca, flat.T).T + self.zca_mean
             pixels = pixels.reshape(images.shape)
-        pixels = np.nan_to_num((pixels * self.sd + self.mean) * 255)
+        return pixels * self.sd + self.mean
+
+    def invert(self, images: np.ndarray) -> np.ndarray:
+        """Pictures u8[N, H, W, C] of normalized f[N, H, W, C], clipped to what pixels can be."""
+        pixels = np.nan_to_num(self.levels(images) * 255)
         return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
 
-    def _whitened(self, images: np.ndarray, eps: float) -> "Normalization":
+    def whitened(self, images: np.ndarray, eps: float = 0.1, kind: str = "mtt") -> "Normalization":
+        """This normalization and then ZCA, computed from training images u8[N, H, W, C].
+
+        kind: `mtt`, see `of`; `frepo` (Zhou et al. 2022): the covariance over N, and `eps` times
+          its mean eigenvalue added; `kip` (Nguyen et al. 2021): that, of images less their own mean
+          and of length 1, and no mean image is taken off.
+        """
         number, size = len(images), int(np.prod(images.shape[1:]))
+        plain = self._replace(unit=kind == "kip")
         zca_mean = np.zeros(size)
-        for start in range(0, number, _BLOCK):
-            block = self.apply(images[start : start + _BLOCK]).reshape(-1, size)
+        for start in range(0, number if kind != "kip" else 0, _BLOCK):
+            block = plain.apply(images[start : start + _BLOCK]).reshape(-1, size)
             zca_mean += block.sum(0, dtype=np.float64)
         zca_mean = (zca_mean / number).astype(np.float32)
         covariance = np.zeros((size, size))
         for start in range(0, number, _BLOCK):
             # A block's product in float32 is fast; the sum of blocks needs float64.
-            block = self.apply(images[start : start + _BLOCK]).reshape(-1, size) - zca_mean
+            block = plain.apply(images[start : start + _BLOCK]).reshape(-1, size) - zca_mean
             covariance += block.T @ block
-        values, vectors = np.linalg.eigh(covariance / (number - 1))
+        covariance /= number - 1 if kind == "mtt" else number
+        added = eps if kind == "mtt" else eps * np.trace(covariance) / size
+        values, vectors = np.linalg.eigh(covariance)
         # Rounding can leave eigenvalues of a singular covariance slightly negative.
-        scale = 1 / np.sqrt(np.maximum(values, 0) + eps)
+        scale = 1 / np.sqrt(np.maximum(values, 0) + added)
         zca = ((vectors * scale) @ vectors.T).astype(np.float32)
-        return self._replace(zca=zca, zca_mean=zca_mean)
+        return plain._replace(zca=zca, zca_mean=zca_mean)
 
 
 def histogram(images: np.ndarray) -> np.ndarray:

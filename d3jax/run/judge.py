@@ -10,6 +10,7 @@ from jax import Array
 from rich.table import Table
 
 from d3jax import artifact, data, evaluate
+from d3jax.artifact import exchange
 from d3jax.evaluate import Protocol, baselines, replay, sequence, unseen
 from d3jax.host import files
 from d3jax.host.progress import Reporter
@@ -17,7 +18,8 @@ from d3jax.keys import Stage, stage_key
 from d3jax.networks import known_options
 from d3jax.networks.blocks import has_statistics
 from d3jax.networks.own import is_own
-from d3jax.run import pictures
+from d3jax.run import exchange as other
+from d3jax.run import pictures, scores
 from d3jax.run.options import Architecture, Judgement, plain
 from d3jax.run.real import real_data
 from d3jax.run.resolve import resolved_architecture
@@ -42,16 +44,17 @@ def judge(
     Raises:
       InputError: the artifact, the data set or the protocol cannot be used, or do not fit.
     """
-    distilled = artifact.load(path) if isinstance(path, Path) else path
-    path = artifact.located(path) if isinstance(path, Path) else Path("artifact")
+    distilled, path = _opened(path, options, dataset)
     ledger = distilled.ledger  # of the file, whatever is left out below
     _check(options, distilled.header, path)
     if options.batch_statistics:
         theta = {name: group for name, group in distilled.theta.items() if name != "statistics"}
         distilled = distilled._replace(theta=theta)
     header = distilled.header
-    chooses = bool(options.learning_rates)
+    chooses = bool(options.learning_rates) or options.scores
     dataset, normalization = real_data(header, options, dataset, training_images=chooses)
+    if options.scores:
+        dataset = scores.set_aside(dataset, header["seed"])
     judging = architectures(header, options, path)
     networks = [a.create(dataset.image_shape, dataset.num_classes) for a in judging]
     test = dataset.held_out(normalization)
@@ -71,9 +74,18 @@ def judge(
             "learning_rate": reached.learning_rate,
             "seconds": {"student": reached.seconds},
         }
+        if options.scores:
+            protocol = stored_protocol(header, options, path)
+            scored = scores.scored(
+                distilled, dataset, normalization, architecture, network, protocol, options,
+                reporter,
+            )  # fmt: skip
+            found[architecture.network or ""]["scores"] = scored
+            reporter.console.print(scores.scores_table(scored))
     finished = {
         "artifact": path.name,
         "method": header["method"],
+        **({"published": header["published"]} if "published" in header else {}),
         "dataset": dataset_name(options.dataset or header["dataset"]),
         **({"networks": found} if options.networks is not None else next(iter(found.values()))),
         **ledger,
@@ -84,6 +96,19 @@ def judge(
         files.write_json(options.json, finished)
     reporter.console.print(accuracy_table(finished))
     return finished
+
+
+def _opened(
+    given: Path | artifact.Artifact, options: Judgement, dataset: data.Dataset | None
+) -> tuple[artifact.Artifact, Path]:
+    """The artifact, perhaps made of another project's files, and the path it is known by."""
+    if not isinstance(given, Path):
+        return given, Path("artifact")
+    located = artifact.located(given)
+    if (located.is_file() and located.suffix != ".npz") or not exchange.is_published(given):
+        return artifact.load(given), located
+    name, root, files = options.dataset, options.data_dir, options.files
+    return other.read(given, name, root, files, options.learning_rate, dataset), given
 
 
 def _check(options: Judgement, header: dict[str, Any], path: Path) -> None:
@@ -100,6 +125,10 @@ def _check(options: Judgement, header: dict[str, Any], path: Path) -> None:
             f"{path} brings its own steps and learning rates; with --ordinary students train "
             f"on it for --epochs at --learning-rate"
         )
+    if options.real_accuracy is not None and not 0 < options.real_accuracy <= 1:
+        raise InputError(f"real_accuracy is a fraction of 1, not {options.real_accuracy}")
+    if options.scores and (replayed or header.get("sequence") is not None):
+        raise InputError(f"{path} brings its own steps, which random images cannot go through")
     if not options.learning_rates:
         return
     if options.learning_rate is not None:

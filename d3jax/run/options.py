@@ -341,6 +341,67 @@ def plan_options(defaults: Run | None = None) -> type[Plan]:
 
 
 @dataclass(frozen=True)
+class OtherFiles:
+    """How the files of another project are read: images*.pt, res_*.pt, .npz, a folder of images."""
+
+    labels: Path | None = None
+    """Of another project's images: their labels, where they are not beside them as usual."""
+    mean: tuple[float, ...] = ()
+    """Of another project's images: the channels' means that they were normalized by; default those
+    that the field has for the data set; of pixels the data set's own."""
+    sd: tuple[float, ...] = ()
+    """The sds likewise."""
+    whitening: Literal["none", "mtt", "frepo", "kip"] | None = None
+    """Of another project's images: ZCA as these have it; default none, but for coloured .npz files
+    that of KIP (images, labels) or FRePo (image, label)."""
+    hard_labels: bool = False
+    """Of soft labels take the largest as the class."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """`d3jax export`: write an artifact's images as other projects read them."""
+
+    artifact: tyro.conf.Positional[Path]
+    """The artifact, or the folder of the run that made it."""
+    format: Literal["torch", "mtt", "dc", "folder", "npz", "hub"]
+    """torch: images.pt, labels.pt, lr.pt (DD-Ranking); mtt: images_best.pt, labels_best.pt,
+    lr_best.pt; dc: res_*.pt (DC, DSA, DM); folder: PNG by class, as RDED; npz: bytes; hub: parquet
+    for the package datasets, and the artifact."""
+    out: Path = Path("exported")
+    """The folder to write, with a card."""
+    draws: int | None = None
+    """Images of each item of a generator (0: its deterministic decodes); default 1."""
+    seed: int = 0
+    """Of the draws."""
+    hard_labels: bool = False
+    """Write the class of the largest label where labels are soft."""
+    data_dir: Path | None = None
+    """Where named data sets lie, if the artifact was whitened; default $D3JAX_DATA_DIR, else the
+    TFDS default."""
+    dataset: str | None = None
+    """The data set that a whitened artifact was distilled from; default as it says."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """`d3jax import`: make an artifact of another project's distilled images."""
+
+    source: tyro.conf.Positional[Path]
+    """images_best.pt (MTT, DATM), images.pt (DD-Ranking), res_*.pt (DC, DSA, DM), an .npz (KIP,
+    FRePo), or the folder that these, or folders of PNG or JPEG (SRe2L, RDED), are in."""
+    dataset: str | None = None
+    """The data set that they were distilled from; default as header.json beside them says."""
+    data_dir: Path | None = None
+    """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
+    files: Annotated[OtherFiles, Inlined] = field(default_factory=OtherFiles)
+    learning_rate: float | None = None
+    """Student learning rate; default the one that lies beside them, else 0.01."""
+    out: Path = Path("imported.safetensors")
+    """The artifact to write."""
+
+
+@dataclass(frozen=True)
 class Judgement:
     """`d3jax evaluate`: what to judge an artifact by."""
 
@@ -348,6 +409,7 @@ class Judgement:
     """Whose test images; default the data set that the artifact names."""
     data_dir: Path | None = None
     """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
+    files: Annotated[OtherFiles, Inlined] = field(default_factory=OtherFiles)
     architecture: Annotated[Architecture, Inlined] = field(default_factory=Architecture)
     networks: str | None = None
     """Judge by several networks, one after another, in a table: convnet,lenet,alexcifarnet,mlp,
@@ -378,6 +440,16 @@ class Judgement:
     validation: int = 0
     """Training images set aside, by the artifact's seed, to choose learning rates on: as many as
     for its run, and they are the same ones."""
+    scores: bool = False
+    """Hard-label recovery, improvement over random, label- and augmentation-robust score, in
+    fractions: students of distilled and of random real images, with and without augmentation, each
+    at the best of --learning-rates (default DD-Ranking's five) on --validation images (default a
+    tenth of the training images), beside a network trained on all real ones."""
+    real_accuracy: float | None = None
+    """For --scores: the accuracy of a network trained on all real images, a fraction, where it is
+    known; default it is trained, as a teacher is."""
+    real_epochs: int = 30
+    """For --scores: its epochs."""
     seed: int = 0
     """Of the students."""
     json: Path | None = None
@@ -389,7 +461,8 @@ class Evaluate:
     """`d3jax evaluate`: train fresh students on an artifact and test them."""
 
     artifact: tyro.conf.Positional[Path]
-    """The artifact to judge, or the folder of the run that made it."""
+    """The artifact to judge, the folder of the run that made it, or another project's images (see
+    `d3jax import`)."""
     options: Annotated[Judgement, Inlined] = field(default_factory=Judgement)
 
 

@@ -166,7 +166,8 @@ def _piece(run: Run, dataset: Dataset, parts: Sequence[Sequence[int]]) -> Piece:
     counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
     images = max(int(counts[list(part)].sum()) for part in parts)
     own = _as_if(dataset, len(parts[0]), images)
-    normalization = Normalization(*2 * [np.full(dataset.image_shape[2], 0.5, np.float32)])
+    half = np.full(dataset.image_shape[2], 0.5, np.float32)
+    normalization = Normalization(half, half)
     job = prepared(run, own, normalization, on_device=False)
     reads = [reads_of(run, dataset, turn) for turn in range(run.spec.turns(run.method))]
     trained = tuple(one.experts for one in reads if one is not None)

@@ -116,6 +116,7 @@ def stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data.
                 "the artifact was whitened with other images than this data set's; name the data "
                 "set that it was distilled from"
             )
-        return data.Normalization.of(dataset.train_images, True, recipe["epsilon"])
-    mean, sd = (np.asarray(header["normalization"][n], np.float32) for n in ("mean", "sd"))
-    return data.Normalization(mean, sd)
+    plain = data.Normalization.of_header(header["normalization"])
+    if recipe is None:
+        return plain
+    return plain.whitened(dataset.train_images, recipe["epsilon"], recipe.get("kind", "mtt"))

@@ -47,9 +47,9 @@ def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> Non
     normalization = distilled.header["normalization"]
     if normalization["zca"] is not None:
         reporter.say("the picture shows whitened images: their colours are not those of pixels")
-    mean, sd = (np.asarray(normalization[n], np.float32) for n in ("mean", "sd"))
     try:
-        decoded_picture(target, distilled, data.Normalization(mean, sd), jax.random.key(seed))
+        own = data.Normalization.of_header(normalization)
+        decoded_picture(target, distilled, own, jax.random.key(seed))
     except OSError as error:
         if picture is not None:
             raise
@@ -71,8 +71,7 @@ def decoded_picture(
 def decoded_figure(distilled: artifact.Artifact, seed: int) -> pictures.Picture:
     """The same as a figure; whitened images keep their colours."""
     check_seed(seed)
-    stored = distilled.header["normalization"]
-    normalization = data.Normalization(*(np.asarray(stored[n], np.float32) for n in ("mean", "sd")))
+    normalization = data.Normalization.of_header(distilled.header["normalization"])
     images, names, title = _decoded(distilled, jax.random.key(seed))
     return pictures.drawn(*_rows(images, names, normalization), title)
 
