@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": "Train fresh students on an artifact and test them",
     "train": "Train one network on an artifact, and keep its weights",
     "compare": "Finished runs side by side: what differs, accuracies, sizes",
+    "report": "Print a finished run's tables, or write them as one HTML page",
     "export": "Write an artifact's images as other projects read them",
     "import": "Make an artifact of another project's distilled images",
     "show": "Print an artifact's header and byte ledger, and write its picture",
@@ -86,6 +87,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, Any]:
             "train": options.Train,
             "compare": options.Compare,
             "export": options.Export,
+            "report": options.ReportPage,
             "import": options.Import,
             "show": options.Show,
             "prepare": options.Prepare,
@@ -162,6 +164,10 @@ def work_of(name: str) -> "Callable[[Any, Reporter], Any]":
         from d3jax.run.compare import compare
 
         return lambda options, reporter: compare(options.runs, options.picture, reporter)
+    if name == "report":
+        from d3jax.run.report import report
+
+        return lambda options, reporter: report(options.out, options.html, reporter)
     if name == "export":
         from d3jax.run.exchange import write
 

@@ -29,8 +29,8 @@ def compare(runs: Sequence[Path], picture: Path, reporter: Reporter) -> list[dic
     if not picture.parent.is_dir():
         raise InputError(f"there is no folder {picture.parent} to write {picture} to")
     names = _names(runs)
-    reports = [_read(run) for run in runs]
-    options = [flat(_configuration(run, report)) for run, report in zip(runs, reports)]
+    reports = [read_report(run) for run in runs]
+    options = [flat(configuration_of(run, report)) for run, report in zip(runs, reports)]
     reporter.console.print(_differences(names, options))
     rows = _rows(names, reports)
     reporter.console.print(pictures.comparison_table(rows))
@@ -45,14 +45,15 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(run) for run in runs]
 
 
-def _read(run: Path) -> dict[str, Any]:
+def read_report(run: Path) -> dict[str, Any]:
+    """The report of a finished run; raises InputError where there is none."""
     try:
         return read_json(run / "report.json")
     except FileNotFoundError:
         raise InputError(f"there is no finished run in {run}: it has no report.json") from None
 
 
-def _configuration(run: Path, report: dict[str, Any]) -> dict[str, Any]:
+def configuration_of(run: Path, report: dict[str, Any]) -> dict[str, Any]:
     """Of older reports, what the run was begun with."""
     found = report.get("configuration")
     if found is None:

@@ -341,6 +341,16 @@ def plan_options(defaults: Run | None = None) -> type[Plan]:
 
 
 @dataclass(frozen=True)
+class ReportPage:
+    """`d3jax report`: a finished run's tables, or one page of it."""
+
+    out: tyro.conf.Positional[Path]
+    """The run's folder."""
+    html: bool = False
+    """Write OUT/report.html: pictures, curves, tables, configuration and provenance in one file."""
+
+
+@dataclass(frozen=True)
 class OtherFiles:
     """How the files of another project are read: images*.pt, res_*.pt, .npz, a folder of images."""
 
