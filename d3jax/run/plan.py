@@ -308,12 +308,14 @@ class _Prepared:
         real = self._real()
         few = jnp.arange(_STEPS * size, dtype=jnp.int32) % real.images.shape[0]
         real = real._replace(images=real.images[few], labels=real.labels[few], trajectories=None)
-        epoch = jax.jit(epoch_function(self.piece.network, experts.kinds(options), *steps))
-        keys = jax.random.split(jax.random.key(0), together)
+        descent = experts.descent(options)
+        epoch = jax.jit(epoch_function(self.piece.network, experts.kinds(options), *steps, descent))
+        keys, first = jax.random.split(jax.random.key(0), together), jnp.asarray(1, jnp.int32)
         params = jax.vmap(experts.fresh_parameters(self.piece.network))(keys)
-        jax.block_until_ready(epoch(params, keys, real))
+        state = experts.at_rest(params, options)
+        jax.block_until_ready(epoch(state, keys, real, first))
         begun = time.perf_counter()
-        jax.block_until_ready(epoch(params, keys, real))
+        jax.block_until_ready(epoch(state, keys, real, first))
         seconds = (time.perf_counter() - begun) / _STEPS
         epochs = options.epochs * -(-options.count // together)
         return seconds * max(1, self.piece.images // size) * epochs
