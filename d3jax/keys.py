@@ -24,6 +24,7 @@ class Stage(enum.IntEnum):
     REPLAY = 6  # samples that networks see in an artifact's own steps
     PARTLY_TRAINED = 7  # networks trained through a sequence's earlier subsets
     TURNS = 8  # a sequence's outer steps after the first subset
+    VIEWS = 9  # what students see whose protocol has views
 
 
 def check_seed(seed: int) -> None:

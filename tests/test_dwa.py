@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from d3jax import losses, networks
 from d3jax.distill.objectives import batch_items, statistics_matching
 from d3jax.methods.dwa import SRE2L, DWAOptions, dwa
-from d3jax.synthetic import gaussian, labels, pixels
+from d3jax.synthetic import gaussian, labels, pixels, spectral
 from d3jax.types import InputError
 
 KEY = jax.random.key(3)
@@ -112,6 +112,15 @@ def test_a_teacher_labels_each_image_by_itself_or_by_the_batch(teacher, real):
     by_batch = labelled(teacher, params, None, images)
     np.testing.assert_allclose(by_batch, frozen, rtol=1e-4, atol=1e-5)
     assert np.abs(labelled(teacher, params, None, images[:2]) - frozen[:2]).max() > 1e-3
+    # As an expert labels what was distilled: two items more change no label.
+    two, six = (stored(items=number) for number in (3, 6))
+    seen = [
+        jax.jit(labels.by_expert, static_argnums=(0, 1))(
+            teacher, data, {"data": {"images": images[:: 6 // data.num_items]}}, real
+        )
+        for data in (two, six)
+    ]
+    np.testing.assert_allclose(seen[0], seen[1][::2], rtol=1e-5, atol=1e-6)
 
 
 def started(teacher, real, data=None, **options):
@@ -181,17 +190,21 @@ def test_clipping_is_to_what_pixels_can_be(real):
     assert pixels.clip(theta, whitened) is theta
 
 
-def test_gaussians_run_under_the_same_objective(teacher, real):
-    data = gaussian.create(
-        image_shape=IMAGE_SHAPE,
-        num_classes=NUM_CLASSES,
-        latents_per_class=2,
-        latent_size=4,
-        width=8,
-    )
+SHAPE = {"image_shape": IMAGE_SHAPE, "num_classes": NUM_CLASSES}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        gaussian.create(**SHAPE, latents_per_class=2, latent_size=4, width=8),
+        spectral.create(**SHAPE, spectra_per_class=2, transformations=1, rank=4),
+    ],
+    ids=["gaussian", "spectral"],
+)
+def test_other_parametrizations_run_under_the_same_objective(teacher, real, data):
     method, state = started(teacher, real, data, adjustment_steps=1, crop=True)
     after, metrics = jax.jit(method.step)(KEY, state, real)
-    for group in ("data", "decoder"):
+    for group in data.groups:
         assert metrics[f"statistics/update_{group}"] > 0
     chex.assert_tree_all_finite(after.theta)
 

@@ -57,7 +57,7 @@ def test_data_of_one_shape_shares_one_program():
     for seed in range(2):
         data_, theta = stored(generator.normal(size=(6, 8, 8, 1)), [0, 0, 1, 1, 2, 2], 3)
         trained, _ = train_students(network, data_, theta, PLAIN, 0.05, jax.random.key(seed))
-        found.append(students._training(network, data_, PLAIN))
+        found.append(students._training(network, data_, PLAIN, None))
         assert np.isfinite(trained).all()
     assert found[0] is found[1]
     assert found[0]._cache_size() == 1
@@ -239,7 +239,9 @@ def test_means_are_visited_too(few):
 @pytest.mark.parametrize(
     "wrong",
     [{"students": 0}, {"epochs": 0}, {"epochs": -1}, {"batch_size": 0}, {"learning_rate": 0.0},
-     {"learning_rate": -1.0}, {"learning_rate": float("nan")}, {"augmentation": ("fold",)}],
+     {"learning_rate": -1.0}, {"learning_rate": float("nan")}, {"augmentation": ("fold",)},
+     {"steps": 0}, {"optimizer": "adam"}, {"schedule": "linear"}, {"views": "cropped"},
+     {"mix": "cutmix"}, {"temperature": 0.0}],
     ids=repr,
 )  # fmt: skip
 def test_a_protocol_that_cannot_be_followed(few, wrong):

@@ -13,7 +13,7 @@ from d3jax import evaluate, networks
 from d3jax.evaluate import Protocol, sequence
 from d3jax.synthetic import gaussian
 
-DRAWS = ("normal", "uniform", "bernoulli", "randint", "permutation")
+DRAWS = ("normal", "uniform", "bernoulli", "randint", "permutation", "beta")
 PROTOCOL = Protocol(students=3, epochs=3, augmentation=("crop", "flip", "color"))
 
 
@@ -73,6 +73,13 @@ def world(monkeypatch):
 def test_students_use_no_key_twice(world, batch_size):
     uses, network, data, theta, real = world
     protocol = dataclasses.replace(PROTOCOL, batch_size=batch_size)
+    evaluate.evaluate(network, data, theta, real, protocol, 0.05, jax.random.key(4))
+    uses.check()
+
+
+def test_students_with_views_use_no_key_twice(world):
+    uses, network, data, theta, real = world
+    protocol = dataclasses.replace(PROTOCOL, batch_size=6, views="padded", mix="cutmix")
     evaluate.evaluate(network, data, theta, real, protocol, 0.05, jax.random.key(4))
     uses.check()
 

@@ -27,6 +27,8 @@ def _count(name, shape, num_classes=10, **options):
         ("mlp", (28, 28, 1), {}, 118_282),
         # The count of the ResNet-18 for CIFAR-10 in common use.
         ("resnet18", (32, 32, 3), {}, 11_173_962),
+        ("resnet18", (32, 32, 3), {"width": 32}, 2_797_610),
+        ("resnet18", (32, 32, 3), {"width": 16}, 701_466),
     ],
 )
 def test_parameter_counts(name, shape, options, expected):

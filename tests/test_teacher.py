@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from d3jax.experts.store import Snapshots
 from d3jax.host.progress import Reporter
 from d3jax.methods.dwa import DWAOptions
 from d3jax.methods.rded import RDEDOptions
+from d3jax.run import judge as judging
 from d3jax.run import options as config
 from d3jax.run import run as jobs
 from d3jax.run import teacher
 from d3jax.run.job import make_world
-from d3jax.run.options import Parametrization, command
+from d3jax.run.options import Judgement, Parametrization, command
 from d3jax.run.resolve import resolved
 from d3jax.types import InputError
 
@@ -74,6 +76,60 @@ def test_a_teacher_is_trained_once_and_labels_what_was_made(made, store, tmp_pat
     assert len(patches) == 10
 
 
+def test_a_teacher_that_is_shipped_labels_baselines_too_and_is_counted(store, tmp_path):
+    """Beside whole images of the same number: a random choice and RDED's, and hard labels."""
+    student = Protocol(students=1, epochs=2, augmentation=(), views="whole", temperature=4.0)
+    options = command("dwa")(
+        **{**SMALL, "student": student, "baselines": ("random", "rded", "random_hard")},
+        dwa=DWAOptions(adjustment_steps=0),
+        parametrization=Parametrization(labels="teacher"),
+        baseline_learning_rates=(0.01,),
+        experts=store,
+        out=tmp_path / "teacher",
+    )
+    report = jobs.run(options, Reporter())
+    found = artifact.load(options.out)
+    held, params = report["bytes"], found.theta["teacher"]["params"]
+    assert held["images"] == 2 * 10 * 64
+    pairs = 2 * 2 * 4  # mean and variance of two batch norms of four channels
+    assert held["teacher"] == 2 * (len(params) + pairs)
+    rows = report["baselines"]
+    assert {name: row["images_per_class"] for name, row in rows.items()} == dict.fromkeys(rows, 1)
+    header = abs(rows["random"]["bytes"] - held["total"])
+    assert header < 400
+    assert rows["random"]["bytes"] - rows["random_hard"]["bytes"] > held["teacher"]
+    judged = judging.judge(options.out, Judgement(test_limit=50), Reporter())
+    assert judged["accuracy"] == report["accuracy"]
+    changed = {**found.theta["teacher"], "statistics": ((np.zeros(4), -np.ones(4)),) * 2}
+    bad = found._replace(
+        theta={**found.theta, "teacher": jax.tree.map(lambda x: np.asarray(x, np.float16), changed)}
+    )
+    artifact.save(bad, tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match="holds a negative variance"):
+        artifact.load(tmp_path / "bad.safetensors")
+
+
+def test_labels_of_views_are_stored_and_those_of_other_views_refused(store, tmp_path):
+    student = Protocol(students=1, steps=6, batch_size=4, augmentation=(), views="whole")
+    options = command("rded")(
+        **{**SMALL, "student": student, "baselines": ("random",)},
+        rded=RDEDOptions(crops=1),
+        parametrization=Parametrization(labels="views"),
+        baseline_learning_rates=(0.01,),
+        experts=store,
+        out=tmp_path / "views",
+    )
+    report = jobs.run(options, Reporter())
+    # Two epochs of three steps of four views, the last two of which weigh nothing.
+    assert report["bytes"]["labels"] == 2 * 2 * 12 * 10
+    assert artifact.load(options.out).header["teaching"]["visits"] == 12
+    other = dataclasses.replace(options, student=dataclasses.replace(student, batch_size=5))
+    with pytest.raises(InputError, match=r"views with student\.batch_size 4, and students would"):
+        jobs.run(other, Reporter())
+    with pytest.raises(InputError, match="of 2 epochs of 12 views, and students would see 3"):
+        judging.judge(options.out, Judgement(epochs=3), Reporter())
+
+
 def test_a_teacher_that_knows_nothing_or_less_than_before_is_refused(made, tmp_path):
     dataset, normalization = made.data.load(0)
     world = make_world(dataset, normalization, resolved(made, dataset).architecture)
@@ -96,9 +152,21 @@ def test_a_teacher_that_knows_nothing_or_less_than_before_is_refused(made, tmp_p
         ("rded", {"parametrization": Parametrization(kind="gaussian")}, "RDED chooses pixels"),
         ("rded", {"rded": RDEDOptions(images=500)}, "the smallest class has"),
         ("rded", {"rded": RDEDOptions(factor=9)}, "81 patches a class"),
+        ("mtt", {"parametrization": Parametrization(labels="views")}, "which mtt has none of"),
+        ("mtt", {"baselines": ("rded",)}, "rded is a baseline of methods with a teacher"),
+        ("dwa", {"parametrization": Parametrization(labels="teacher")}, "--student.views padded"),
+        (
+            *(
+                "dwa",
+                {"parametrization": Parametrization(labels="expert"), "label_storage": "int8"},
+            ),
+            "a byte keeps too little",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(method, changes, message, tmp_path):
+    if "label_storage" in changes:
+        changes = {**changes, "student": Protocol(temperature=20.0)}
     run = command(method)(**{**SMALL, **changes}, out=tmp_path / "run")
     with pytest.raises(InputError, match=message):
         jobs.run(run, Reporter())

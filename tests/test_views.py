@@ -15,6 +15,7 @@ from d3jax.data.views import (
     Views,
     cutmix,
     draw_box,
+    labelled_view,
     mixup,
     resized_crop,
     rolled,
@@ -32,6 +33,7 @@ def _images(number=4, size=8):
 
 resize = jax.jit(resized_crop, static_argnums=2)
 seen = jax.jit(view, static_argnums=2, static_argnames="shared")
+labelled = jax.jit(labelled_view, static_argnums=3)
 boxed = jax.jit(jax.vmap(draw_box, (0, None, None, None)), static_argnums=(1, 2, 3))
 
 
@@ -117,14 +119,21 @@ def test_a_mix_is_with_images_of_the_same_batch():
     assert found.min() >= 1
     assert found.max() <= 5
     np.testing.assert_allclose(found.mean(), 3, rtol=1e-6)  # as a permutation keeps the sum
+    # Targets are mixed as pixels are: the mean of an image's numbers is that of its targets'.
+    for views in (cut, up):
+        found, targets = labelled(KEYS[3], numbered, jnp.eye(5), views)
+        means = np.asarray(targets) @ np.arange(1.0, 6)
+        np.testing.assert_allclose(found.mean((1, 2, 3)), means, rtol=1e-5)
+        np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
+        assert np.abs(targets - np.eye(5)).max() > 0.01
 
 
 _PROGRAM = """
 import hashlib, jax, jax.numpy as jnp, numpy as np
-from d3jax.data.views import Views, view, view_key
+from d3jax.data.views import Views, view
 images = jnp.asarray(np.arange(2 * 8 * 8).reshape(2, 8, 8, 1), jnp.float32)
-views = Views("resized", mix="cutmix")
-made = jax.jit(lambda *at: view(view_key(jax.random.key(3), *at), images, views))
+views, fold = Views("resized", mix="cutmix"), jax.random.fold_in
+made = jax.jit(lambda *at: view(fold(fold(jax.random.key(3), at[0]), at[1]), images, views))
 def seen(epoch, batch):
     return np.asarray(made(epoch, batch)).tobytes()
 """

@@ -14,7 +14,7 @@ from benchmarks.outer_steps import lowered_by
 from benchmarks.suite import Row
 from benchmarks.world import CLASSES, random_real
 from d3jax import networks
-from d3jax.evaluate import Protocol, epochs_function
+from d3jax.evaluate import Protocol, begun, epochs_function
 from d3jax.experts import fresh_parameters
 from d3jax.experts.epoch import epoch_function
 from d3jax.networks import convolution
@@ -204,7 +204,7 @@ def _students(number: int, images: int, size: Size) -> Row:
     shape = (images, *size.image_shape)
     theta = {"data": {"images": jax.random.normal(jax.random.key(1), shape, jnp.float32)}}
     rate = jnp.full((number,), 0.01, jnp.float32)
-    carry = (params, jnp.zeros_like(params))
+    carry = begun(protocol, params)
     begin, few = jnp.asarray(0, jnp.int32), jnp.asarray(min(20, protocol.epochs), jnp.int32)
     train = epochs_function(network, data, protocol)
     program, compiling = compiled(train, carry, theta, keys, rate, begin, few)

@@ -15,7 +15,7 @@ from benchmarks.peers.mtt import SHAPE, as_torch, convnet
 from benchmarks.peers.pair import Pair, channels_first, device, tensor
 from benchmarks.world import CLASSES
 from d3jax import losses, networks
-from d3jax.evaluate import Protocol, epochs_function
+from d3jax.evaluate import Protocol, begun, epochs_function
 from d3jax.experts import fresh_parameters
 from d3jax.synthetic import pixels
 
@@ -36,7 +36,7 @@ def pair(width: int, students: int, epochs: int, images: int) -> Pair:
     unravel = networks.unraveler(network)
 
     def arguments(end: int) -> tuple[Any, ...]:
-        carry = (params, jnp.zeros_like(params))
+        carry = begun(protocol, params)
         return carry, theta, keys, rate, begin, jnp.asarray(end, jnp.int32)
 
     train = jax.jit(epochs_function(network, data, protocol))

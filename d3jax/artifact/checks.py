@@ -16,7 +16,7 @@ from d3jax import networks, synthetic
 from d3jax.data.given import Reading
 from d3jax.data.normalization import WHITENINGS
 from d3jax.synthetic import rounding
-from d3jax.types import InputError, PyTree, Real
+from d3jax.types import InputError, Network, PyTree, Real
 
 FORMAT_VERSION = 1
 MAGIC = "d3jax"
@@ -176,13 +176,11 @@ def expected(header: dict[str, Any], path: Path) -> tuple[dict[str, Any], Any]:
         tree = jax.eval_shape(lambda k, r: data.freeze(data.init(k, r), k), key, real)
         decoded = jax.eval_shape(data.sample, tree, key).images.shape
         if (header.get("replay") or {}).get("stored_weights") is True:
-            options = {n: v for n, v in header["architecture"].items() if v is not None}
-            shape = (height, width, channels)
-            network = networks.create(
-                options.pop("network"), image_shape=shape, num_classes=classes, **options
-            )
+            network = network_of(header)
             number = networks.parameter_count(jax.eval_shape(network.init, key))
             tree = {**tree, "weights": abstract(jnp.float32, number)}
+        if "teaching" in header:
+            tree = {**tree, **_of_teacher(header, path)}
         if "storage" in header:
             tree = jax.eval_shape(rounding.in_int8, tree)
     except InputError as error:
@@ -192,6 +190,37 @@ def expected(header: dict[str, Any], path: Path) -> tuple[dict[str, Any], Any]:
     if decoded != (data.num_items, height, width, channels):
         raise InputError(f"the parametrization in {path} decodes to {decoded}, not to its images")
     return flatten(tree), jax.tree.structure(tree)
+
+
+def network_of(header: dict[str, Any]) -> Network:
+    """The network that the header names, one of d3jax's."""
+    spec = header["parametrization"]
+    options = {n: v for n, v in header["architecture"].items() if v is not None}
+    return networks.create(
+        options.pop("network"),
+        image_shape=tuple(spec["image_shape"]),
+        num_classes=spec["num_classes"],
+        **options,
+    )
+
+
+def _of_teacher(header: dict[str, Any], path: Path) -> dict[str, PyTree]:
+    """Shapes of what an artifact holds of a teacher: its weights, or its labels of views."""
+    teaching, spec = header["teaching"], header["parametrization"]
+    own = teaching.get("labels") if isinstance(teaching, dict) else None
+    if own == "views":
+        sizes = [teaching.get("epochs"), teaching.get("visits")]
+        if all(type(n) is int and 0 < n < 1 << 31 for n in sizes):
+            shape = (*sizes, spec["num_classes"])
+            return {"view_labels": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    if own != "teacher":
+        raise InputError(f"the header of {path} does not say what a teacher labels")
+    network = network_of(header)
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, *spec["image_shape"]), jnp.float32)
+    vector = jax.ShapeDtypeStruct((networks.parameter_count(params),), jnp.float32)
+    statistics = jax.eval_shape(network.forward, params, image).statistics
+    return {"teacher": {"params": vector, "statistics": statistics}}
 
 
 def check_table(

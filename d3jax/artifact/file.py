@@ -91,14 +91,17 @@ class Artifact(NamedTuple):
     def ledger(self) -> dict[str, Any]:
         """Where the bytes of the file go, the floats stored, and what the bytes would buy raw.
 
-        `bytes` has total, images, latents, decoder (its frozen statistics included), labels and
-        other (header and file format); `floats` counts array elements, the scales of int8 arrays
+        `bytes` has total, images, latents, decoder (its frozen statistics included), labels (of
+        items, or of views), teacher (where the artifact brings one that labels views), and other
+        (header and file format); `floats` counts array elements, the scales of int8 arrays
         too; `ipc_equivalent` is the images per class that the total would hold as raw float32 and
         as raw uint8 images.
         """
         data = "images" if self.kind == "pixels" else "latents"
-        rooms = {"data": data, "decoder": "decoder", "statistics": "decoder", "labels": "labels"}
+        rooms = {"data": data, "decoder": "decoder", "statistics": "decoder", "labels": "labels",
+                 "view_labels": "labels", "teacher": "teacher"}  # fmt: skip
         held: dict[str, int] = dict.fromkeys(("images", "latents", "decoder", "labels"), 0)
+        held |= {"teacher": 0} if "teacher" in self.theta else {}
         floats = 0
         for name, array in flatten(self.theta).items():
             room = rooms.get(name.split("/")[0])  # an initialization counts as other
@@ -148,6 +151,7 @@ def create(
     sequence: dict[str, Any] | None = None,
     subtask: dict[str, Any] | None = None,
     reading: dict[str, Any] | None = None,
+    teaching: dict[str, Any] | None = None,
 ) -> Artifact:
     """An artifact of `theta`, which must be frozen (`Synthetic.freeze`).
 
@@ -168,6 +172,9 @@ def create(
       sequence: the subsets that students train on in turn, if any (`sequence.Recipe`).
       subtask: {"classes": their numbers in the whole, "class_names": of the whole}, where these are
         some of a data set's classes (`joining.join`).
+      teaching: what of a teacher theta holds, if anything: {"labels": "teacher"}, itself, as group
+        `teacher`; or {"labels": "views", "epochs": E, "visits": V}, its logits f[E, V, K] of all
+        views that students see, as group `view_labels`.
       reading: how the data set was read, where it left a choice (`data.given.Reading.chosen`).
     """
     if dtype not in ("float16", "float32", "int8"):
@@ -207,6 +214,8 @@ def create(
         header["sequence"] = sequence
     if subtask is not None:
         header["subtask"] = subtask
+    if teaching is not None:
+        header["teaching"] = teaching
     if reading:
         header["reading"] = reading
     return Artifact(header, jax.tree.map_with_path(stored, theta))
@@ -271,7 +280,8 @@ def load(path: str | Path) -> Artifact:
         if array.dtype == np.int8 and (arrays[name[: -len("levels")] + "scale"] <= 0).any():
             raise InputError(f"array {name} in {path} has a scale that is not positive")
         # Frozen statistics are pairs of mean and variance.
-        if name.startswith("statistics/") and name.endswith("/1") and (array < 0).any():
+        of_norms = name.startswith(("statistics/", "teacher/statistics/"))
+        if of_norms and name.endswith("/1") and (array < 0).any():
             raise InputError(f"array {name} in {path} holds a negative variance")
     return Artifact(header, jax.tree.unflatten(structure, [arrays[name] for name in names]))
 

@@ -6,7 +6,7 @@ coordinates beside them: the key of (epoch, batch) says where a view was cut and
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -44,15 +44,21 @@ def check(views: Views) -> None:
         raise InputError(f"a mix's concentration must be positive, not {views.concentration}")
 
 
-def view_key(key: Array, epoch: int | Array, batch: int | Array) -> Array:
-    """The key of the view that batch number `batch` of an epoch gets."""
-    return jax.random.fold_in(jax.random.fold_in(key, epoch), batch)
-
-
 def view(key: Array, images: Array, views: Views, *, shared: bool = False) -> Array:
     """A view of normalized `images` f[B, H, W, C], as f[B, H, W, C].
 
     shared: one crop and one flip of the whole batch, not of each image.
+    """
+    return labelled_view(key, images, None, views, shared=shared)[0]
+
+
+def labelled_view(
+    key: Array, images: Array, targets: Any, views: Views, *, shared: bool = False
+) -> tuple[Array, Any]:
+    """`view`, and targets f[B, K], or None, mixed as its images are.
+
+    Of cutmix the share is that of the pixels, after what lies outside was cut off. Only labels of
+    images need it: a teacher labels the view itself.
     """
     check(views)
     for_crop, for_flip, for_mix = jax.random.split(key, 3)
@@ -67,7 +73,7 @@ def view(key: Array, images: Array, views: Views, *, shared: bool = False) -> Ar
         images = jax.vmap(resized_crop)(images, boxes.astype(images.dtype))
     if views.flip:
         images = augment(for_flip, images, ("flip",), shared=shared)
-    return images if views.mix == "none" else _mixed(for_mix, images, views)
+    return (images, targets) if views.mix == "none" else _mixed(for_mix, images, targets, views)
 
 
 def rolled(key: Array, images: Array, most: int) -> Array:
@@ -142,6 +148,12 @@ def cutmix(images: Array, others: Array, share: Array, centre: Array) -> Array:
     Its sides are sqrt(1 - share) of the image's, rounded down to whole numbers of pixels on either
     side of the centre; what lies outside is cut off (arXiv 1905.04899).
     """
+    rows, columns = _rectangle(images.shape[1:3], share, centre)
+    return jnp.where(rows[:, None, None] & columns[:, None], others, images)
+
+
+def _rectangle(sizes: tuple[int, ...], share: Array, centre: Array) -> tuple[Array, Array]:
+    """Which rows bool[H] and columns bool[W] cutmix's rectangle covers."""
     ratio = jnp.sqrt(1 - share)
 
     def covered(size: int, middle: Array) -> Array:
@@ -149,18 +161,21 @@ def cutmix(images: Array, others: Array, share: Array, centre: Array) -> Array:
         place = jnp.arange(size, dtype=jnp.int32)
         return (place >= middle - half) & (place < middle + half)
 
-    height, width = images.shape[1:3]
-    rows, columns = covered(height, centre[0]), covered(width, centre[1])
-    return jnp.where(rows[:, None, None] & columns[:, None], others, images)
+    return covered(sizes[0], centre[0]), covered(sizes[1], centre[1])
 
 
-def _mixed(key: Array, images: Array, views: Views) -> Array:
+def _mixed(key: Array, images: Array, targets: Any, views: Views) -> tuple[Array, Any]:
     for_order, for_share, *for_centre = jax.random.split(key, 4)
-    others = jax.random.permutation(for_order, images)
+    order = jax.random.permutation(for_order, jnp.arange(len(images), dtype=jnp.int32))
     a = views.concentration
     share = jax.random.beta(for_share, a, a, dtype=images.dtype)
     if views.mix == "mixup":
-        return mixup(images, others, share)
-    sizes = images.shape[1:3]
-    centre = [jax.random.randint(k, (), 0, n, jnp.int32) for k, n in zip(for_centre, sizes)]
-    return cutmix(images, others, share, jnp.stack(centre))
+        images = mixup(images, images[order], share)
+    else:
+        sizes = images.shape[1:3]
+        drawn = [jax.random.randint(k, (), 0, n, jnp.int32) for k, n in zip(for_centre, sizes)]
+        centre = jnp.stack(drawn)
+        images = cutmix(images, images[order], share, centre)
+        rows, columns = (jnp.mean(x.astype(share.dtype)) for x in _rectangle(sizes, share, centre))
+        share = 1 - rows * columns
+    return images, None if targets is None else mixup(targets, targets[order], share)

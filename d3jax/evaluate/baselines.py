@@ -8,7 +8,7 @@ initialization of a network. Both budgets are rounded up in the baseline's favou
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ Row = dict[str, Any]
 KINDS = ("random", "kmeans", "herding", "class_mean")
 UINT8 = "_uint8"  # ends the name of a baseline at as many bytes
 NAMES = (*KINDS, *(kind + UINT8 for kind in KINDS if kind != "class_mean"))
+TAUGHT = ("rded", "random_hard")  # beside those, of a method with a teacher
 _REAL = ("random", "herding")  # their pixels are whole numbers as they are
 _OF_IMAGES = ("accuracy", "seconds", "learning_rate", "nearest_neighbours")  # of a row
 _DRAWS = 20  # of best_random
@@ -38,6 +39,23 @@ class Stored(NamedTuple):
 
     floats: int
     bytes: int
+
+
+class Teacher(Protocol):
+    """What a method's teacher does for baselines (`run.taught.Lent`)."""
+
+    @property
+    def soft(self) -> bool:
+        """Whether labels are the teacher's."""
+        ...
+
+    def rded(self, per_class: int) -> np.ndarray:
+        """RDED's images f32[K * per_class, H, W, C], normalized, sorted by class."""
+        ...
+
+    def label(self, baseline: artifact.Artifact) -> artifact.Artifact:
+        """A baseline of hard labels, with labels of the distilled data's kind."""
+        ...
 
 
 def check(names: Sequence[str], floats: int, dataset: data.Dataset) -> None:
@@ -72,6 +90,7 @@ def compare(
     known: Mapping[str, Row] | None = None,
     score: Callable[[artifact.Artifact, HeldOut], float] | None = None,
     neighbours: bool = False,
+    lent: Teacher | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """Each baseline's accuracy and size, at no fewer floats or bytes than the data in `distilled`.
 
@@ -80,8 +99,8 @@ def compare(
     mean, real images that both budgets buy) are judged once.
 
     Args:
-      names: of `baselines.NAMES`, or `best_random`: the best of 20 random draws on the images that
-        choose.
+      names: of `baselines.NAMES` and, with a teacher, `TAUGHT`; or `best_random`: the best of 20
+        random draws on the images that choose.
       learning_rates: those that `judge` tries.
       distilled: what is compared with.
       dataset, normalization: the real data.
@@ -93,6 +112,7 @@ def compare(
       reporter: shows progress.
       known: rows of an earlier run, by name, which are not judged again.
       score: for `best_random`: (baseline, images that choose) -> accuracy, quickly.
+      lent: the teacher of `distilled`; baselines get its labels, beside as many images.
       neighbours: classify by the nearest stored images too (1, 3 or 5, chosen likewise).
 
     Yields:
@@ -102,13 +122,19 @@ def compare(
       bought more images than the smallest class has.
     """
     known = {} if known is None else known
-    size = stored(distilled)
+    size = stored(distilled, labels=lent is None)
     numbers = {name: bought(name, size, dataset) for name in names}
-    same: dict[tuple[str, int, bool], Row] = {}
+    same: dict[tuple[str, int, bool, bool], Row] = {}
 
     def made(name: str, number: int) -> artifact.Artifact:
         def drawn(kind: str, seed: int) -> artifact.Artifact:
             return _as_artifact(kind, create(kind, dataset, normalization, number, seed), distilled)
+
+        if lent is not None:
+            plain = name.removesuffix("_hard")
+            if plain == "rded":
+                return lent.label(_as_artifact(name, lent.rded(number), distilled))
+            return drawn(plain, seed) if plain != name else lent.label(drawn(name, seed))
 
         if name != "best_random":
             return drawn(name, seed)
@@ -137,7 +163,9 @@ def compare(
         number, kind = numbers[name], name.removesuffix(UINT8)
         in_bytes = kind != name
         kind = "class_mean" if kind == "kmeans" and number == 1 else kind
-        alike = (kind, number, in_bytes and kind not in _REAL)
+        hard = lent is not None and lent.soft and name.endswith("_hard")
+        kind = kind.removesuffix("_hard")
+        alike = (kind, number, in_bytes and kind not in _REAL, hard)
         if name in known:
             same[alike] = {n: known[name][n] for n in _OF_IMAGES if n in known[name]}
             continue
@@ -158,9 +186,13 @@ def compare(
         yield name, row
 
 
-def stored(distilled: artifact.Artifact) -> Stored:
-    """What the budgets are; an initialization of a network is no data."""
-    kept = [x for n, x in distilled.theta.items() if n != "weights"]
+def stored(distilled: artifact.Artifact, *, labels: bool = True) -> Stored:
+    """What the budgets are; an initialization of a network is no data.
+
+    labels: whether what is stored of labels, of items or views, or of a teacher counts.
+    """
+    left_out = ("weights", *(() if labels else ("labels", "view_labels", "teacher")))
+    kept = [x for n, x in distilled.theta.items() if n not in left_out]
     arrays = jax.tree.leaves(kept)
     return Stored(sum(x.size for x in arrays), sum(x.nbytes for x in arrays))
 
@@ -186,7 +218,7 @@ def _smallest(dataset: Dataset) -> int:
 
 def _file_size(stored: artifact.Artifact, in_bytes: bool) -> int:
     """The bytes of the file, where pixels that are whole numbers take one each."""
-    arrays = jax.tree.leaves(stored.theta)
+    arrays = jax.tree.leaves(stored.theta["data"])
     saved = sum(x.nbytes - x.size for x in arrays) if in_bytes else 0
     return stored.ledger["bytes"]["total"] - saved
 

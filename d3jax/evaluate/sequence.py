@@ -90,6 +90,8 @@ def judge(
         raise InputError(
             f"{protocol.epochs} epochs are too few for {recipe.subsets} subsets in turn"
         )
+    if protocol.steps is not None or protocol.views != "none":
+        raise InputError("a sequence's students count epochs, and see no views: leave out steps")
     params, seconds = train(
         network, synthetic, theta, recipe, protocol, recipe.subsets, key, reporter
     )

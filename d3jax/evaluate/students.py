@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 from d3jax import losses
 from d3jax.data.augment import STRATEGIES, augment, draw_choice
-from d3jax.evaluate import population
+from d3jax.evaluate import lessons, population
+from d3jax.evaluate.lessons import Lesson, Teaching
 from d3jax.evaluate.protocol import Protocol, check
 from d3jax.host.progress import Reporter
 from d3jax.networks import initial_parameters, unraveler
 from d3jax.networks.blocks import MANY_IMAGES, batch_loss, forward_blocks, has_statistics
 from d3jax.types import HeldOut, InputError, Network, PyTree, Synthetic
 
-_WEIGHTS, _EPOCHS, _STATISTICS = range(3)  # what a key of students is folded with, to draw these
+_WEIGHTS, _EPOCHS, _STATISTICS, _VIEWS = range(4)  # what a key is folded with, to draw these
 _TOGETHER = 5  # networks whose layers are in memory at once, while they are tested
 
 
@@ -51,6 +51,7 @@ def evaluate(
     learning_rate: float,
     key: Array,
     reporter: Reporter | None = None,
+    teaching: Teaching | None = None,
 ) -> Evaluation:
     """The test accuracy of fresh students of `network` trained on `theta` alone.
 
@@ -62,6 +63,7 @@ def evaluate(
       learning_rate: used where the protocol names none; positive.
       key: initial weights, samples, order and augmentation follow from it.
       reporter: shows progress.
+      teaching: where the protocol has views, what draws them; default the key.
 
     Batch norm uses its population statistics in the test: those of the distilled items, with a
     student's final weights (`population.of_items`).
@@ -73,7 +75,9 @@ def evaluate(
     rate = learning_rate if protocol.learning_rate is None else protocol.learning_rate
     if not rate > 0:
         raise InputError(f"the students' learning rate must be positive, not {rate}")
-    params, seconds = train_students(network, synthetic, theta, protocol, rate, key, reporter)
+    params, seconds = train_students(
+        network, synthetic, theta, protocol, rate, key, reporter, teaching=teaching
+    )
     statistics = population_statistics(network, params, synthetic, theta, protocol, key)
     each = seconds / protocol.students
     return tested(network, params, test, rate, each, reporter, statistics)
@@ -89,6 +93,7 @@ def evaluate_best(
     candidates: Sequence[float],
     key: Array,
     reporter: Reporter | None = None,
+    teaching: Teaching | None = None,
 ) -> tuple[Evaluation, tuple[float, ...]]:
     """As `evaluate`, with the learning rate of `candidates` that is best on other images.
 
@@ -111,8 +116,9 @@ def evaluate_best(
 
     def trained(rate: float | np.ndarray, students: np.ndarray) -> tuple[Array, float, PyTree]:
         params, seconds = train_students(
-            network, synthetic, theta, protocol, rate, key, reporter, students=students
-        )
+            network, synthetic, theta, protocol, rate, key, reporter, students=students,
+            teaching=teaching,
+        )  # fmt: skip
         statistics = population_statistics(network, params, synthetic, theta, protocol, key)
         return params, seconds / len(params), statistics
 
@@ -176,33 +182,45 @@ def train_students(
     reporter: Reporter | None = None,
     starts: Array | None = None,
     students: np.ndarray | None = None,
+    teaching: Teaching | None = None,
 ) -> tuple[Array, float]:
     """Parameter vectors f[S, P] of S students trained together, and the seconds that it took.
 
     learning_rate: of all, or f[S] of each. starts: parameters f[S, P] to begin with (they are
     consumed); default fresh ones. students: i[S], which of the protocol's students each is, since
-    one may be trained at several rates; default all of them.
+    one may be trained at several rates; default all of them. teaching: what draws the views of a
+    protocol that has some, and labels them; default the key, and nothing.
 
     Students of one call share each step's kind of augmentation, not its parameters (see
-    `augment`); all else is drawn for each alone.
+    `augment`); all else is drawn for each alone. Of a protocol with views they share all batches
+    (`lessons`), and differ in their initial weights.
+
+    Raises:
+      InputError: labels of views that the protocol's students do not see.
     """
-    for_weights, for_epochs = (jax.random.fold_in(key, use) for use in (_WEIGHTS, _EPOCHS))
+    lessons.check(synthetic, theta, protocol)
     which = np.arange(protocol.students) if students is None else students
-    keys = jax.random.split(for_epochs, protocol.students)[which]
-    train, fresh = _training(network, synthetic, protocol), _fresh(network)
+    if protocol.views == "none":
+        keys = jax.random.split(jax.random.fold_in(key, _EPOCHS), protocol.students)[which]
+    else:
+        keys = jax.random.fold_in(key, _VIEWS) if teaching is None else teaching.key
+    teacher = teaching.teacher if teaching and lessons.TEACHER in theta else None
+    train, fresh = _training(network, synthetic, protocol, teacher), _fresh(network)
     params = starts
     if params is None:
+        for_weights = jax.random.fold_in(key, _WEIGHTS)
         params = fresh(jax.random.split(for_weights, protocol.students)[which])
     rate = jnp.broadcast_to(jnp.asarray(learning_rate, params.dtype), which.shape)
-    carry = (params, jnp.zeros_like(params))
-    ends = [protocol.epochs * part // 10 for part in range(1, 11)]
+    carry = begun(protocol, params)
+    epochs, _, _ = lessons.sizes(synthetic, protocol)
+    ends = [epochs * part // 10 for part in range(1, 11)]
     begin = jnp.asarray(0, jnp.int32)
     carry = jax.block_until_ready(train(carry, theta, keys, rate, begin, begin))  # compiles
     start = time.monotonic()
     if reporter is None:
-        carry = train(carry, theta, keys, rate, begin, jnp.asarray(protocol.epochs, jnp.int32))
+        carry = train(carry, theta, keys, rate, begin, jnp.asarray(epochs, jnp.int32))
     else:
-        with reporter.stage("student epochs", protocol.epochs) as stage:
+        with reporter.stage("student epochs", epochs) as stage:
             for end in ends:
                 stop = jnp.asarray(end, jnp.int32)
                 carry = jax.block_until_ready(train(carry, theta, keys, rate, begin, stop))
@@ -211,9 +229,16 @@ def train_students(
     return jax.block_until_ready(carry[0]), time.monotonic() - start
 
 
+def begun(protocol: Protocol, params: Array) -> PyTree:
+    """The carry of `epochs_function` before the first epoch: params f[S, P], and zeros."""
+    return params, protocol.descent().init(params)
+
+
 @lru_cache(maxsize=8)  # compiled once for all that ask the same, such as two baselines
-def _training(network: Network, synthetic: Synthetic, protocol: Protocol) -> Callable[..., PyTree]:
-    return jax.jit(epochs_function(network, synthetic, protocol), donate_argnums=0)
+def _training(
+    network: Network, synthetic: Synthetic, protocol: Protocol, teacher: Network | None = None
+) -> Callable[..., PyTree]:
+    return jax.jit(epochs_function(network, synthetic, protocol, teacher), donate_argnums=0)
 
 
 @lru_cache(maxsize=8)
@@ -222,52 +247,74 @@ def _fresh(network: Network) -> Callable[[Array], Array]:
 
 
 def epochs_function(
-    network: Network, synthetic: Synthetic, protocol: Protocol
+    network: Network, synthetic: Synthetic, protocol: Protocol, teacher: Network | None = None
 ) -> Callable[..., PyTree]:
     """Some epochs of several students, to be compiled.
 
+    teacher: the network of theta's `lessons.TEACHER`, where that is to label views.
+
     Returns:
-      (carry, theta, keys [S], learning rates f[S], begin i32[], end i32[]) -> carry: the epochs
-      begin .. end - 1, counted from 0. The carry is (params f[S, P], momentum f[S, P]), at first
-      fresh parameters and zeros.
+      (carry, theta, keys, learning rates f[S], begin i32[], end i32[]) -> carry: the epochs
+      begin .. end - 1, counted from 0. The carry is (params f[S, P], the optimizer's state), at
+      first `begun`. Keys are one for each student, [S]; of a protocol with views one for all.
     """
     unravel = unraveler(network)
+    epochs_in_all, steps, batch_size = lessons.sizes(synthetic, protocol)
     visits = synthetic.num_items * (2 if protocol.with_means else 1)
-    batch_size = min(protocol.batch_size, visits)
-    steps = -(-visits // batch_size)
     strategy = STRATEGIES if protocol.augmentation is None else protocol.augmentation
-    decay = optax.add_decayed_weights(protocol.weight_decay)
-    descent = optax.trace(protocol.momentum)
+    descent = protocol.descent()
+    shared = protocol.views != "none"
+    lesson_of = lessons.lessons(synthetic, protocol, teacher) if shared else None
+    on_gpu = jax.default_backend() == "gpu" and batch_size >= MANY_IMAGES
 
-    def loss(
+    def error(params: Array, lesson: Lesson, warmth: float) -> Array:
+        """A student's loss, at a temperature."""
+
+        def loss(logits: Array, targets: Array) -> Array:
+            if warmth == 1:
+                return losses.cross_entropy(logits, targets)
+            softer = logits / jnp.asarray(warmth, logits.dtype)
+            return jnp.asarray(protocol.scale, logits.dtype) * losses.cross_entropy(softer, targets)
+
+        # Rows past the epoch's end weigh nothing; the mean is over the others.
+        weight = lesson.weights
+        scale = jnp.asarray(batch_size, weight.dtype) / jnp.sum(weight)
+        weighted = lesson.targets * (weight * scale)[:, None]
+        return batch_loss(network, unravel(params), lesson.images, loss, weighted)[0]
+
+    def loss_alone(
         params: Array, theta: PyTree, keys: Array, choice: Array, visit: Array, weight: Array
     ) -> Array:
+        """Of a student that draws for itself."""
         for_sample, for_augmentation = keys
-        item = visit % synthetic.num_items
-        images, targets = synthetic.sample(theta, for_sample, item)
-        if protocol.with_means:
-            means, _ = synthetic.sample(theta, None, item)
-            images = jnp.where((visit < synthetic.num_items)[:, None, None, None], means, images)
+        images, targets = lessons.decoded(synthetic, theta, for_sample, visit, protocol.with_means)
+        targets = lessons.own_targets(synthetic, theta, targets, protocol.temperature)
         if strategy:
             images = augment(for_augmentation, images, strategy, choice=choice)
-        # Rows past the epoch's end weigh nothing; the mean is over the others.
-        scale = jnp.asarray(batch_size, weight.dtype) / jnp.sum(weight)
-        weighted = targets * (weight * scale)[:, None]
-        return batch_loss(network, unravel(params), images, losses.cross_entropy, weighted)[0]
+        return error(params, Lesson(images, targets, weight), temperature(theta))
+
+    def temperature(theta: PyTree) -> float:
+        return protocol.temperature if lessons.are_an_experts(synthetic, theta) else 1.0
 
     def gradients(
         params: Array, theta: PyTree, keys: Array, choice: Array, visit: Array, weight: Array
     ) -> Array:
         """Of all students, f[S, P]; keys [S, 2]."""
-        if jax.default_backend() == "gpu" and batch_size >= MANY_IMAGES:
+        if on_gpu:
             each = (params, keys, visit)
             return jax.lax.map(
-                lambda x: jax.grad(loss)(x[0], theta, x[1], choice, x[2], weight), each
+                lambda x: jax.grad(loss_alone)(x[0], theta, x[1], choice, x[2], weight), each
             )
         axes = (0, None, 0, None, 0, None)
-        return jax.vmap(jax.grad(loss), axes)(params, theta, keys, choice, visit, weight)
+        return jax.vmap(jax.grad(loss_alone), axes)(params, theta, keys, choice, visit, weight)
 
-    def epoch(carry: PyTree, theta: PyTree, keys: Array, rate: Array) -> PyTree:
+    def moved(carry: PyTree, gradient: Array, rate: Array) -> PyTree:
+        params, state = carry
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it: decay**count
+            updates, state = descent.update(gradient, state, params)
+        return params - rate[:, None] * jnp.asarray(updates), state
+
+    def epoch_alone(carry: PyTree, theta: PyTree, keys: Array, rate: Array) -> PyTree:
         # One key is split or folded, never both: JAX derives the same keys either way.
         for_order, for_steps = jax.vmap(jax.random.split, out_axes=1)(keys)
         order = jax.vmap(lambda k: jax.random.permutation(k, visits))(for_order)
@@ -276,27 +323,38 @@ def epochs_function(
         order = order[:, slots % visits].reshape(-1, steps, batch_size).swapaxes(0, 1)
 
         def step(carry: PyTree, inputs: PyTree) -> tuple[PyTree, None]:
-            params, momentum = carry
             number, visit, weight = inputs
             step_keys = jax.vmap(lambda k: jax.random.fold_in(k, number))(for_steps)
             step_keys = jax.vmap(lambda k: jax.random.split(k, 3))(step_keys)
             choice = draw_choice(step_keys[0, 0], strategy)
-            gradient = gradients(params, theta, step_keys[:, 1:], choice, visit, weight)
-            decayed, _ = decay.update(gradient, optax.EmptyState(), params)
-            velocity: Any = optax.TraceState(momentum)
-            updates, velocity = descent.update(decayed, velocity, params)
-            return (params - rate[:, None] * jnp.asarray(updates), velocity.trace), None
+            gradient = gradients(carry[0], theta, step_keys[:, 1:], choice, visit, weight)
+            return moved(carry, gradient, rate), None
 
         return jax.lax.scan(step, carry, (jnp.arange(steps, dtype=jnp.int32), order, weights))[0]
+
+    def epoch_together(
+        carry: PyTree, theta: PyTree, key: Array, rate: Array, epoch: Array
+    ) -> PyTree:
+        assert lesson_of is not None
+        see = lesson_of
+
+        def step(carry: PyTree, batch: Array) -> tuple[PyTree, None]:
+            lesson = see(theta, key, epoch, batch)
+            slope = jax.grad(lambda params: error(params, lesson, temperature(theta)))
+            gradient = jax.lax.map(slope, carry[0]) if on_gpu else jax.vmap(slope)(carry[0])
+            return moved(carry, gradient, rate), None
+
+        return jax.lax.scan(step, carry, jnp.arange(steps, dtype=jnp.int32))[0]
 
     def epochs(
         carry: PyTree, theta: PyTree, keys: Array, rate: Array, begin: Array, end: Array
     ) -> PyTree:
         def body(number: Array, carry: PyTree) -> PyTree:
-            late = 2 * number >= protocol.epochs + protocol.epochs % 2
-            factor = jnp.where(late, protocol.decay, 1.0).astype(rate.dtype)
+            rates = rate * protocol.factor(number, epochs_in_all, rate.dtype)
+            if shared:
+                return epoch_together(carry, theta, keys, rates, number)
             epoch_keys = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
-            return epoch(carry, theta, epoch_keys, rate * factor)
+            return epoch_alone(carry, theta, epoch_keys, rates)
 
         return jax.lax.fori_loop(begin, end, body, carry)
 

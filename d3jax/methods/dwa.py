@@ -206,6 +206,7 @@ SPEC = register(
         resolve=_resolve,
         experts=_reads,
         labels="end",
+        baselines=("random", "rded", "random_hard"),
         norm="batch",
         trained=experts.TEACHER,
     )

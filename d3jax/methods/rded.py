@@ -15,12 +15,11 @@ from d3jax import experts
 from d3jax.data import Dataset
 from d3jax.data.patches import select_patches, tile
 from d3jax.data.views import draw_box, resized_crop
-from d3jax.distill import objectives
 from d3jax.distill.compose import compose
 from d3jax.methods.registry import TINY, Reads, Setting, Spec, register
 from d3jax.networks import unraveler
 from d3jax.synthetic import pixels
-from d3jax.synthetic.labels import teacher_labels
+from d3jax.synthetic.labels import teacher, teacher_labels
 from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
 
 _AT_ONCE = 64  # images whose crops the teacher scores together
@@ -74,7 +73,7 @@ def rded(network: Network, synthetic: Synthetic, options: RDEDOptions) -> Method
                 f"choose another --factor"
             )
         size = (shape[0] // options.factor, shape[1] // options.factor)
-        params, statistics = objectives.teacher(network, for_teacher, real)
+        params, statistics = teacher(network, for_teacher, real)
         params = unraveler(network)(params)
         positions = real.sample_different(for_images, images)
 
@@ -170,6 +169,7 @@ SPEC = register(
         resolve=_resolve,
         experts=_reads,
         labels="end",
+        baselines=("random", "random_hard"),
         norm="batch",
         trained=experts.TEACHER,
     )

@@ -34,7 +34,8 @@ def of_all_baselines(options: Studied, students: int, size: Stored, dataset: Dat
     """Images through all networks that are trained on a run's baselines."""
     each = [baselines.bought(name, size, dataset) for name in options.baselines]
     rates = len(options.baseline_learning_rates)
-    return _trained(options, dataset.num_classes * sum(each), students, rates)
+    visits = [dataset.num_classes * number for number in each]
+    return sum(_trained(options, number, students, rates) for number in visits)
 
 
 def of_students(options: Studied, items: int) -> int:
@@ -48,7 +49,7 @@ def of_students(options: Studied, items: int) -> int:
 def _trained(options: Studied, visits: int, students: int, rates: int) -> int:
     """Networks are trained twice: to choose a learning rate, and at the best."""
     networks = max(students, rates * max(1, students // rates))
-    return 2 * _GRADIENT * options.student.epochs * visits * networks
+    return 2 * _GRADIENT * options.student.epochs_of(visits) * visits * networks
 
 
 def distillation(options: Run, dataset: Dataset) -> int | None:

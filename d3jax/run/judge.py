@@ -12,6 +12,7 @@ from rich.table import Table
 from d3jax import artifact, data, evaluate
 from d3jax.artifact import exchange
 from d3jax.evaluate import Protocol, baselines, replay, sequence, unseen
+from d3jax.evaluate.lessons import teaching_of
 from d3jax.host import files
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
@@ -264,6 +265,7 @@ def stored_protocol(header: dict[str, Any], options: Judgement, path: Path) -> P
     if isinstance(stored.get("augmentation"), list):
         stored["augmentation"] = tuple(stored["augmentation"])
     said = {n: getattr(options, n) for n in ("students", "epochs", "learning_rate")}
+    stored |= {"steps": None} if options.epochs is not None else {}
     try:
         return Protocol(**{**stored, **{n: v for n, v in said.items() if v is not None}})
     except TypeError as error:
@@ -299,12 +301,14 @@ def by_students(
             key,
             reporter,
         ), {}
-    data_, theta = distilled.synthetic, distilled.decodable()
+    data_, theta, teaching = distilled.synthetic, distilled.decodable(), teaching_of(distilled)
     if choosing is None or not rates:
-        return evaluate.evaluate(network, data_, theta, test, protocol, learned, key, reporter), {}
+        return evaluate.evaluate(
+            network, data_, theta, test, protocol, learned, key, reporter, teaching
+        ), {}
     candidates = (learned, *rates)
     found, tried = evaluate.evaluate_best(
-        network, data_, theta, choosing, test, protocol, candidates, key, reporter
+        network, data_, theta, choosing, test, protocol, candidates, key, reporter, teaching
     )
     shown = ", ".join(f"{r:.3g}: {a:.3f}" for r, a in zip(candidates, tried, strict=True))
     reporter.say(f"student learning rate {found.learning_rate:.3g} of {shown}")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from d3jax import artifact, evaluate
 from d3jax.evaluate import baselines, replay, unseen
+from d3jax.evaluate.lessons import teaching_of
 from d3jax.evaluate.recipe import recipe_of
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
@@ -68,7 +69,7 @@ def _students_judge(
     def best(made: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
         return evaluate.evaluate_best(
             network, made.synthetic, made.decodable(), choosing, test, plainly,
-            options.baseline_learning_rates, key, reporter,
+            options.baseline_learning_rates, key, reporter, teaching_of(made),
         )  # fmt: skip
 
     return Judge(reached, best)

@@ -11,6 +11,7 @@ import numpy as np
 from d3jax import data, experts, networks
 from d3jax.data import subtasks
 from d3jax.data.augment import default_strategy
+from d3jax.evaluate import baselines
 from d3jax.experts import Options as ExpertOptions
 from d3jax.networks.own import is_own
 from d3jax.run.options import Architecture, Divided, Matching, Run, Studied
@@ -170,6 +171,40 @@ def _subtasks(options: Run, dataset: data.Dataset) -> Sequence[Sequence[int]]:
     return parts
 
 
+def _check_labels(options: Run, dataset: data.Dataset) -> None:
+    """Labels of a teacher, and baselines that need one."""
+    reads = options.spec.experts and options.spec.experts(options, dataset, 0)
+    teacher, kind = bool(reads and reads.teacher), options.parametrization.labels
+    of_views = kind in ("views", "teacher")
+    if of_views and not teacher:
+        raise InputError(
+            f"--labels {kind} are those of a teacher, which {options.spec.name} has none of: give "
+            f"--labels expert, or distill with dwa or rded"
+        )
+    unmade = [name for name in options.baselines if name in baselines.TAUGHT]
+    if unmade and not teacher:
+        raise InputError(
+            f"{unmade[0]} is a baseline of methods with a teacher, such as dwa; leave it out of "
+            f"--baselines"
+        )
+    if kind == "teacher" and is_own(options.architecture.network):
+        raise InputError(
+            "a network of your own cannot be stored as a teacher, since an artifact runs no code: "
+            "give --labels views"
+        )
+    if not isinstance(options, Studied):
+        return
+    if of_views and options.student.views == "none":
+        raise InputError(
+            f"--labels {kind} label views of images: say which, such as --student.views padded"
+        )
+    if options.label_storage == "int8" and options.student.temperature != 1:
+        raise InputError(
+            "a byte keeps too little of an unlikely class for a temperature to soften: leave out "
+            "--label-storage int8 or --student.temperature"
+        )
+
+
 def _check(options: Run, dataset: data.Dataset) -> None:
     items = options.spec.items(options.method, dataset.num_classes)
     uneven = items is not None and items % dataset.num_classes
@@ -183,6 +218,7 @@ def _check(options: Run, dataset: data.Dataset) -> None:
             f"best_random is no baseline of {options.spec.name}, whose students take too long to "
             f"compare 20 draws; leave it out of --baselines"
         )
+    _check_labels(options, dataset)
     fewer = options.baseline_students if isinstance(options, Studied) else None
     if fewer is not None and fewer < 1:
         raise InputError(f"baseline_students must be at least 1, not {fewer}")

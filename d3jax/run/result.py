@@ -22,7 +22,7 @@ from d3jax.host import clocks, compilation, files
 from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
-from d3jax.run import machine, pictures, show
+from d3jax.run import machine, pictures, show, taught
 from d3jax.run.effort import students_of_baselines
 from d3jax.run.folder import configuration
 from d3jax.run.job import Job
@@ -98,9 +98,15 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
     options, world = job.options, job.world
     dataset, normalization = world.dataset, world.normalization
     rows = Rows(options.out / ROWS, made, options, reporter)
-    students = None
+    students, lent = None, None
+    if taught.has_teacher(options, job):
+        lent = taught.Lent(job, made, reporter)
     if isinstance(options, Studied):
-        students = students_of_baselines(options, baselines.stored(made), dataset)
+        taught.check_views(made, options.student)
+        size = baselines.stored(made, labels=lent is None)
+        students = students_of_baselines(options, size, dataset)
+        if lent is not None and options.parametrization.labels != "hard":
+            reporter.say(taught.as_told(options, made))
     judge = judge_of(made, world.network, options, job.trained_on, students, reporter)
     choosing = baselines.choosing(dataset, normalization, options.seed)
     test = dataset.held_out(normalization)
@@ -111,7 +117,7 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
     for name, row in baselines.compare(
         options.baselines, options.baseline_learning_rates, made, dataset, normalization,
         choosing, test, judge.best, options.seed, reporter,
-        known=known, score=judge.score, neighbours=judge.score is not None,
+        known=known, score=judge.score, neighbours=judge.score is not None, lent=lent,
     ):  # fmt: skip
         rows.add(name, {**row, "asked_students": students})
     finished = _report(job, made, spent, own, rows)

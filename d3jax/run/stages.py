@@ -10,14 +10,14 @@ from d3jax import artifact, distill, networks
 from d3jax.artifact import Artifact
 from d3jax.distill import metrics
 from d3jax.distill.inner import mean_learning_rate
-from d3jax.evaluate import baselines
+from d3jax.evaluate import Protocol, baselines
 from d3jax.host import clocks, compilation, files
 from d3jax.host.clocks import Spent
 from d3jax.host.events import EventWriter, check_installed
 from d3jax.host.progress import Reporter, locked
 from d3jax.keys import Stage
 from d3jax.methods.registry import Finished
-from d3jax.run import augmented, header, profile, result, show
+from d3jax.run import augmented, header, profile, result, show, taught
 from d3jax.run.experts import trained
 from d3jax.run.folder import claim
 from d3jax.run.job import Job, World, turn_steps
@@ -25,7 +25,6 @@ from d3jax.run.judge import accuracy_table
 from d3jax.run.options import Run
 from d3jax.run.resolve import labels_at_start
 from d3jax.run.result import Report
-from d3jax.synthetic import labels
 from d3jax.types import PyTree, Synthetic
 
 
@@ -118,10 +117,16 @@ def distilled(job: Job, reporter: Reporter) -> tuple[Artifact, Spent]:
     assert theta is not None
     _join_metrics(out, len(steps))
     theta = job.synthetic.freeze(theta, world.key(options.seed, Stage.FREEZE))
-    if options.parametrization.labels == "expert" and not labels_at_start(options):
-        theta["labels"] = labels.by_expert(world.network, job.synthetic, theta, real)
+    kind, teaching = options.parametrization.labels, None
+    if kind in ("expert", "views", "teacher") and not labels_at_start(options):
+        given, teaching = taught.labelled(
+            kind, world.network, real, job.synthetic, theta,
+            getattr(options, "student", Protocol()), options.seed,
+        )  # fmt: skip
+        theta |= given
     finished = Finished(theta, state, rates, world.dataset.class_names, job.recipe)
     more, entries = job.spec.finish(options, finished)
+    entries = entries if teaching is None else {**entries, "teaching": teaching}
     return header.made(job, {**theta, **more}, rates[-1], entries), {**spent, "compile": compiled}
 
 

@@ -10,6 +10,7 @@ from jax import Array
 from d3jax import artifact, data, evaluate
 from d3jax.artifact.model import Model, save_model
 from d3jax.evaluate import replay, sequence, unseen
+from d3jax.evaluate.lessons import teaching_of
 from d3jax.evaluate.recipe import recipe_of
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, check_seed, stage_key
@@ -119,5 +120,7 @@ def _trained(
         )
     else:
         rate = protocol.learning_rate or header["student_learning_rate"]
-        params, _ = evaluate.train_students(network, data_, theta, protocol, rate, key, reporter)
+        params, _ = evaluate.train_students(
+            network, data_, theta, protocol, rate, key, reporter, teaching=teaching_of(made)
+        )
     return params, evaluate.population_statistics(network, params, data_, theta, protocol, key)

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from d3jax.networks import unraveler
+from d3jax.networks import statistics, unraveler
+from d3jax.networks.blocks import has_statistics
 from d3jax.types import InputError, Network, PyTree, Real, Synthetic
 
 KINDS = ("hard", "probabilities", "logits", "free")
 _AT_ONCE = 256  # items that a network labels together
+_BATCH, _BATCHES = 128, 40  # real images that a teacher's statistics are averaged over
 
 
 def check_kind(kind: str) -> str:
@@ -40,10 +42,31 @@ def teacher_labels(
     return jax.lax.stop_gradient(network.forward(params, images, statistics=statistics).logits)
 
 
+def teacher(network: Network, key: Array, real: Real) -> tuple[Array, PyTree]:
+    """The weights f[P] of the first expert at its end, and what its batch norms normalize by.
+
+    These are averages over random training images, without augmentation; an empty tuple of a
+    network without batch norm.
+    """
+    params = real.snapshots()[0, -1].astype(real.mean.dtype)
+    if not has_statistics(network, real.images.shape[1:]):
+        return params, ()
+    index = real.sample(key, _BATCHES * _BATCH).reshape(_BATCHES, _BATCH)
+    found = statistics.over(network, params[None], [index], real.gather)
+    return params, jax.tree.map(lambda x: x[0], found)
+
+
 def by_network(
-    network: Network, params: PyTree, synthetic: Synthetic, theta: dict[str, PyTree]
+    network: Network,
+    params: PyTree,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    statistics: PyTree = (),
 ) -> Array:
     """Soft labels f[N, K]: a network's softmax on every item's deterministic decode.
+
+    statistics: what its batch norms normalize by, so that labels are each item's own; without them,
+      by those of the items that it labels together.
 
     A Gaussian's label also serves its random samples (D3, arXiv 2403.00999, section 3.3). TESLA
     (Cui et al., ICML 2023) labels the real images that pixels start from.
@@ -51,16 +74,17 @@ def by_network(
     Many items are decoded and looked at a block at a time, each of items of all classes (which
     statistics of batch norm are then of), so that memory does not grow with them.
     """
-    number = synthetic.num_items
+    number, own = synthetic.num_items, statistics or None
     if number <= _AT_ONCE:
-        return jax.nn.softmax(network.apply(params, synthetic.sample(theta, None).images))
+        images = synthetic.sample(theta, None).images
+        return jax.nn.softmax(teacher_labels(network, params, own, images))
     blocks = -(-number // _AT_ONCE)
     size = -(-number // blocks)
     items = jnp.arange(size * blocks, dtype=jnp.int32).reshape(size, blocks).T
 
     def logits(indices: Array) -> Array:
         images = synthetic.sample(theta, None, jnp.minimum(indices, number - 1)).images
-        return network.apply(params, images)
+        return teacher_labels(network, params, own, images)
 
     found = jax.jit(lambda items: jax.lax.map(logits, items))(items)
     return jax.nn.softmax(found.swapaxes(0, 1).reshape(size * blocks, -1)[:number])
@@ -69,9 +93,12 @@ def by_network(
 def by_expert(
     network: Network, synthetic: Synthetic, theta: dict[str, PyTree], real: Real
 ) -> Array:
-    """`by_network` of the first of the real world's experts, after its last epoch."""
-    params = unraveler(network)(real.snapshots()[0, -1].astype(jnp.float32))
-    return by_network(network, params, synthetic, theta)
+    """`by_network` of the first of the real world's experts, after its last epoch.
+
+    Its batch norms, if there are any, normalize by its training images (`teacher`).
+    """
+    params, found = teacher(network, jax.random.key(0), real)
+    return by_network(network, unraveler(network)(params), synthetic, theta, found)
 
 
 def item_classes(num_items: int, num_classes: int, index: Array | None = None) -> Array:

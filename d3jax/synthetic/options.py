@@ -93,10 +93,11 @@ class Parametrization:
     start: Literal["real", "noise"] | None = None
     """What images start from: real ones of their classes (default for pixels and spectral; a
     Gaussian's means and the decoder are fitted to them first), or noise (default for gaussian)."""
-    labels: Literal["hard", "learned", "expert"] = "hard"
+    labels: Literal["hard", "learned", "expert", "views", "teacher"] = "hard"
     """Hard labels; labels learned with the data, from one-hot ones; or the first expert's softmax,
     given once: on the real images that the data starts from, else (and for d3, dwa and rded) on
-    what was distilled."""
+    what was distilled. For dwa and rded: a teacher's logits for each of the views that students see
+    (see --student.views), stored; or the teacher itself, stored, which labels them."""
 
     def resolved(
         self,
@@ -218,12 +219,12 @@ class Parametrization:
         self, dataset: data.Dataset, normalization: data.Normalization, items: int | None = None
     ) -> dict[str, Any]:
         """The specification for `synthetic.create` of a resolved parametrization."""
-        kinds = {"hard": "hard", "learned": "free", "expert": "probabilities"}
+        kinds = {"learned": "free", "expert": "probabilities"}  # those of views are no items'
         common = {
             "kind": self.kind,
             "image_shape": list(dataset.image_shape),
             "num_classes": dataset.num_classes,
-            "label_kind": kinds[self.labels],
+            "label_kind": kinds.get(self.labels, "hard"),
         }
         if self.kind == "pixels":
             if items is None:

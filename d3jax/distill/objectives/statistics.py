@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from d3jax import losses
-from d3jax.networks import statistics, unraveler
+from d3jax.networks import unraveler
+from d3jax.synthetic.labels import teacher
 from d3jax.types import InputError, Network, Objective, PyTree, Real
-
-_BATCH, _BATCHES = 128, 40  # real images that the teacher's statistics are averaged over
 
 
 def statistics_matching(
@@ -109,19 +108,6 @@ def statistics_matching(
         return total, (aux, {name: jnp.mean(values) for name, values in measured.items()})
 
     return Objective("statistics", init, loss, updates)
-
-
-def teacher(network: Network, key: Array, real: Real) -> tuple[Array, PyTree]:
-    """The weights f[P] of the first expert at its end, and what its batch norms normalize by.
-
-    These are averages over random training images, without augmentation; an empty tuple of a
-    network without batch norm.
-    """
-    assert real.trajectories is not None
-    params = real.trajectories[0, -1].astype(real.mean.dtype)
-    index = real.sample(key, _BATCHES * _BATCH).reshape(_BATCHES, _BATCH)
-    found = statistics.over(network, params[None], [index], real.gather)
-    return params, jax.tree.map(lambda x: x[0], found)
 
 
 def batch_items(num_items: int, num_classes: int) -> Array:
