@@ -90,17 +90,90 @@ def kernel_ridge_regression(
       K_ts = others features^T.
 
     The prediction of KIP (Nguyen et al., ICLR 2021) and FRePo (Zhou et al., NeurIPS 2022, arXiv
-    2206.00719). Deviation: lambda is at least 4 n times the precision of the features' type, since
-    below that K_ss of images that are nearly alike has no Cholesky factor: in float32 1e-6 is met
-    up to two images, and at 100 it is 5e-5.
+    2206.00719). Deviation: lambda has a least value (`solve_ridge`).
     """
-    number, dtype = features.shape[0], features.dtype
-    kernel = features @ features.T
-    least = 4 * number * float(jnp.finfo(dtype).eps)
-    ridge = jnp.asarray(max(regularization, least) / number, dtype) * jnp.trace(kernel)
-    kernel = kernel + ridge * jnp.eye(number, dtype=dtype)
-    weights = jax.scipy.linalg.solve(kernel, targets, assume_a="pos")
+    weights = solve_ridge(features @ features.T, targets, regularization)
     return others @ (features.T @ weights)
+
+
+def solve_ridge(matrix: Array, right: Array, regularization: float = 1e-6) -> Array:
+    """(matrix + lambda tr(matrix) / n I)^-1 right: f[n, K].
+
+    Args:
+      matrix: f[n, n], symmetric, with no negative eigenvalues.
+      right: f[n, K].
+      regularization: lambda, in units of the mean eigenvalue.
+
+    lambda is at least 4 n times the precision of the matrix's type, since below that a matrix of
+    images that are nearly alike has no Cholesky factor: in float32 1e-6 is met up to two images,
+    and at 100 it is 5e-5. A matrix of zeros gives NaN.
+    """
+    ridge = ridge_of(matrix, regularization) * jnp.eye(len(matrix), dtype=matrix.dtype)
+    return jax.scipy.linalg.solve(matrix + ridge, right, assume_a="pos")
+
+
+def ridge_of(matrix: Array, regularization: float = 1e-6) -> Array:
+    """What `solve_ridge` adds to a matrix's diagonal: f[]."""
+    number, dtype = matrix.shape[0], matrix.dtype
+    least = 4 * number * float(jnp.finfo(dtype).eps)
+    return jnp.asarray(max(regularization, least) / number, dtype) * jnp.trace(matrix)
+
+
+def ridge_predictor(features: Array, others: Array, regularization: float = 1e-6) -> Array:
+    """P f[m, n], of which P targets is what `kernel_ridge_regression` predicts.
+
+    The arguments are its own.
+    """
+    return solve_ridge(features @ features.T, features @ others.T, regularization).T
+
+
+def solved_labels(
+    features: Array, others: Array, targets: Array, regularization: float = 1e-3
+) -> Array:
+    """The targets with which kernel ridge regression on some images predicts others best: f[n, K].
+
+    Args:
+      features: f[n, F], of the images that get labels.
+      others: f[m, F], of those that are predicted; m >= n.
+      targets: f[m, K], theirs.
+      regularization: of both solutions, as `solve_ridge` takes it. In float32 less than 1e-3 gives
+        images that are nearly alike labels that have little to do with each other.
+
+    Returns:
+      (P^T P + mu I)^-1 P^T targets, P of `ridge_predictor` and mu of `ridge_of`: the minimum y of
+      |P y - targets|^2 + mu |y|^2. Where rows of `targets` sum to zero so do its own.
+
+    The label solve of KIP (Nguyen et al., ICLR 2021, section 3), whose two ridges are put in
+    otherwise, so that here they have the data's own scale; MGDD's least squares (Liu and Wang,
+    NeurIPS 2023) in its simplest reading.
+    """
+    predictor = ridge_predictor(features, others, regularization)
+    return solve_ridge(predictor.T @ predictor, predictor.T @ targets, regularization)
+
+
+def margin_loss(targets: Array, margin: float) -> Array:
+    """Minus how far the largest of each row is above the second, up to `margin`; the mean: f[].
+
+    It has no gradient in rows that have the margin. targets: f[n, K], K >= 2.
+
+    FRePo's label loss (arXiv 2206.00719, the authors' code), with a margin of 1 / K.
+    """
+    highest, _ = jax.lax.top_k(targets, 2)
+    gaps = highest[:, 0] - highest[:, 1]
+    return -jnp.mean(jnp.minimum(gaps, jnp.asarray(margin, targets.dtype)))
+
+
+def squared_error(predicted: Array, targets: Array) -> Array:
+    """Half the squared distance to the targets less their mean over classes; the mean: f[].
+
+    Args:
+      predicted: f[B, K].
+      targets: f[B, K]: one-hot ones are thereby centred, 1 - 1 / K and -1 / K, as KIP and FRePo
+        have them; rows that sum to zero are taken as they are.
+    """
+    centred = targets - jnp.mean(targets, -1, keepdims=True)
+    half = jnp.asarray(0.5, predicted.dtype)
+    return half * jnp.mean(jnp.sum(jnp.square(predicted - centred), -1))
 
 
 def _squared_distances(x: Array, y: Array) -> Array:

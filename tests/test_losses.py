@@ -40,6 +40,75 @@ def test_kernel_ridge_regression_of_images_that_are_nearly_alike():
     assert np.isfinite(found).all()
 
 
+def _solved_problem(seed=0):
+    """Features of 4 and of 9 images, and the nine's targets, which sum to zero."""
+    targets = _random(9, 3, seed=seed)
+    return _random(4, 6, seed=seed), _random(9, 6, seed=seed), targets - targets.mean(1)[:, None]
+
+
+def test_solved_labels_are_the_minimum_of_a_descent():
+    """By gradient descent on the labels, in NumPy, in float64; in float32 they are as good."""
+    features, others, targets = _solved_problem()
+    kernel = features @ features.T
+    ridge = 1e-6 * np.trace(kernel) / 4 * np.eye(4)
+    predictor = others @ features.T @ np.linalg.inv(kernel + ridge)
+    labels = np.zeros((4, 3))
+    for _ in range(20_000):
+        labels -= 0.02 * predictor.T @ (predictor @ labels - targets)
+    with jax.enable_x64(True):
+        arrays = [jnp.asarray(x) for x in (features, others, targets)]
+        np.testing.assert_allclose(losses.ridge_predictor(*arrays[:2]), predictor, rtol=1e-8)
+        solved = losses.solved_labels(*arrays, 1e-6)
+        np.testing.assert_allclose(solved, labels, rtol=2e-4, atol=1e-5)
+        np.testing.assert_allclose(solved.sum(1), 0, atol=1e-12)
+    single = losses.solved_labels(*(jnp.float32(x) for x in (features, others, targets)), 1e-6)
+    np.testing.assert_allclose(single, labels, rtol=1e-2, atol=1e-3)
+
+
+def test_solved_labels_of_images_that_are_alike_are_finite():
+    features, others, targets = (jnp.float32(x) for x in _solved_problem())
+    twins = jnp.concatenate([features, features])
+    solved = losses.solved_labels(twins, others, targets)
+    np.testing.assert_allclose(solved[:4], solved[4:], rtol=1e-2, atol=1e-2)
+    predicted = losses.kernel_ridge_regression(twins, solved, others)
+    alone = losses.kernel_ridge_regression(
+        features, losses.solved_labels(features, others, targets), others
+    )
+    np.testing.assert_allclose(predicted, alone, rtol=1e-2, atol=1e-2)
+
+
+def test_gradient_of_kernel_ridge_regression_against_finite_differences():
+    features, others, targets = _solved_problem()
+    with jax.enable_x64(True):
+        given = {"features": jnp.asarray(features), "targets": jnp.asarray(targets[:4])}
+
+        def loss(given):
+            predicted = losses.kernel_ridge_regression(**given, others=jnp.asarray(others))
+            return losses.squared_error(predicted, jnp.asarray(targets))
+
+        check_gradient(loss, given)
+
+
+def test_the_margin_loss_asks_for_a_margin_and_no_more():
+    """-0.1 of centred one-hot labels at ten classes; a gradient only where the margin is missed."""
+    labels = np.eye(10, dtype=np.float32)[[3, 7]] - 0.1
+    value, slope = jax.value_and_grad(losses.margin_loss)(labels, 0.1)
+    np.testing.assert_allclose(value, -0.1, rtol=1e-6)
+    np.testing.assert_array_equal(slope, 0)
+    labels[0] *= 0.05  # a gap of 0.05
+    value, slope = jax.value_and_grad(losses.margin_loss)(labels, 0.1)
+    np.testing.assert_allclose(value, -0.075, rtol=1e-6)
+    assert slope[0, 3] == -0.5
+    np.testing.assert_array_equal(slope[1], 0)
+
+
+def test_squared_error_of_one_hot_targets_is_that_of_centred_ones():
+    predicted = np.array([[0.9, -0.1, 0.2], [0.0, 0.0, 0.0]], np.float32)
+    one_hot = np.eye(3, dtype=np.float32)[:2]
+    expected = ((0.9 - 2 / 3) ** 2 + (1 / 3 - 0.1) ** 2 + (0.2 + 1 / 3) ** 2 + 2 / 3) / 4
+    np.testing.assert_allclose(losses.squared_error(predicted, one_hot), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("bandwidths", [losses.BANDWIDTHS, (0.7,)])
 def test_mmd2_is_the_double_loop(bandwidths):
     x, y = _random(5, 3) * 2, _random(7, 3) + 1

@@ -74,13 +74,12 @@ def kernel_ridge(
         drawn = real.sample(keys[5], batch_size)
         # Real features need no gradient.
         others = jax.lax.stop_gradient(features(real.gather(drawn).astype(images.dtype)))
-        centre = jnp.asarray(1 / num_classes, images.dtype)
-        true = jax.nn.one_hot(real.labels[drawn], num_classes, dtype=images.dtype) - centre
+        true = jax.nn.one_hot(real.labels[drawn], num_classes, dtype=images.dtype)
+        targets = targets - jnp.asarray(1 / num_classes, images.dtype)
         predicted = losses.kernel_ridge_regression(
-            features(images), targets - centre, others, regularization
+            features(images), targets, others, regularization
         )
-        half = jnp.asarray(0.5, images.dtype)
-        distance = half * jnp.mean(jnp.sum(jnp.square(predicted - true), -1))
+        distance = losses.squared_error(predicted, true)
         right = jnp.argmax(predicted, -1).astype(jnp.int32) == real.labels[drawn]
         return distance, (aux, {"loss": distance, "accuracy": jnp.mean(right.astype(images.dtype))})
 
