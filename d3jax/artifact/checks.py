@@ -107,8 +107,10 @@ def check_normalization(normalization: dict[str, Any], channels: int, path: Path
     """That it has a mean and a positive sd of each channel."""
     for name in ("mean", "sd"):
         values = normalization.get(name)
-        good = isinstance(values, list) and len(values) == channels
-        if not good or not all(type(v) is float and math.isfinite(v) for v in values):
+        listed = values if isinstance(values, list) else []
+        if len(listed) != channels or not all(
+            type(value) is float and math.isfinite(value) for value in listed
+        ):
             raise InputError(f"the normalization in {path} needs one {name} for each channel")
     if min(normalization["sd"]) <= 0:
         raise InputError(f"the normalization in {path} has an sd that is not positive")
