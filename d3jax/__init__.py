@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from d3jax.evaluate import Protocol as Protocol
     from d3jax.experts import train_experts as train_experts
     from d3jax.losses import cross_entropy as cross_entropy
+    from d3jax.losses import kernel_ridge_regression as kernel_ridge_regression
     from d3jax.losses import mmd2 as mmd2
+    from d3jax.losses import solved_labels as solved_labels
     from d3jax.losses import trajectory_distance as trajectory_distance
     from d3jax.methods.d3 import D3Options as D3Options
     from d3jax.methods.d3 import d3 as d3
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from d3jax.methods.dd import dd as dd
     from d3jax.methods.dwa import DWAOptions as DWAOptions
     from d3jax.methods.dwa import dwa as dwa
+    from d3jax.methods.frepo import FRePoOptions as FRePoOptions
+    from d3jax.methods.frepo import frepo as frepo
     from d3jax.methods.mtt import MTTOptions as MTTOptions
     from d3jax.methods.mtt import mtt as mtt
     from d3jax.methods.rded import RDEDOptions as RDEDOptions
@@ -62,10 +66,14 @@ _NAMES = {
     "distill.objectives": ("feature_mmd", "trajectory_matching", "unrolled"),
     "evaluate": ("Protocol",),
     "experts": ("train_experts",),
-    "losses": ("cross_entropy", "mmd2", "trajectory_distance"),
+    "losses": (
+        *("cross_entropy", "kernel_ridge_regression", "mmd2"),
+        *("solved_labels", "trajectory_distance"),
+    ),
     "methods.d3": ("D3Options", "d3"),
     "methods.dd": ("DDOptions", "dd"),
     "methods.dwa": ("DWAOptions", "dwa"),
+    "methods.frepo": ("FRePoOptions", "frepo"),
     "methods.mtt": ("MTTOptions", "mtt"),
     "methods.rded": ("RDEDOptions", "rded"),
     "methods.registry": ("METHODS", "Spec", "register"),

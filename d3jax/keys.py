@@ -25,6 +25,7 @@ class Stage(enum.IntEnum):
     PARTLY_TRAINED = 7  # networks trained through a sequence's earlier subsets
     TURNS = 8  # a sequence's outer steps after the first subset
     VIEWS = 9  # what students see whose protocol has views
+    LABELS = 10  # networks and images that labels are solved in
 
 
 def check_seed(seed: int) -> None:

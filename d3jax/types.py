@@ -67,6 +67,7 @@ class Synthetic(NamedTuple):
     items_per_row: int = 1  # consecutive items that one row of the group `data` makes
     # (theta, real) -> theta within what pixels can be, where it holds pixels
     clip: Callable[[dict[str, PyTree], "Real"], dict[str, PyTree]] = lambda theta, real: theta
+    label_kind: str = "hard"  # what a row of targets means (`synthetic.labels.KINDS`)
 
 
 class Objective(NamedTuple):

@@ -125,10 +125,8 @@ def rows(
     found = {"one-hot": judged(features, one_hot, others, dataset.test_labels)}
     if solve:
         with jax.enable_x64(True):
-            targets = jnp.asarray(centred(labels, classes))
-            solved = losses.solved_labels(
-                jnp.asarray(features), jnp.asarray(real[0]), targets, 1e-6
-            )
+            wide, targets = jnp.asarray(real[0]), jnp.asarray(centred(labels, classes))
+            solved = losses.solved_labels(jnp.asarray(features), wide, targets, 1e-6)
         found["solved"] = judged(features, np.asarray(solved), others, dataset.test_labels)
     return found
 

@@ -31,7 +31,8 @@ FILES = (
     *sorted((ROOT / "experiments").glob("*_*.py")),
 )
 KNOWN = ("random", "best_random", "kmeans", "herding", "class_mean",
-         "random_uint8", "kmeans_uint8", "herding_uint8")  # fmt: skip
+         "random_uint8", "kmeans_uint8", "herding_uint8",
+         "random_solved", "kmeans_solved", "herding_solved")  # fmt: skip
 _TABLE = re.compile(r"(?m)^(.*\btable: (\w+).*\n)((?:.*\n)*?)(.*\bend of table\b.*\n)")
 
 
@@ -65,7 +66,7 @@ def rendered(name: str) -> str:
     header = ["run", "floats", "bytes", "test accuracy %"]
     header += [{"before": "before the steps", "attack": "flipped; other classes"}[n] for n in more]
     header += [key.removeprefix("accuracy_").replace("_", " ") for key in subsets]
-    header += [name.replace("_uint8", ", uint8") for name in baselines]
+    header += [", ".join(name.rsplit("_", 1)) if name in KNOWN[5:] else name for name in baselines]
     header += ["sd of students", "seeds x students", "CPU s, experts", "CPU s, outer steps"]
     table = []
     for row in rows:

@@ -70,7 +70,7 @@ def test_one_file_elsewhere_is_a_command_like_the_others(elsewhere, tmp_path):
     error = called(elsewhere, *command, "--samples=5", code=2)
     assert "holds a run with mean.samples = 4, this one has 5" in error
     assert "time of outer steps" in called(elsewhere, "plan", "mean", *RUN)
-    assert "known: d3, mtt, seqmatch, dd" in called(tmp_path, "distill", "mean", code=2)
+    assert "known: d3, mtt, seqmatch, frepo, dd" in called(tmp_path, "distill", "mean", code=2)
 
 
 def test_help_of_options_that_say_nothing_and_a_baseline_that_is_not_theirs(monkeypatch):
@@ -96,7 +96,7 @@ def test_two_methods_of_one_name_are_refused():
     with pytest.raises(InputError, match="two methods are called 'mtt'"):
         register(spec._replace(build=lambda options, setting: None))  # type: ignore[arg-type]
     assert METHODS["mtt"] is spec
-    with pytest.raises(InputError, match="unknown method 'best'; known: d3, mtt, seqmatch, dd"):
+    with pytest.raises(InputError, match="unknown method 'best'; known: d3, mtt, seqmatch, frepo"):
         registry.METHODS["best"]
 
 

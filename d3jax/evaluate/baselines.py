@@ -3,7 +3,9 @@
 A baseline is whole images, as many for each class, under one of two budgets: no fewer stored floats
 than the distilled data has; or, in names that end with `_uint8`, no fewer bytes, where a pixel is
 stored in one. The bytes are those of the data's arrays in the file; a header is left out, as is an
-initialization of a network. Both budgets are rounded up in the baseline's favour.
+initialization of a network. Both budgets are rounded up in the baseline's favour. Names that end
+with `_solved` are at no fewer floats too, and have labels that are solved for (`labels.by_solving`)
+besides.
 """
 
 import time
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -20,13 +23,14 @@ from d3jax import artifact, data
 from d3jax.data import Dataset, Normalization
 from d3jax.evaluate.students import Evaluation
 from d3jax.host.progress import Reporter
-from d3jax.types import HeldOut, InputError
+from d3jax.types import HeldOut, InputError, PyTree, Synthetic
 
 Judged = tuple[Evaluation, tuple[float, ...]]
 Row = dict[str, Any]
 KINDS = ("random", "kmeans", "herding", "class_mean")
 UINT8 = "_uint8"  # ends the name of a baseline at as many bytes
-NAMES = (*KINDS, *(kind + UINT8 for kind in KINDS if kind != "class_mean"))
+SOLVED = "_solved"  # ends that of one whose labels are solved for
+NAMES = (*KINDS, *(kind + end for end in (UINT8, SOLVED) for kind in KINDS if kind != "class_mean"))
 TAUGHT = ("rded", "random_hard")  # beside those, of a method with a teacher
 _REAL = ("random", "herding")  # their pixels are whole numbers as they are
 _OF_IMAGES = ("accuracy", "seconds", "learning_rate", "nearest_neighbours")  # of a row
@@ -91,6 +95,7 @@ def compare(
     score: Callable[[artifact.Artifact, HeldOut], float] | None = None,
     neighbours: bool = False,
     lent: Teacher | None = None,
+    solve: Callable[[Synthetic, PyTree], Array] | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """Each baseline's accuracy and size, at no fewer floats or bytes than the data in `distilled`.
 
@@ -113,6 +118,7 @@ def compare(
       known: rows of an earlier run, by name, which are not judged again.
       score: for `best_random`: (baseline, images that choose) -> accuracy, quickly.
       lent: the teacher of `distilled`; baselines get its labels, beside as many images.
+      solve: for those with solved labels: (images' parametrization, theta) -> labels f[N, K].
       neighbours: classify by the nearest stored images too (1, 3 or 5, chosen likewise).
 
     Yields:
@@ -128,7 +134,13 @@ def compare(
 
     def made(name: str, number: int) -> artifact.Artifact:
         def drawn(kind: str, seed: int) -> artifact.Artifact:
-            return _as_artifact(kind, create(kind, dataset, normalization, number, seed), distilled)
+            images = create(kind, dataset, normalization, number, seed)
+            plain = _as_artifact(kind, images, distilled)
+            if not kind.endswith(SOLVED):
+                return plain
+            assert solve is not None
+            labels = solve(plain.synthetic, plain.decodable())
+            return _as_artifact(kind, images, distilled, labels)
 
         if lent is not None:
             plain = name.removesuffix("_hard")
@@ -162,7 +174,8 @@ def compare(
         begun = time.monotonic()
         number, kind = numbers[name], name.removesuffix(UINT8)
         in_bytes = kind != name
-        kind = "class_mean" if kind == "kmeans" and number == 1 else kind
+        if number == 1:
+            kind = kind.replace("kmeans", "class_mean")
         hard = lent is not None and lent.soft and name.endswith("_hard")
         kind = kind.removesuffix("_hard")
         alike = (kind, number, in_bytes and kind not in _REAL, hard)
@@ -248,8 +261,12 @@ def choosing(dataset: data.Dataset, normalization: data.Normalization, seed: int
     return data.held_out(images[drawn], labels[drawn], normalization)
 
 
-def _as_artifact(name: str, images: np.ndarray, distilled: artifact.Artifact) -> artifact.Artifact:
+def _as_artifact(
+    name: str, images: np.ndarray, distilled: artifact.Artifact, labels: Array | None = None
+) -> artifact.Artifact:
     """Normalized images f32[N, H, W, C], sorted by class, stored as `distilled` is.
+
+    labels: f[N, K], solved ones; default hard.
 
     What stands for uint8 pixels stays as it is: float16 would not hold all of them.
     """
@@ -257,8 +274,9 @@ def _as_artifact(name: str, images: np.ndarray, distilled: artifact.Artifact) ->
     half = not name.endswith(UINT8) and any(
         array.dtype == np.float16 for array in jax.tree.leaves(distilled.theta)
     )
+    given = {} if labels is None else {"labels": labels}
     return artifact.create(
-        {"data": {"images": jnp.asarray(images)}},
+        {"data": {"images": jnp.asarray(images)}, **given},
         method=name,
         dataset=header["dataset"],
         class_names=tuple(header["class_names"]),
@@ -269,6 +287,7 @@ def _as_artifact(name: str, images: np.ndarray, distilled: artifact.Artifact) ->
             "image_shape": header["parametrization"]["image_shape"],
             "num_classes": header["parametrization"]["num_classes"],
             "num_items": len(images),
+            **({} if labels is None else {"label_kind": "solved"}),
         },
         student_learning_rate=header["student_learning_rate"],
         protocol=header["protocol"],
@@ -292,7 +311,7 @@ def create(
         within each class, on normalized pixels), `herding` (real images whose mean stays nearest
         the class mean, see `herded`), or `class_mean` (per_class must be 1). One that ends with
         `_uint8` has pixels that are whole numbers from 0 to 255, rounded before they are normalized
-        (with ZCA, whitened: what would be stored is pixels).
+        (with ZCA, whitened: what would be stored is pixels). `_solved` changes no images.
       dataset: its training images are used.
       normalization: of the images.
       per_class: images per class, at most the smallest class's.
@@ -311,7 +330,7 @@ def create(
         raise InputError(
             f"{per_class} images per class cannot be taken from a class of {_smallest(dataset)}"
         )
-    kind = name.removesuffix(UINT8)
+    kind = name.removesuffix(UINT8).removesuffix(SOLVED)
     generator = np.random.default_rng(seed)
     chosen = []
     for label in range(dataset.num_classes):
@@ -330,7 +349,7 @@ def create(
             centres = clusters.fit(images.reshape(len(images), -1)).cluster_centers_
             chosen.append(centres.reshape(per_class, *images.shape[1:]))
     stored = np.concatenate(chosen).astype(np.float32)
-    if kind != name and kind not in _REAL:
+    if name.endswith(UINT8) and kind not in _REAL:
         stored = normalization.apply(normalization.invert(stored))
     return stored
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from d3jax import losses
 from d3jax.data.augment import STRATEGIES, augment, draw_choice
 from d3jax.evaluate import lessons, population
 from d3jax.evaluate.lessons import Lesson, Teaching
@@ -18,6 +17,7 @@ from d3jax.evaluate.protocol import Protocol, check
 from d3jax.host.progress import Reporter
 from d3jax.networks import initial_parameters, unraveler
 from d3jax.networks.blocks import MANY_IMAGES, batch_loss, forward_blocks, has_statistics
+from d3jax.synthetic import labels
 from d3jax.types import HeldOut, InputError, Network, PyTree, Synthetic
 
 _WEIGHTS, _EPOCHS, _STATISTICS, _VIEWS = range(4)  # what a key is folded with, to draw these
@@ -262,6 +262,7 @@ def epochs_function(
     epochs_in_all, steps, batch_size = lessons.sizes(synthetic, protocol)
     visits = synthetic.num_items * (2 if protocol.with_means else 1)
     strategy = STRATEGIES if protocol.augmentation is None else protocol.augmentation
+    student_loss = labels.student_loss(synthetic.label_kind)
     descent = protocol.descent()
     shared = protocol.views != "none"
     lesson_of = lessons.lessons(synthetic, protocol, teacher) if shared else None
@@ -270,17 +271,17 @@ def epochs_function(
     def error(params: Array, lesson: Lesson, warmth: float) -> Array:
         """A student's loss, at a temperature."""
 
-        def loss(logits: Array, targets: Array) -> Array:
+        def loss(logits: Array, batch: tuple[Array, Array]) -> Array:
             if warmth == 1:
-                return losses.cross_entropy(logits, targets)
+                return student_loss(logits, batch)
             softer = logits / jnp.asarray(warmth, logits.dtype)
-            return jnp.asarray(protocol.scale, logits.dtype) * losses.cross_entropy(softer, targets)
+            return jnp.asarray(protocol.scale, logits.dtype) * student_loss(softer, batch)
 
         # Rows past the epoch's end weigh nothing; the mean is over the others.
         weight = lesson.weights
         scale = jnp.asarray(batch_size, weight.dtype) / jnp.sum(weight)
-        weighted = lesson.targets * (weight * scale)[:, None]
-        return batch_loss(network, unravel(params), lesson.images, loss, weighted)[0]
+        batch = (lesson.targets, weight * scale)
+        return batch_loss(network, unravel(params), lesson.images, loss, batch)[0]
 
     def loss_alone(
         params: Array, theta: PyTree, keys: Array, choice: Array, visit: Array, weight: Array

@@ -100,6 +100,9 @@ class Spec(NamedTuple):
     initialization: str = "uniform_fan_in"  # of weights, the default
     norm: str = "instance"  # the default, of networks that have a choice
     trained: ExpertOptions = ExpertOptions()  # how experts are, the default
+    labels_by_default: Literal["hard", "learned"] = "hard"  # --labels
+    # What labels that are learned are (`synthetic.labels.KINDS`), and so how students meet them
+    learned: Literal["free", "values"] = "free"
     divisible: bool = False  # may be cut into subtasks
     # (resolved options, classes) -> images that go forward through networks in an outer step, of
     # which a backward pass is worth two; None: baselines get as many students as the artifact
@@ -108,7 +111,7 @@ class Spec(NamedTuple):
 
 
 # The modules of this package, in the order of their help.
-_OURS = ("d3", "mtt", "seqmatch", "dd", "dwa", "rded")
+_OURS = ("d3", "mtt", "seqmatch", "frepo", "dd", "dwa", "rded")
 
 
 class _Methods(Mapping[str, Spec]):

@@ -30,6 +30,23 @@ def forward_blocks(network: Network, params: PyTree, images: Array) -> Outputs:
     return convolution.map_blocks(forward, images, _block(network, images))
 
 
+def features_of(
+    network: Network, params: PyTree, images: Array, others: Array
+) -> tuple[Array, Array]:
+    """Features f[n, F] of distilled images, and f[m, F] of others, these without derivative.
+
+    With batch norm both are normalized by the distilled images' statistics, without derivative.
+    """
+    others = jax.lax.stop_gradient(others)
+    if has_statistics(network, images.shape[1:]):
+        found = jax.lax.stop_gradient(network.forward(params, images).statistics)
+        features = [network.forward(params, x, statistics=found).features for x in (images, others)]
+    else:
+        features = [forward_blocks(network, params, x).features for x in (images, others)]
+    own, of_others = (x.reshape(x.shape[0], -1) for x in features)
+    return own, jax.lax.stop_gradient(of_others)
+
+
 def batch_loss(
     network: Network, params: PyTree, images: Array, loss: Callable[[Array, PyTree], Array],
     targets: PyTree,

@@ -19,6 +19,7 @@ from d3jax.methods.registry import Reads, Setting, Spec
 from d3jax.run.options import Architecture, Run
 from d3jax.run.resolve import labels_at_start, resolved
 from d3jax.run.show import dataset_name
+from d3jax.synthetic import labels
 from d3jax.types import Method, Network, PyTree, Real, Synthetic
 
 
@@ -76,6 +77,11 @@ class Job(NamedTuple):
         """What the method of a turn is built of."""
         return _setting(self.options, self.world, self.synthetic, turn, theta)
 
+    def solved_labels(self, data_: Synthetic, theta: dict[str, PyTree]) -> Array:
+        """Labels f[N, K] of the run's data, or of a baseline's: `labels.by_solving`."""
+        world, key = self.world, self.world.key(self.options.seed, Stage.LABELS)
+        return labels.by_solving(world.network, data_, theta, world.real, key)
+
     def built(self, turn: int, theta: dict[str, PyTree] | None) -> Method:
         """The method in one of its turns."""
         return self.spec.build(self.options.method, self.setting(turn, theta))
@@ -131,7 +137,9 @@ def prepared(
     if part is not None:
         dataset = subtasks.of(dataset, part.classes)
     items = options.spec.items(options.method, dataset.num_classes)
-    specification = options.parametrization.specification(dataset, normalization, items)
+    specification = options.parametrization.specification(
+        dataset, normalization, items, options.spec.learned
+    )
     data = synthetic.create(specification)
     world = make_world(dataset, normalization, options.architecture, part, on_device=on_device)
     method = options.spec.build(options.method, _setting(options, world, data, 0, None))

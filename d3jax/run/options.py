@@ -30,6 +30,7 @@ JUDGING = ("student", "choose_learning_rate", "baseline_learning_rates", "baseli
 Inlined = tyro.conf.arg(name="")  # the group's flags have no prefix
 BaselineName = Literal["random", "best_random", "kmeans", "herding", "class_mean",
                        "random_uint8", "kmeans_uint8", "herding_uint8",
+                       "random_solved", "kmeans_solved", "herding_solved",
                        "rded", "random_hard"]  # fmt: skip
 
 
@@ -176,9 +177,10 @@ class Run:
     baselines: tuple[BaselineName, ...] = ("random", "kmeans", "class_mean", "kmeans_uint8")
     """What to compare with under the same protocol: whole images, at no fewer stored floats, or
     (_uint8) at no fewer bytes, a byte a pixel; herding is real images whose mean is the class's;
-    class_mean is one a class; best_random, for dd, the best of 20 draws. Of a method with a teacher
-    (dwa, rded) baselines have labels of the same kind as the distilled data, but for random_hard,
-    and as many images; rded is RDED's choice of crops. The default has of those
+    class_mean is one a class; best_random, for dd, the best of 20 draws; _solved has the labels of
+    --labels solved. Of a method with a teacher (dwa, rded) baselines have labels of the same kind
+    as the distilled data, but for random_hard, and as many images; rded is RDED's choice of crops.
+    The default has of those
     in bytes the one that is best as a rule, since each trains students of its own."""
     baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     """Learning rates for baselines; the best is taken, on the validation images or, where none are

@@ -27,6 +27,9 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
       InputError: options that do not fit together.
     """
     replace, spec = dataclasses.replace, options.spec
+    if options.parametrization.labels is None:
+        usual = replace(options.parametrization, labels=spec.labels_by_default)
+        options = replace(options, parametrization=usual)
     _check(options, dataset)
     parts = _subtasks(options, dataset)
     parametrization = options.parametrization.resolved(
@@ -58,7 +61,8 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
         if student.augmentation is None:
             by_default = default_strategy(dataset.name, dataset.class_names)
             student = replace(student, augmentation=by_default)
-        if parametrization.labels == "expert" and parametrization.kind == "gaussian":
+        soft = parametrization.labels in ("expert", "solved")
+        if soft and parametrization.kind == "gaussian":
             student = replace(student, with_means=True)
         changes["student"] = student
     return spec.resolve(replace(options, **changes), dataset)
@@ -159,6 +163,10 @@ def _subtasks(options: Run, dataset: data.Dataset) -> Sequence[Sequence[int]]:
         if options.subtask is not None:
             raise InputError("--subtask is one of --subtasks; say how many there are")
         return ()
+    if options.parametrization.labels == "solved":
+        raise InputError(
+            "labels are solved for all classes at once: leave out --subtasks, or --labels solved"
+        )
     parts = subtasks.split(options.subtasks, dataset.num_classes)
     number = len(parts)
     if options.subtask is not None and not 0 <= options.subtask < number:
@@ -212,6 +220,12 @@ def _check(options: Run, dataset: data.Dataset) -> None:
         raise InputError(
             f"{items} images are not as many for each of {dataset.num_classes} classes: give "
             f"--labels learned, or a multiple"
+        )
+    solved = [name for name in options.baselines if name.endswith(baselines.SOLVED)]
+    if options.spec.judge == "replay" and (solved or options.parametrization.labels == "solved"):
+        raise InputError(
+            f"the steps that {options.spec.name} learns take labels by cross entropy, solved ones "
+            f"are met by squared error: leave out --labels solved and such baselines"
         )
     if isinstance(options, Studied) and "best_random" in options.baselines:
         raise InputError(

@@ -105,7 +105,7 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
         taught.check_views(made, options.student)
         size = baselines.stored(made, labels=lent is None)
         students = students_of_baselines(options, size, dataset)
-        if lent is not None and options.parametrization.labels != "hard":
+        if lent is not None and lent.soft:
             reporter.say(taught.as_told(options, made))
     judge = judge_of(made, world.network, options, job.trained_on, students, reporter)
     choosing = baselines.choosing(dataset, normalization, options.seed)
@@ -118,6 +118,7 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
         options.baselines, options.baseline_learning_rates, made, dataset, normalization,
         choosing, test, judge.best, options.seed, reporter,
         known=known, score=judge.score, neighbours=judge.score is not None, lent=lent,
+        solve=job.solved_labels,
     ):  # fmt: skip
         rows.add(name, {**row, "asked_students": students})
     finished = _report(job, made, spent, own, rows)

@@ -124,6 +124,8 @@ def distilled(job: Job, reporter: Reporter) -> tuple[Artifact, Spent]:
             getattr(options, "student", Protocol()), options.seed,
         )  # fmt: skip
         theta |= given
+    if kind == "solved":
+        theta["labels"] = job.solved_labels(job.synthetic, theta)
     finished = Finished(theta, state, rates, world.dataset.class_names, job.recipe)
     more, entries = job.spec.finish(options, finished)
     entries = entries if teaching is None else {**entries, "teaching": teaching}

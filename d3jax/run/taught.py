@@ -19,7 +19,8 @@ from d3jax.run.options import Run, Studied, plain
 from d3jax.synthetic import labels, pixels
 from d3jax.types import InputError, Network, PyTree, Real, Synthetic
 
-# Of a protocol, what its views depend on.
+# The kinds of labels that a teacher gives; and of a protocol, what its views depend on.
+GIVEN = {"expert": "a label an item", "views": "a label a view", "teacher": "the teacher itself"}
 _OF_VIEWS = ("views", "mix", "augmentation", "epochs", "steps", "batch_size", "with_means")
 
 
@@ -85,7 +86,7 @@ class Lent:
             return job.world.real._replace(trajectories=trajectories)
 
         self._real: Callable[[], Real] = real
-        self.soft = job.options.parametrization.labels != "hard"
+        self.soft = job.options.parametrization.labels in GIVEN
 
     def rded(self, per_class: int) -> np.ndarray:
         """RDED's images f32[K * per_class, H, W, C] at factor 1, normalized, sorted by class."""
@@ -107,7 +108,7 @@ class Lent:
         options, made = self._job.options, self._made
         assert isinstance(options, Studied)
         kind = options.parametrization.labels
-        if not self.soft:
+        if not self.soft or kind is None:
             return baseline
         header = dict(baseline.header)
         if kind == "teacher":
@@ -139,7 +140,6 @@ class Lent:
 def as_told(options: Studied, made: Artifact) -> str:
     """One line of what is stored of the teacher, and in how many bytes."""
     held = made.ledger["bytes"]
-    said = {"expert": "a label an item", "views": "a label a view", "teacher": "the teacher itself"}
-    kind = options.parametrization.labels
+    kind = options.parametrization.labels or ""
     size = held["teacher"] if kind == "teacher" else held["labels"]
-    return f"{said[kind]}: {size:,} bytes beside {held['images'] + held['latents']:,} of data"
+    return f"{GIVEN[kind]}: {size:,} bytes beside {held['images'] + held['latents']:,} of data"

@@ -67,7 +67,7 @@ def create(
         from its mean as other images are.
       start_steps: of that regression.
       class_embedding: the decoder has a learned vector for each class (`decoders.create`).
-      label_kind: hard, probabilities, logits or free (`labels.KINDS`).
+      label_kind: one of `labels.KINDS`.
 
     Raises:
       InputError: a size that is not positive, a decoder that does not fit, or an unknown option.
@@ -169,7 +169,7 @@ def create(
     # The items of a class share its log variances: no fewer of them can be told apart.
     together = latents_per_class if variance == "class" else 1
     made = Synthetic(init, sample, freeze, num_items, num_classes, groups, together)
-    return converting(made)
+    return converting(made._replace(label_kind=label_kind))
 
 
 def fit(vectors: Array, classes: Array, num_classes: int) -> tuple[Array, Array]:

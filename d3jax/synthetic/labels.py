@@ -1,17 +1,22 @@
 """Targets of synthetic items: implied by their class, or stored in the group `labels` of theta."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from d3jax import losses
 from d3jax.networks import statistics, unraveler
-from d3jax.networks.blocks import has_statistics
+from d3jax.networks.blocks import features_of, has_statistics
 from d3jax.types import InputError, Network, PyTree, Real, Synthetic
 
-KINDS = ("hard", "probabilities", "logits", "free")
+KINDS = ("hard", "probabilities", "logits", "free", "solved", "values")
 _AT_ONCE = 256  # items that a network labels together
 _BATCH, _BATCHES = 128, 40  # real images that a teacher's statistics are averaged over
+_REAL = 5000  # images that labels are solved on, at most
+_RIDGE = 1e-3  # of those labels; see `losses.solved_labels`
 
 
 def check_kind(kind: str) -> str:
@@ -26,8 +31,24 @@ def check_kind(kind: str) -> str:
 
 
 def groups(kind: str) -> tuple[str, ...]:
-    """The group that holds the labels, if they are learned; probabilities are given."""
-    return ("labels",) if kind in ("logits", "free") else ()
+    """The group that holds the labels, if they are learned; others that are stored are given."""
+    return ("labels",) if kind in ("logits", "free", "values") else ()
+
+
+def student_loss(kind: str) -> Callable[[Array, tuple[Array, Array]], Array]:
+    """(logits f[B, K], (targets f[B, K], weights f[B] of mean 1)) -> f[]: what students minimize.
+
+    Cross entropy; of `solved` labels and of `values`, which sum to about 0, the squared error.
+    """
+    if kind not in ("solved", "values"):
+        return lambda logits, batch: losses.cross_entropy(logits, batch[0] * batch[1][:, None])
+
+    def loss(logits: Array, batch: tuple[Array, Array]) -> Array:
+        targets, weights = batch
+        roots = jnp.sqrt(weights)[:, None]
+        return losses.squared_error(logits * roots, targets * roots)
+
+    return loss
 
 
 def teacher_labels(
@@ -101,6 +122,43 @@ def by_expert(
     return by_network(network, unraveler(network)(params), synthetic, theta, found)
 
 
+def by_solving(
+    network: Network,
+    synthetic: Synthetic,
+    theta: dict[str, PyTree],
+    real: Real,
+    key: Array,
+    *,
+    networks: int = 10,
+) -> Array:
+    """Labels f[N, K] with which kernel ridge regression on every item's deterministic decode
+    predicts real images best, by least squares, in features of untrained networks.
+
+    The normal equations of `losses.solved_labels` are averaged over `networks` fresh ones, since
+    labels that are solved for one network suit no other; real images are at most 5000, drawn with
+    `key` as the networks are. Students meet these labels by squared error (`student_loss`).
+    """
+    for_networks, for_images = jax.random.split(key)
+    images = synthetic.sample(theta, None).images
+    number = real.labels.shape[0] if real.number is None else int(real.number)
+    index = jax.random.permutation(for_images, number)[:_REAL]
+
+    @jax.jit
+    def solved(images: Array, others: Array, classes: Array) -> Array:
+        targets = jax.nn.one_hot(classes, synthetic.num_classes, dtype=images.dtype)
+        targets = targets - jnp.mean(targets, -1, keepdims=True)
+
+        def equations(key: Array) -> tuple[Array, Array]:
+            own, of_others = features_of(network, network.init(key), images, others)
+            predictor = losses.ridge_predictor(own, of_others, _RIDGE)
+            return predictor.T @ predictor, predictor.T @ targets
+
+        grams, products = jax.lax.map(equations, jax.random.split(for_networks, networks))
+        return losses.solve_ridge(jnp.mean(grams, 0), jnp.mean(products, 0), _RIDGE)
+
+    return solved(images, real.gather(index), real.labels[index])
+
+
 def item_classes(num_items: int, num_classes: int, index: Array | None = None) -> Array:
     """The classes i32[B] of the items `index` (default all): items are sorted by class, equally."""
     index = jnp.arange(num_items, dtype=jnp.int32) if index is None else index
@@ -110,12 +168,13 @@ def item_classes(num_items: int, num_classes: int, index: Array | None = None) -
 def targets(
     theta: dict[str, PyTree], kind: str, classes: Array, index: Array | None, num_classes: int
 ) -> Array:
-    """What a student learns for items `index`: f[B, K], rows of probabilities unless free.
+    """What a student learns for items `index`: f[B, K].
 
     Args:
       theta: holds `labels` f[N, K] unless `kind` is hard.
-      kind: `hard` (one-hot of the class, nothing stored), `probabilities`, `logits`, or `free`
-        (any vectors: what cross entropy makes of them).
+      kind: `hard` (one-hot of the class, nothing stored), `probabilities`, `logits`, `free` (any
+        vectors: what cross entropy makes of them), or what students meet by squared error:
+        `values`, which are learned, and `solved` ones, which are given.
       classes: i32[B], the items' classes.
       index: i32[B], which items; None for all.
       num_classes: K.

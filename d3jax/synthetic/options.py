@@ -93,11 +93,13 @@ class Parametrization:
     start: Literal["real", "noise"] | None = None
     """What images start from: real ones of their classes (default for pixels and spectral; a
     Gaussian's means and the decoder are fitted to them first), or noise (default for gaussian)."""
-    labels: Literal["hard", "learned", "expert", "views", "teacher"] = "hard"
-    """Hard labels; labels learned with the data, from one-hot ones; or the first expert's softmax,
-    given once: on the real images that the data starts from, else (and for d3, dwa and rded) on
-    what was distilled. For dwa and rded: a teacher's logits for each of the views that students see
-    (see --student.views), stored; or the teacher itself, stored, which labels them."""
+    labels: Literal["hard", "learned", "expert", "views", "teacher", "solved"] | None = None
+    """Hard labels (default, but for frepo); labels learned with the data, from one-hot ones; the
+    first expert's softmax, given once: on the real images that the data starts from, else (and for
+    d3, dwa and rded) on what was distilled; or those with which it predicts real images best by
+    least squares, solved at the end, which students meet by squared error. For dwa and rded: a
+    teacher's logits for each of the views that students see (see --student.views), stored; or the
+    teacher itself, stored, which labels them."""
 
     def resolved(
         self,
@@ -163,7 +165,7 @@ class Parametrization:
         filled = {**defaults, **_known(said)}
         if items is not None and kind == "pixels" and said["images_per_class"] is None:
             filled["images_per_class"] = None
-        return Parametrization(kind=kind, labels=self.labels, **filled)  # type: ignore[arg-type]
+        return Parametrization(kind=kind, labels=self.labels or "hard", **filled)  # type: ignore[arg-type]
 
     def _within_budget(
         self,
@@ -216,15 +218,22 @@ class Parametrization:
         return dict(zip(("latents_per_class", "latent_size", "decoder_width"), found, strict=True))
 
     def specification(
-        self, dataset: data.Dataset, normalization: data.Normalization, items: int | None = None
+        self,
+        dataset: data.Dataset,
+        normalization: data.Normalization,
+        items: int | None = None,
+        learned: str = "free",
     ) -> dict[str, Any]:
-        """The specification for `synthetic.create` of a resolved parametrization."""
-        kinds = {"learned": "free", "expert": "probabilities"}  # those of views are no items'
+        """The specification for `synthetic.create` of a resolved parametrization.
+
+        learned: the kind of labels that are learned.
+        """
+        kinds = {"learned": learned, "expert": "probabilities", "solved": "solved"}
         common = {
             "kind": self.kind,
             "image_shape": list(dataset.image_shape),
             "num_classes": dataset.num_classes,
-            "label_kind": kinds.get(self.labels, "hard"),
+            "label_kind": kinds.get(self.labels or "", "hard"),  # those of views are no items'
         }
         if self.kind == "pixels":
             if items is None:

@@ -25,7 +25,7 @@ def create(
       image_shape: (H, W, C).
       num_classes: K.
       num_items: N; with hard labels a multiple of K, sorted by class.
-      label_kind: hard, probabilities, logits or free (`labels.KINDS`).
+      label_kind: one of `labels.KINDS`.
       start: `real` (random real images of the classes, all different) or `noise` (standard normal).
 
     Raises:
@@ -64,8 +64,9 @@ def create(
 
     groups = ("data", *labels.groups(label_kind))
     made = Synthetic(
-        init, sample, lambda theta, key: theta, num_items, num_classes, groups, clip=clip
-    )
+        init, sample, lambda theta, key: theta, num_items, num_classes, groups,
+        clip=clip, label_kind=label_kind,
+    )  # fmt: skip
     return converting(made)
 
 

@@ -38,7 +38,7 @@ def create(
       spectra_per_class: s.
       transformations: t.
       rank: r, the side of a spectrum, at most H; default half of H, rounded up.
-      label_kind: hard, probabilities, logits or free (`labels.KINDS`).
+      label_kind: one of `labels.KINDS`.
       start: `real`: spectra are random real images of their classes in the r principal directions
         of rows and columns, from which all transformations start, 10 % apart; `noise`: all random.
 
@@ -116,7 +116,7 @@ def create(
     made = Synthetic(
         init, sample, lambda theta, key: theta, num_items, num_classes, groups, transformations
     )
-    return converting(made)
+    return converting(made._replace(label_kind=label_kind))
 
 
 def _principal(images: Array, axis: int, number: int) -> Array:
