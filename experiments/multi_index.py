@@ -1,0 +1,399 @@
+"""Distilled data of multi-index tasks, after Kinoshita, Nishikawa and Toyoizumi (arXiv 2603.14830).
+
+    python -m experiments.multi_index [FIGURE ...] [--seeds 3] [--small]
+
+Labels depend on an input of d dimensions through r directions U alone, y = link(U x). A two-layer
+network of L units learns them by one step on its first layer and ridge regression on its second.
+Distilled data of few points repeats that first step, since matching gradients of one step moves
+every point by one power iteration of the link's mean Hessian, which lies in the span of U; and a
+second layer of L units needs no more than some L inputs that a seed draws, with solved labels.
+
+Their page says that memory of r^2 d + L is enough; their figures could not be read, so that these
+are ours: `share` (i), `size` (ii, iii, v and vi: how many points first layers need, beside real ones
+and with another link on the same U) and `width` (iv: inputs for the second layer). Each prints its
+table, writes experiments/results/multi_index_FIGURE.json and a picture beside it; --small is a
+rehearsal of a minute that writes nothing.
+
+To reach: points grow as r^2 (slope 2 +- 0.3 of their logarithms) and not with d where real data
+grows as 20 d^2 (slope of memory in d 1 +- 0.15).
+"""
+
+import argparse
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from d3jax import losses, unroll
+from d3jax.host.files import write_json
+from d3jax.run.pictures import markdown_table
+
+Link = Callable[[Array], Array]
+REAL_PER_SQUARE = 20  # real points: so many times d^2
+UNITS = 256
+
+
+def quadratic(z: Array) -> Array:
+    """Labels f[n] of inputs f[n, r], r >= 2: of variance 1, with a Hessian of rank r."""
+    directions = z.shape[1]
+    squares = jnp.sum(jnp.square(z) - 1, 1) / np.sqrt(2 * directions)
+    mixed = 0.5 * z[:, 0] * z[:, 1] + 0.5 * cubic(z)
+    return ((squares + mixed) / np.sqrt(1.5)).astype(z.dtype)
+
+
+def cubic(z: Array) -> Array:
+    """The third Hermite polynomial of the first direction: no Hessian, which one step cannot see."""
+    first = z[:, 0]
+    return ((first**3 - 3 * first) / np.sqrt(6)).astype(z.dtype)
+
+
+def waves(z: Array) -> Array:
+    """Another link on the same directions, to transfer to: the mean of cosines."""
+    return jnp.mean(jnp.cos(z * 1.5), 1)
+
+
+class FirstLayer(NamedTuple):
+    """L units with directions on the unit sphere, no bias, and signs as outgoing weights."""
+
+    w: Array  # f[L, d]
+    a: Array  # f[L]
+
+
+def directions(key: Array, d: int, r: int) -> Array:
+    """U f[r, d], orthonormal rows."""
+    return jnp.linalg.qr(jax.random.normal(key, (d, r)))[0].T
+
+
+def first_layer(key: Array, d: int, units: int) -> FirstLayer:
+    """Units whose directions are uniform on the sphere, and whose signs are 1 or -1."""
+    for_w, for_a = jax.random.split(key)
+    w = jax.random.normal(for_w, (units, d))
+    return FirstLayer(
+        w / jnp.linalg.norm(w, axis=1, keepdims=True),
+        jax.random.rademacher(for_a, (units,), w.dtype),
+    )
+
+
+def detrended(x: Array, y: Array) -> Array:
+    """Labels f[n] less their mean and their best linear fit, without which a step learns these."""
+    inputs = jnp.concatenate([x, jnp.ones_like(x[:, :1])], 1)
+    return y - inputs @ jnp.linalg.lstsq(inputs, y)[0]
+
+
+def first_step(layer: FirstLayer, x: Array, y: Array) -> Array:
+    """Rows f[L, d] that one step on points f[n, d] with labels f[n] leaves of the first layer.
+
+    Row j is a_j mean(y x 1(w_j.x > 0)): a step of rate 1 from w on the squared error of a network
+    that says 0 (half of the units cancel the others), with weight decay 1, so that w itself is
+    gone (Damian, Lee and Soltanolkotabi, COLT 2022).
+    """
+
+    def loss(w: Array, batch: tuple[Array, Array]) -> Array:
+        points, labels = batch
+        said = jax.nn.relu(points @ w.T) @ layer.a
+        return 0.5 * jnp.sum(jnp.square(w)) - jnp.mean(labels * said)
+
+    batches = jax.tree.map(lambda leaf: leaf[None], (x, y))
+    return unroll(loss, layer.w, batches, jnp.ones(1, x.dtype))
+
+
+def match_step(layer: FirstLayer, x: Array, y: Array, real_rows: Array) -> Array:
+    """Where points f[M, d] go by one step towards rows f[L, d] of real data, f[M, d].
+
+    The gradient of the inner product of their own rows with these; as for the network, weight decay
+    leaves nothing of where they were. relu's kink has no derivative, so that a point is moved by
+    y sum_j a_j rows_j 1(w_j.x > 0), which for many units is one power iteration of the Hessian.
+    """
+
+    def agreement(x: Array) -> Array:
+        return len(x) * jnp.vdot(first_step(layer, x, y), real_rows)
+
+    return jax.grad(agreement)(x)
+
+
+def subspace_share(points: Array, u: Array) -> Array:
+    """The share of points' squared length that lies in the rows of U: f[]."""
+    return jnp.sum(jnp.square(points @ u.T)) / jnp.sum(jnp.square(points))
+
+
+def features(rows: Array, biases: Array, x: Array) -> Array:
+    """Second layer's inputs f[n, L + 1]: relu of rows of rms length 1, and a constant."""
+    length = jnp.sqrt(jnp.mean(jnp.sum(jnp.square(rows), 1)))
+    hidden = jax.nn.relu(x @ (rows / length).T + biases)
+    return jnp.concatenate([hidden, jnp.ones_like(hidden[:, :1])], 1)
+
+
+def second_layer(features: Array, y: Array, ridge: float = 1e-3) -> Array:
+    """Weights f[p] by ridge regression on the mean Gram matrix."""
+    gram = features.T @ features / len(features) + ridge * jnp.eye(features.shape[1])
+    return jax.scipy.linalg.solve(gram, features.T @ y / len(features), assume_a="pos")
+
+
+class World(NamedTuple):
+    """A task, real data of it and of another link on the same U, and a network to start from."""
+
+    u: Array
+    x: Array
+    y: Array
+    test: tuple[Array, Array]
+    other: tuple[Array, Array]  # labels of the other link, of x and of the test
+    layer: FirstLayer
+    biases: Array
+    rows: Array  # after the step on real data
+
+
+def world(
+    key: Array, d: int, r: int, units: int, link: Link = quadratic, tests: int = 4000
+) -> World:
+    """Draws all of it."""
+    keys = jax.random.split(key, 5)
+    u = directions(keys[0], d, r)
+    x = jax.random.normal(keys[1], (REAL_PER_SQUARE * d * d, d))
+    test = jax.random.normal(keys[2], (tests, d))
+    layer = first_layer(keys[3], d, units)
+    y = link(x @ u.T)
+    rows = first_step(layer, x, detrended(x, y))
+    other = (waves(x @ u.T), waves(test @ u.T))
+    biases = jax.random.normal(keys[4], (units,))
+    return World(u, x, y, (test, link(test @ u.T)), other, layer, biases, rows)
+
+
+def error(made: World, rows: Array, other: bool = False) -> Array:
+    """The test's squared error, by the variance, of a second layer on these rows and real data.
+
+    other: for the other link.
+    """
+    (x, target), y = made.test, made.y
+    if other:
+        y, target = made.other
+    seen = [jnp.concatenate([features(rows, made.biases, z), z], 1) for z in (made.x, x)]
+    said = seen[1] @ second_layer(seen[0], y)
+    return jnp.mean(jnp.square(said - target)) / jnp.var(target)
+
+
+def distilled(made: World, key: Array, most: int) -> Array:
+    """`most` unit points f[M, d] that noise became by one step of matching; their labels are 1."""
+    noise = jax.random.normal(key, (most, made.x.shape[1]))
+    signs = jnp.where(jnp.arange(most) % 2 == 0, 1.0, -1.0)
+    moved = match_step(made.layer, noise, signs, made.rows)
+    return moved / jnp.linalg.norm(moved, axis=1, keepdims=True)
+
+
+def of_sizes(key: Array, sizes: Array, d: int, r: int, units: int, most: int) -> dict[str, Array]:
+    """Errors by how many points make the first layer, for each of `sizes` i32[S], at most `most`.
+
+    Returns:
+      distilled, real (as many real points with their labels) and transfer (the other link, on
+      distilled points' rows) f[S]; whole (all real points), none (no step), scratch (the other
+      link's own step on as many real points as `most`) f[]; share f[].
+    """
+    for_world, for_points = jax.random.split(key)
+    made = world(for_world, d, r, units)
+    points = distilled(made, for_points, most)
+    detrended_y = detrended(made.x, made.y)
+
+    def rows(x: Array, y: Array, size: Array) -> Array:
+        kept = (jnp.arange(most) < size).astype(x.dtype)  # the others weigh nothing
+        return first_step(made.layer, x, y * kept)
+
+    def each(size: Array) -> dict[str, Array]:
+        own = rows(points, jnp.ones(most), size)
+        return {
+            "distilled": error(made, own),
+            "real": error(made, rows(made.x[:most], detrended_y[:most], size)),
+            "transfer": error(made, own, other=True),
+        }
+
+    other = detrended(made.x, made.other[0])[:most]
+    return {
+        **jax.lax.map(each, sizes),
+        "whole": error(made, made.rows),
+        "none": error(made, made.layer.w),
+        "scratch": error(made, first_step(made.layer, made.x[:most], other), other=True),
+        "share": subspace_share(points, made.u),
+    }
+
+
+def of_inputs(key: Array, sizes: Sequence[int], d: int, r: int, units: int) -> dict[str, Array]:
+    """Errors by how many random inputs the second layer is learned from, after 8 r^2 points.
+
+    Returns:
+      true and solved, by their labels, f[S]; whole, by ridge regression on all real data, f[].
+    """
+    for_world, for_points, for_inputs = jax.random.split(key, 3)
+    made = world(for_world, d, r, units)
+    points = distilled(made, for_points, 8 * r * r)
+    rows = first_step(made.layer, points, jnp.ones(len(points)))
+    see = functools.partial(features, rows, made.biases)
+    inputs = jax.random.normal(for_inputs, (max(sizes), d))
+    target, of_test = made.test[1], see(made.test[0])
+    real, variance = see(made.x), jnp.var(target)
+    found: dict[str, list[Array]] = {"true": [], "solved": []}
+    for size in sizes:
+        own = see(inputs[:size])
+        labels = {
+            "true": quadratic(inputs[:size] @ made.u.T)[:, None],
+            "solved": losses.solved_labels(own, real, made.y[:, None], 1e-6),
+        }
+        for name, given in labels.items():
+            said = losses.kernel_ridge_regression(own, given, of_test)[:, 0]
+            found[name].append(jnp.mean(jnp.square(said - target)) / variance)
+    whole = of_test @ second_layer(real, made.y)
+    return {
+        **{name: jnp.stack(values) for name, values in found.items()},
+        "whole": jnp.mean(jnp.square(whole - target)) / variance,
+    }
+
+
+def of_steps(
+    key: Array, d: int, r: int, units: int, steps: int, rate: float = 0.1
+) -> dict[str, Array]:
+    """The share of 8 r^2 points in U after each of `steps` outer steps: f[steps + 1] each.
+
+    By matching gradients (`gradient`), by the error of the network after one step on the points
+    (`performance`), and by the same of Gaussians' draws, whose means' share is shown (`gaussian`).
+    """
+    for_world, for_points, for_draws = jax.random.split(key, 3)
+    made = world(for_world, d, r, units)
+    number = 8 * r * r
+    start = jax.random.normal(for_points, (number, d)) / np.sqrt(d)
+    signs = jnp.where(jnp.arange(number) % 2 == 0, 1.0, -1.0)
+    x, y = made.x[: 10 * d], detrended(made.x, made.y)[: 10 * d]
+    wide = made.rows / jnp.linalg.norm(made.rows)
+
+    def performance(points: Array) -> Array:
+        """Of real labels with what the stepped network says, which no scale of it changes."""
+        rows = first_step(made.layer, points, signs)
+        rows = rows / jnp.sqrt(jnp.mean(jnp.sum(jnp.square(rows), 1)))
+        said = jax.nn.relu(x @ rows.T) @ made.layer.a / np.sqrt(units)
+        said = said - jnp.mean(said)
+        return -jnp.mean(said * y) / jnp.sqrt(jnp.mean(jnp.square(said)))
+
+    def matching(points: Array) -> Array:
+        rows = first_step(made.layer, points, signs)
+        return -jnp.vdot(rows, wide) / jnp.linalg.norm(rows)
+
+    def run(loss: Callable[[Array], Array], noisy: bool) -> Array:
+        def step(points: Array, key: Array) -> tuple[Array, Array]:
+            noise = jax.random.normal(key, points.shape) / np.sqrt(d)
+            gradient = jax.grad(lambda p: loss(p + 0.5 * noise if noisy else p))(points)
+            unit = gradient / jnp.linalg.norm(gradient)
+            moved = points + -rate * jnp.linalg.norm(start) * unit
+            return moved, subspace_share(moved, made.u)
+
+        shares = jax.lax.scan(step, start, jax.random.split(for_draws, steps))[1]
+        return jnp.concatenate([subspace_share(start, made.u)[None], shares])
+
+    return {
+        "gradient": run(matching, noisy=False),
+        "performance": run(performance, noisy=False),
+        "gaussian": run(performance, noisy=True),
+    }
+
+
+def over_seeds(function: Callable[[Array], dict[str, Array]], seeds: int) -> dict[str, np.ndarray]:
+    """Means over seeds, all of which are one program."""
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+    found = jax.jit(jax.vmap(function))(keys)
+    return {name: np.asarray(value).mean(0) for name, value in found.items()}
+
+
+def needed(sizes: Sequence[int], errors: np.ndarray, wanted: float) -> float:
+    """How many points have that error, between sizes by straight lines of logarithms; else NaN."""
+    below = np.flatnonzero(errors <= wanted)
+    if not len(below) or below[0] == 0:
+        return float("nan")
+    one = below[0]
+    x, y = np.log(sizes[one - 1 : one + 1]), np.log(errors[one - 1 : one + 1])
+    return float(np.exp(np.interp(np.log(wanted), y[::-1], x[::-1])))
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Of the logarithms, by least squares over what is a number."""
+    known = np.isfinite(y)
+    return float(np.polyfit(np.log(np.asarray(x)[known]), np.log(np.asarray(y)[known]), 1)[0])
+
+
+Figure = tuple[list[str], list[list[str]], str]
+
+
+def share(seeds: int, small: bool) -> Figure:
+    """(i)"""
+    d, r, steps = (10, 2, 10) if small else (50, 2, 100)
+    found = over_seeds(lambda key: of_steps(key, d, r, UNITS, steps), seeds)
+    shown = sorted({0, 1, 2, 5, 10, 20, 50, steps} & set(range(steps + 1)))
+    cells = [[str(n), *(f"{found[name][n]:.3f}" for name in found)] for n in shown]
+    return ["outer step", *found], cells, f"d = {d}, r = {r}, {8 * r * r} points."
+
+
+def size(seeds: int, small: bool) -> Figure:
+    """(ii), (iii), (v), (vi)"""
+    cases = [(10, 2), (16, 2)] if small else [(50, r) for r in (2, 3, 4, 5)]
+    cases += [] if small else [(d, 2) for d in (20, 30, 40, 70)]
+    cells, at = [], {}
+    for d, r in cases:
+        sizes = [max(2, round(share * r * r)) for share in (0.5, 1, 2, 4, 8, 16)]
+        run = functools.partial(
+            of_sizes, sizes=jnp.asarray(sizes), d=d, r=r, units=UNITS, most=sizes[-1]
+        )
+        found = over_seeds(lambda key, run=run: run(key), seeds)
+        at[d, r] = needed(sizes, found["distilled"], 0.1)
+        for n, points in enumerate(sizes):
+            row = [found[name][n] for name in ("distilled", "real", "transfer")]
+            row += [found[name] for name in ("whole", "none", "scratch", "share")]
+            cells.append(
+                [str(d), str(r), str(points), f"{points / r**2:.2f}", *(f"{v:.3f}" for v in row)]
+            )
+    note = "Points for an error of 0.1: "
+    note += ", ".join(f"d = {d}, r = {r}: {points:.1f}" for (d, r), points in at.items()) + "."
+    if not small:
+        by_r, by_d = (
+            {c: at[c] for c in cases if c[which] == value} for which, value in ((0, 50), (1, 2))
+        )
+        note += f" Slope in r {slope([r for _, r in by_r], list(by_r.values())):.2f};"
+        memory = [points * d for (d, _), points in by_d.items()]
+        note += f" of memory in d {slope([d for d, _ in by_d], memory):.2f}."
+    header = ["d", "r", "M", "M / r^2", "distilled", "real points", "transfer", "all real", "no step",
+              "the other link by itself", "share in U"]  # fmt: skip
+    return header, cells, note
+
+
+def width(seeds: int, small: bool) -> Figure:
+    """(iv)"""
+    d, r = (10, 2) if small else (50, 2)
+    sizes, cells = (8, 16, 32, 64, 128), []
+    for units in (64, 128) if small else (64, 128, 256, 512):
+        found = over_seeds(lambda key, units=units: of_inputs(key, sizes, d, r, units), seeds)
+        for n, inputs in enumerate(sizes):
+            row = [found["true"][n], found["solved"][n], found["whole"]]
+            cells.append([str(units), str(inputs), *(f"{v:.3f}" for v in row)])
+    header = ["L", "inputs", "true labels", "solved labels", "all real data"]
+    return header, cells, f"d = {d}, r = {r}; first layer by {8 * r * r} distilled points."
+
+
+FIGURES = {"share": share, "size": size, "width": width}
+
+
+def main() -> None:
+    """Makes the figures that the command line names."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("figures", nargs="*", choices=[[], *FIGURES], metavar="FIGURE")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--small", action="store_true")
+    said = parser.parse_args()
+    for name in said.figures or FIGURES:
+        header, cells, note = FIGURES[name](said.seeds, said.small)
+        print(f"{markdown_table(header, cells).rstrip()}\n\n{note}\n")
+        if not said.small:
+            path = Path(__file__).parent / "results" / f"multi_index_{name}.json"
+            result: dict[str, Any] = {"header": header, "cells": cells, "note": note}
+            write_json(path, {**result, "seeds": said.seeds})
+
+
+if __name__ == "__main__":
+    main()
