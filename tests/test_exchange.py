@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +17,8 @@ from test_cli import called, no_folder_of_the_users, refused  # noqa: F401
 from d3jax import artifact
 from d3jax.artifact import exchange
 from d3jax.data import Dataset, Normalization
+from d3jax.data import load as load_data
+from d3jax.experts.store import fingerprint
 from d3jax.host.progress import Reporter
 from d3jax.run import exchange as run
 from d3jax.run import judge, real
@@ -22,6 +26,7 @@ from d3jax.run.options import Architecture, Judgement, OtherFiles
 from d3jax.types import InputError
 
 torch = pytest.importorskip("torch")
+DOCS = Path(__file__).parent.parent / "docs" / "formats.md"
 CLASSES, PER_CLASS, SHAPE = 3, 2, (8, 8, 3)
 # CIFAR's figures in the code of DC and MTT
 MEAN, SD = (np.array(x) for x in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))
@@ -271,6 +276,35 @@ def test_whitened_images_are_judged_on_test_images_whitened_alike(kind, tmp_path
     np.testing.assert_allclose(used.apply(dataset.train_images), expected, atol=2e-3)
 
 
+def test_a_whitened_artifact_is_written_as_mtt_whitens(tmp_path, capsys):
+    """Its own ZCA follows mean and sd, MTT's is of pixels: images are turned back in between."""
+    digits = load_data("digits")
+    own = Normalization.of(digits.train_images, zca=True)
+    rows = [int(np.flatnonzero(digits.train_labels == label)[0]) for label in range(10)]
+    recipe = {
+        "epsilon": 0.1, "train_limit": None, "validation": 0, "seed": 0,
+        "images": fingerprint(digits.train_images, digits.train_labels),
+    }  # fmt: skip
+    normalization = {"mean": own.mean.tolist(), "sd": own.sd.tolist(), "zca": recipe}
+    specification = {
+        "kind": "pixels", "image_shape": [8, 8, 1], "num_classes": 10, "num_items": 10,
+    }  # fmt: skip
+    made = make(
+        specification, {"data": {"images": own.apply(digits.train_images[rows])}},
+        normalization=normalization, class_names=digits.class_names, dtype="float32",
+    )  # fmt: skip
+    artifact.save(made, tmp_path / "a.safetensors")
+    out = ("--out", tmp_path / "out")
+    called(capsys, "export", tmp_path / "a.safetensors", "--format=mtt", *out)
+    images = load(tmp_path / "out" / "images_best.pt").numpy().transpose(0, 2, 3, 1)
+    expected = whitening("mtt", digits.train_images)[rows]
+    np.testing.assert_allclose(images, expected, atol=2e-3)
+    back = run.read(tmp_path / "out", None, None, OtherFiles(), None, digits)
+    used = real.stored_normalization(back.header, digits)
+    pixels = used.invert(back.theta["data"]["images"])
+    np.testing.assert_array_equal(pixels, digits.train_images[rows])
+
+
 def test_a_file_of_another_project_is_judged(tmp_path, dataset):
     folder = written(distilled(), tmp_path / "out", "mtt")
     options = Judgement(
@@ -321,6 +355,19 @@ def test_files_that_cannot_be_used(tmp_path, capsys, dataset):
     assert "there is no folder" in refused(capsys, "import", folder, "--dataset=digits", *out)
     assert "there is no artifact" in refused(capsys, "export", folder, "--format=npz", *out)
     assert "there is no artifact" in refused(capsys, "evaluate", tmp_path / "empty")
+
+
+def test_the_training_that_the_docs_print(tmp_path, monkeypatch):
+    """A linear classifier in PyTorch learns the exported images by heart."""
+    (code,) = re.findall("```python\n(.*?)```", DOCS.read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    written(distilled(), tmp_path / "exported", "mtt")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, CLASSES))
+    said = {"network": network}
+    exec(code, said)
+    right = network(said["images"]).argmax(1) == said["labels"]
+    assert right.all()
 
 
 def test_export_by_the_command(tmp_path, capsys):

@@ -12,6 +12,7 @@ from d3jax.artifact import exchange
 from d3jax.artifact.exchange import Published
 from d3jax.data import Dataset, Normalization
 from d3jax.data.augment import default_strategy
+from d3jax.data.given import Reading
 from d3jax.evaluate import Protocol
 from d3jax.experts.store import fingerprint
 from d3jax.host.progress import Reporter
@@ -117,7 +118,8 @@ def read(
         )
     if dataset is None:
         test_only = not own and whitening == "none"
-        dataset = data.load(str(name), data_dir, test_only=test_only)
+        reading = _reading(header, path)
+        dataset = data.load(str(name), data_dir, test_only=test_only, **reading)
         dataset = dataset._replace(name=dataset_name(str(name)))
     normalization = Normalization.of(dataset.train_images) if stated is None else stated
     zca = None
@@ -159,6 +161,18 @@ def _told(found: Published, part: str) -> dict[str, Any]:
     """A part of the header.json beside the files."""
     told = found.about.get(part)
     return told if isinstance(told, dict) else {}
+
+
+def _reading(header: dict[str, Any], path: Path) -> dict[str, Any]:
+    """How the data set was read, where header.json says so."""
+    try:
+        reading = Reading(**header.get("reading", {}))
+        reading.check()
+    except (TypeError, InputError) as error:
+        raise InputError(
+            f"header.json beside {path} does not say how the data set is read: {error}"
+        ) from None
+    return reading.chosen()
 
 
 def _usual(found: Published) -> str:

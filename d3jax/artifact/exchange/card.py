@@ -85,7 +85,7 @@ def _training(header: dict[str, Any], told: dict[str, Any]) -> str:
     width = header["architecture"].get("width")
     rate = protocol.get("learning_rate") or header["student_learning_rate"]
     lines = [
-        f"{normalized}.",
+        f"{normalized}.\n",
         f"- network: {network}" + (f", width {width}" if width else ""),
         f"- SGD: learning rate {rate:.4g}, momentum {protocol.get('momentum', 0.9)}, weight decay "
         f"{protocol.get('weight_decay', 5e-4)}, batches of {protocol.get('batch_size', 256)}",
