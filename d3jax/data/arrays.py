@@ -66,6 +66,12 @@ class Dataset(NamedTuple):
 
         Raises:
           InputError: arrays that are none, differ in length or shape, or labels out of range.
+
+        Examples:
+          >>> images, labels = np.linspace(0, 1, 6 * 64).reshape(6, 8, 8), [0, 1] * 3
+          >>> data = Dataset.from_arrays(images[:4], labels[:4], images[4:], labels[4:])
+          >>> data.image_shape, data.num_classes, data.train_images.dtype
+          ((8, 8, 1), 2, dtype('uint8'))
         """
         from d3jax.data.splits import Splits, checked, sized
 

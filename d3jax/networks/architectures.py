@@ -222,6 +222,12 @@ def create(
 
     Raises:
       InputError: an unknown name, or an option that the network does not have.
+
+    Examples:
+      >>> network = create("mlp", image_shape=(8, 8, 1), num_classes=10, width=4)
+      >>> params = network.init(jax.random.key(0))
+      >>> network.apply(params, jnp.zeros((2, 8, 8, 1))).shape
+      (2, 10)
     """
     if name not in _MODULES:
         raise InputError(f"unknown network {name!r}; known networks: {', '.join(NAMES)}")

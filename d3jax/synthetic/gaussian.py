@@ -182,6 +182,11 @@ def fit(vectors: Array, classes: Array, num_classes: int) -> tuple[Array, Array]
 
     Returns:
       (mean f[K, z], variance f[K, z]); NaN for a class without vectors.
+
+    Examples:
+      >>> mean, variance = fit(jnp.array([[0.0], [2.0], [5.0]]), jnp.array([0, 0, 1]), 2)
+      >>> print(mean.ravel(), variance.ravel())
+      [1. 5.] [1. 0.]
     """
     ones = jnp.ones((vectors.shape[0], 1), vectors.dtype)
     # Centring on the overall mean first keeps E[x^2] - E[x]^2 from cancelling.

@@ -19,7 +19,7 @@ def create(
     label_kind: str = "hard",
     start: str = "real",
 ) -> Synthetic:
-    """Images themselves, normalized: theta["data"]["images"] f[N, H, W, C].
+    """Images themselves, normalized: `theta["data"]["images"]` f[N, H, W, C].
 
     Args:
       image_shape: (H, W, C).
@@ -30,6 +30,12 @@ def create(
 
     Raises:
       InputError: N is not positive, or not a multiple of K where labels are hard.
+
+    Examples:
+      >>> data = create(image_shape=(8, 8, 1), num_classes=2, num_items=4, start="noise")
+      >>> batch = data.sample(data.init(jax.random.key(0), None), None)
+      >>> print(batch.images.shape, batch.targets.argmax(1))
+      (4, 8, 8, 1) [0 0 1 1]
     """
     shape = (num_items, *image_shape)
     labels.check_kind(label_kind)
