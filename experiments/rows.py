@@ -128,3 +128,15 @@ def _pooled_baseline(rows: Sequence[Row]) -> Row:
     if "nearest_neighbours" in rows[0]:
         both["nearest_neighbours"] = pooled([row["nearest_neighbours"] for row in rows])
     return both
+
+
+def percent(accuracy: dict[str, Any], seeds: int | None = None) -> str:
+    """Mean and standard deviation between seeds, in percent; of one seed the mean, and that it is.
+
+    seeds: how many the table's row has, as its first cell says; then only other numbers are said.
+    """
+    number = len(accuracy["per_seed"])
+    mean = f"{100 * accuracy['mean']:.1f}"
+    spread = "" if accuracy["sd"] is None else f" ± {100 * accuracy['sd']:.1f}"
+    told = number == seeds if seeds is not None else number > 1
+    return mean + spread + ("" if told else " (1 seed)" if number == 1 else f" ({number} seeds)")

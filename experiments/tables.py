@@ -1,12 +1,13 @@
-"""Renders the tables of both READMEs and of the experiments' docstrings from their results.
+"""Renders the tables of README, docs and experiments' docstrings from results, and draws two plots.
 
     python -m experiments.tables [--check]
     python -m experiments.tables --accelerator FILE
 
 A table stands between a line that holds `table: NAME` and one that holds `end of table`; NAME is
-that of a file in experiments/results/ or benchmarks/results/, or accelerator_SECTION. With --check
-nothing is written, and the exit code is 1 where a file is out of step. The second line prints the
-tables of a file that `python -m benchmarks accelerator` has written, such as a dry run's.
+that of a file in experiments/results/ or benchmarks/results/, accelerator_SECTION, or one of
+`overview.py`, which draws the plots of docs/pictures/ too. With --check nothing is written, and the
+exit code is 1 where a file is out of step. The second line prints the tables of a file that
+`python -m benchmarks accelerator` has written, such as a dry run's.
 """
 
 import importlib
@@ -21,13 +22,15 @@ from benchmarks.accelerator import tables as accelerator_tables
 from benchmarks.suite import peers_table
 from d3jax.host.files import write_text
 from d3jax.run.pictures import markdown_table
-from experiments.rows import by_label
+from experiments import overview
+from experiments.rows import by_label, percent
 
 ROOT = Path(__file__).parent.parent
 FILES = (
     ROOT / "README.md",
     ROOT / "benchmarks" / "README.md",
     ROOT / "benchmarks" / "ACCELERATOR.md",
+    *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "experiments").glob("*_*.py")),
 )
 KNOWN = ("random", "best_random", "kmeans", "herding", "class_mean",
@@ -36,20 +39,10 @@ KNOWN = ("random", "best_random", "kmeans", "herding", "class_mean",
 _TABLE = re.compile(r"(?m)^(.*\btable: (\w+).*\n)((?:.*\n)*?)(.*\bend of table\b.*\n)")
 
 
-def percent(accuracy: dict[str, Any], seeds: int | None = None) -> str:
-    """Mean and standard deviation between seeds, in percent; of one seed the mean, and that it is.
-
-    seeds: how many the table's row has, as its first cell says; then only other numbers are said.
-    """
-    number = len(accuracy["per_seed"])
-    mean = f"{100 * accuracy['mean']:.1f}"
-    spread = "" if accuracy["sd"] is None else f" ± {100 * accuracy['sd']:.1f}"
-    told = number == seeds if seeds is not None else number > 1
-    return mean + spread + ("" if told else " (1 seed)" if number == 1 else f" ({number} seeds)")
-
-
 def rendered(name: str) -> str:
-    """The table of NAME.json, as Markdown."""
+    """The table of NAME.json, or of experiments/overview.py, as Markdown."""
+    if name in overview.TABLES:
+        return overview.TABLES[name]()
     file, _, section = name.partition("_") if name.startswith("accelerator_") else (name, "", "")
     paths = [ROOT / room / "results" / f"{file}.json" for room in ("experiments", "benchmarks")]
     found = [path for path in paths if path.exists()]
@@ -163,7 +156,7 @@ def in_step(text: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Renders every file, or checks it."""
+    """Renders every file and draws every plot, or checks them."""
     if arguments[:1] == ["--accelerator"]:
         for section, table in accelerator_tables(json.loads(Path(arguments[1]).read_text())):
             print(f"\n## {section}\n\n{markdown_table(*table)}")
@@ -173,7 +166,12 @@ def main(arguments: list[str]) -> None:
         if "--check" not in arguments:
             write_text(path, in_step(path.read_text()))
         print(f"{'out of step' if '--check' in arguments else 'rendered'}: {path.name}")
-    if stale and "--check" in arguments:
+    plots = overview.stale_plots()
+    if "--check" not in arguments:
+        overview.draw()
+    if plots:
+        print(f"{'out of step' if '--check' in arguments else 'drawn'}: {', '.join(plots)}")
+    if (stale or plots) and "--check" in arguments:
         raise SystemExit(1)
 
 
