@@ -1,18 +1,13 @@
-"""Experiments: tables in step with results, README in step with CI, the large recipes runnable."""
+"""Experiments: tables in step with results, the large recipes runnable."""
 
 import dataclasses
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import d3jax
-from d3jax import cli
 from d3jax.host.progress import Reporter
 from d3jax.run import run as jobs
-from d3jax.types import InputError
 from experiments import frontier, imagenet64_d3, rows, tables, tiny_imagenet_d3
 
 ROOT = Path(__file__).parent.parent
@@ -85,62 +80,6 @@ def test_results_keep_the_runs_of_other_seeds(tmp_path, monkeypatch):
     assert [row["seeds"] for row in rows.read("x")] == [[0], [1], [2]]
     rows.write("x", [_row("b", [0], 0.1, rate=2)], ["a", "b"])  # another configuration
     assert [row["seeds"] for row in rows.read("x")] == [[0], [0]]
-
-
-def test_readme_promises_the_command_that_ci_runs():
-    pattern = re.search(r"grep -m 1 '(.*)' README.md", (ROOT / ".ci" / "run").read_text())
-    assert pattern is not None
-    lines = [line for line in (ROOT / "README.md").read_text().splitlines()]
-    found = [line for line in lines if re.match(pattern[1], line)]
-    assert len(found) == 1
-    assert "pytest" in found[0]
-
-
-def test_readme_shows_what_there_is(capsys):
-    """Its command lines parse, and its first snippet runs."""
-    text = (ROOT / "README.md").read_text()
-    lines = [line for line in text.splitlines() if line.startswith("d3jax ")]
-    assert len(lines) > 7
-    for line in lines:
-        cli.parse(shlex.split(line, comments=True)[1:])
-    snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    assert snippet is not None
-    exec(compile(snippet[1], "README.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("(5, 8, 3)\n"), "as its comment says"
-
-
-@pytest.mark.parametrize("which", [1, 2])
-def test_readmes_python_runs(which, tmp_path, monkeypatch, capsys):
-    """Its two other snippets, as printed but for sizes."""
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    sizes = {
-        "outer_steps=200,": "outer_steps=2, network='mlp', width=4,"
-        " inner_steps=2, baselines=('random',), student=d3jax.Protocol(students=1, epochs=2),",
-        'network="mlp", students=3': 'network="mlp", width=4, students=1',
-        'load_data("digits")': 'load_data("digits", train_limit=200, test_limit=50)',
-        "width=16, **shape)\nreal": "width=4, depth=1, **shape)\nreal",
-        "count=2, epochs=10": "count=1, epochs=9",
-        "d3jax.D3Options()": "d3jax.D3Options(inner_steps=2, mmd_samples=2)",
-        "range(100)": "range(2)",
-    }
-    code = blocks[which]
-    for printed, small in sizes.items():
-        code = code.replace(printed, small)
-    room: dict = {}
-    exec(compile(code, "README.md", "exec"), room)
-    if which == 1:
-        assert "'students': 1" in capsys.readouterr().out
-        assert (tmp_path / "images.png").stat().st_size > 5000
-        assert room["run"].report["baselines"]["random"]["accuracy"]["students"] == 1
-        assert "<table>" in room["run"].report._repr_html_()
-        assert "<td>mtt</td>" in room["run"].artifact._repr_html_()
-        with pytest.raises(InputError, match="did you mean outer_steps"):
-            d3jax.distill("mtt", outer_stps=3)
-        with pytest.raises(InputError, match="train_limit says what to load"):
-            d3jax.distill("mtt", room["dataset"], train_limit=3)
-    else:
-        assert set(room["theta"]) == {"data", "decoder", "statistics"}
 
 
 def tiny(options, out, data):
