@@ -401,6 +401,17 @@ def test_evaluate_on_several_networks(finished, capsys, tmp_path):
     assert "different names" in refused(capsys, "evaluate", out, "--networks=mlp,mlp")
 
 
+def test_a_finished_runs_page(finished, capsys, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    called(capsys, "report", out, "--html")
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(list(out.glob("*.png"))) >= 2
+    report = json.loads((out / "report.json").read_text())
+    assert f"{100 * report['accuracy']['mean']:.2f} % of the test images" in page
+    assert all(f"<td>{name}</td>" in page for name in report["baselines"])
+
+
 def test_a_folder_at_work_is_left_alone(finished, capsys):
     with locked(finished[0], "distilling"), pytest.raises(SystemExit) as caught:
         cli.main(["distill", "d3", f"--out={finished[0]}", *OPTIONS])

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -89,6 +90,9 @@ def evaluate(
     dataset: Dataset | str | None = None,
     *,
     network: str | None = None,
+    networks: Sequence[str] = (),
+    learning_rates: Sequence[float] = (),
+    scores: bool = False,
     students: int | None = None,
     seed: int = 0,
     verbose: bool = False,
@@ -97,10 +101,13 @@ def evaluate(
     """Trains fresh students on an artifact alone, and tests them once, after the last epoch.
 
     Args:
-      made: the artifact, or its file.
+      made: the artifact, or its file, or another project's (`artifact.exchange.read`).
       dataset: whose test images; default the data set that the artifact names.
       network: the students' architecture; default the artifact's, with `architecture`'s changes
         (`width`, `depth`, `norm` ...).
+      networks: several, one after another, instead; the report's `networks` are theirs.
+      learning_rates: students train at the best of these and the artifact's, on other images.
+      scores: those of `evaluate.scores` too, in the report's `scores`.
       students: how many; default as the artifact says.
       seed: of the students.
       verbose: print progress.
@@ -112,6 +119,9 @@ def evaluate(
     options = Judgement(
         dataset=name,
         architecture=Architecture(network=cast(Any, network), **architecture),
+        networks=",".join(networks) or None,
+        learning_rates=tuple(learning_rates),
+        scores=scores,
         students=students,
         seed=seed,
     )
