@@ -60,6 +60,8 @@ def test_the_pixel_loss_against_finite_differences(teacher, real):
 def test_the_loss_is_the_sum_over_batches_of_one_image_of_each_class(teacher, real):
     """Items 0 and 1 are of class 0, 2 and 3 of class 1, 4 and 5 of class 2."""
     np.testing.assert_array_equal(batch_items(6, 3), [[0, 2, 4], [1, 3, 5]])
+    np.testing.assert_array_equal(batch_items(6, 3, 1), [[0], [2], [4], [1], [3], [5]])
+    np.testing.assert_array_equal(batch_items(8, 4, 2), [[0, 2], [4, 6], [1, 3], [5, 7]])
     data = stored()
     objective = statistics_matching(
         teacher, 6, NUM_CLASSES, statistics_weight=0.3, variance_weight=2.0, updates=("data",)
@@ -202,7 +204,8 @@ SHAPE = {"image_shape": IMAGE_SHAPE, "num_classes": NUM_CLASSES}
     ids=["gaussian", "spectral"],
 )
 def test_other_parametrizations_run_under_the_same_objective(teacher, real, data):
-    method, state = started(teacher, real, data, adjustment_steps=1, crop=True)
+    method, state = started(teacher, real, data, adjustment_steps=1, crop=True, batch_classes=1)
+    assert state.aux[0]["params"].shape[0] == 6  # a batch each
     after, metrics = jax.jit(method.step)(KEY, state, real)
     for group in data.groups:
         assert metrics[f"statistics/update_{group}"] > 0
@@ -227,6 +230,8 @@ def test_options_out_of_range(teacher, options, message):
 def test_teachers_and_items_that_cannot_be(teacher, tiny_network, tiny_real):
     with pytest.raises(InputError, match="a multiple of 3 classes"):
         statistics_matching(teacher, 7, 3, updates=("data",))
+    with pytest.raises(InputError, match="batches of 2 classes do not divide 3"):
+        statistics_matching(teacher, 6, 3, batch_classes=2, updates=("data",))
     with pytest.raises(InputError, match="learns no labels"):
         dwa(teacher, stored(label_kind="free"), DWAOptions(), 4)
     method = dwa(tiny_network, stored(), DWAOptions(), 4)

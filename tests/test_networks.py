@@ -29,6 +29,8 @@ def _count(name, shape, num_classes=10, **options):
         ("resnet18", (32, 32, 3), {}, 11_173_962),
         ("resnet18", (32, 32, 3), {"width": 32}, 2_797_610),
         ("resnet18", (32, 32, 3), {"width": 16}, 701_466),
+        # torchvision's, of 1000 classes, less 990 x 513 of the classifier.
+        ("resnet18", (224, 224, 3), {}, 11_181_642),
     ],
 )
 def test_parameter_counts(name, shape, options, expected):
@@ -67,6 +69,15 @@ def test_shapes_of_outputs(name, shape, features):
     assert outputs.logits.shape == (5, 7)
     assert outputs.features.shape == (5, features)
     assert outputs.statistics == ()
+
+
+def test_resnet18_has_twenty_batch_norms():
+    network = networks.create("resnet18", image_shape=(32, 32, 3), num_classes=10, norm="batch")
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    found = jax.eval_shape(network.forward, params, images).statistics
+    assert len(found) == 20
+    assert sum(mean.shape[0] for mean, _ in found) == 4800
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The same work in PyTorch: same shapes, same arithmetic, losses compared.
 
-Each row is one outer step's loss and meta-gradient, or an epoch of experts, or the training of
+Each row is one outer step's loss and (meta-)gradient, or an epoch of experts, or the training of
 students: ours compiled and PyTorch's eager (`torch.compile` does not differentiate twice; where it
 can, it is timed too), at the same inputs and weights, which must give the same loss to 1e-4 (on a
 GPU to 1e-3), alternating in one process; CPU seconds of all threads, the least of several rounds.
@@ -30,7 +30,7 @@ import jax
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.peers import d3, dd, experts, mtt, students
+from benchmarks.peers import d3, dd, experts, mtt, statistics, students
 from benchmarks.peers.pair import Pair, device
 from benchmarks.suite import (
     Cases,
@@ -58,6 +58,8 @@ WORKS: dict[str, Callable[[], Pair]] = {
     "D3, ConvNet width 128, T=10, 30 MMD samples": lambda: d3.pair(128, 10, 30),
     "experts, ConvNet width 32, 4 at once, an epoch": lambda: experts.pair(32, 4, 10_000),
     "5 students, ConvNet width 32, 300 epochs, 20 images": lambda: students.pair(32, 5, 300, 20),
+    "DWA, ConvNet width 32, 100 images": lambda: statistics.pair(32, 10),
+    "DWA, ConvNet width 128, 100 images": lambda: statistics.pair(128, 10),
 }
 LONGER: dict[str, Callable[[], Pair]] = {
     "MTT, ConvNet width 32, T=10, 20 images": lambda: mtt.pair(32, 10, 2),

@@ -6,10 +6,10 @@ their classes, and the inputs of its batch norms should have the statistics of i
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -23,6 +23,7 @@ from d3jax.methods.registry import TINY, Reads, Setting, Spec, register
 from d3jax.networks import unraveler
 from d3jax.networks.blocks import has_statistics
 from d3jax.synthetic import pixels
+from d3jax.synthetic.labels import item_classes
 from d3jax.types import InputError, Method, Network, PyTree, Real, State, Synthetic
 
 
@@ -44,6 +45,9 @@ class DWAOptions:
     """How far they move in all, rho."""
     adjustment: Literal["directed", "random"] = "directed"
     """Along the gradient, or as far in a random direction (the control)."""
+    batch_classes: int | None = None
+    """Classes, one image of each, whose statistics are matched together, and for which the teacher
+    is adjusted; default all (ImageNet: 100)."""
     roll: int = 4
     """The teacher sees images moved by 0 to so many pixels, round the edges (224 pixels: 32)."""
     crop: bool = False
@@ -66,8 +70,9 @@ def dwa(network: Network, synthetic: Synthetic, options: DWAOptions, outer_steps
     Args:
       network: the teacher's architecture, with batch norm; `real.trajectories[0, -1]` are its
         weights.
-      synthetic: pixels in the papers, any parametrization here. The j-th items of all classes are a
-        batch, for which the teacher is adjusted, and whose statistics are matched.
+      synthetic: pixels in the papers, any parametrization here. The j-th items of all classes, or
+        of `batch_classes` of them, are a batch, for which the teacher is adjusted, and whose
+        statistics are matched.
       options: see `DWAOptions`.
       outer_steps: the length of the run, for the cosine schedule.
 
@@ -96,6 +101,7 @@ def dwa(network: Network, synthetic: Synthetic, options: DWAOptions, outer_steps
         statistics_weight=options.statistics_weight,
         variance_weight=options.variance_weight,
         first_weight=options.first_weight,
+        batch_classes=options.batch_classes,
         view=lambda key, images: _seen(options, key, images),
         updates=synthetic.groups,
     )
@@ -116,12 +122,14 @@ def dwa(network: Network, synthetic: Synthetic, options: DWAOptions, outer_steps
         state = composed.init(for_state, real)
         if not options.adjustment_steps or not options.adjustment_radius:
             return state
-        items = objectives.batch_items(number, classes)
+        items = objectives.batch_items(number, classes, options.batch_classes)
+        labels = item_classes(number, classes, items)
         images = synthetic.sample(state.theta, None, items.reshape(-1)).images
         images = images.reshape(*items.shape, *images.shape[1:])
         keys = jax.random.split(for_batches, len(items))
         (aux,) = state.aux
-        params = jax.lax.map(lambda own: _adjusted(network, options, aux, *own), (keys, images))
+        move = partial(_adjusted, network, options, aux, classes)
+        params = jax.lax.map(lambda own: move(*own), (keys, images, labels))
         return state._replace(aux=({**aux, "params": params},))
 
     def step(key: Array, state: State, real: Real) -> tuple[State, dict[str, Array]]:
@@ -132,9 +140,15 @@ def dwa(network: Network, synthetic: Synthetic, options: DWAOptions, outer_steps
 
 
 def _adjusted(
-    network: Network, options: DWAOptions, aux: PyTree, key: Array, images: Array
+    network: Network,
+    options: DWAOptions,
+    aux: PyTree,
+    classes: int,
+    key: Array,
+    images: Array,
+    labels: Array,
 ) -> Array:
-    """The teacher's weights f[P] for a batch that starts as `images` f[K, H, W, C]."""
+    """The teacher's weights f[P] for a batch that starts as `images` f[B, H, W, C]."""
     for_view, for_direction = jax.random.split(key)
     (teacher,) = aux["params"]
     if options.adjustment == "random":
@@ -143,7 +157,7 @@ def _adjusted(
 
     def loss(params: Array, images: Array) -> Array:
         outputs = network.forward(unravel(params), images, statistics=aux["statistics"])
-        targets = jnp.eye(len(images), dtype=images.dtype)
+        targets = jax.nn.one_hot(labels, classes, dtype=images.dtype)
         return losses.cross_entropy(outputs.logits, targets)
 
     seen = _seen(options, for_view, images)

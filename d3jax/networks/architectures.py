@@ -21,6 +21,7 @@ NORMS = ("instance", "group", "layer", "batch", "none")
 POOLINGS = ("average", "max", "none")
 INITIALIZATIONS = ("uniform_fan_in", "xavier_normal")
 PRECISIONS = ("float32", "bfloat16")
+LARGE = 128  # pixels, from which on a ResNet has the stem of large images
 
 
 class _Statistics:
@@ -134,7 +135,11 @@ class MLP(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 for small images (3x3 stem, no stem pooling); width 64 is the usual one."""
+    """ResNet-18; width 64 is the usual one.
+
+    For small images a 3x3 stem, no stem pooling; from 128 pixels on the stem of He et al. (arXiv
+    1512.03385), 7x7 with stride 2 and max pooling.
+    """
 
     num_classes: int
     width: int = 64
@@ -153,7 +158,11 @@ class ResNet18(nn.Module):
             )
             return normalize(Normalization(self.norm), layer(x))
 
-        x = self.activation(convolve(images, self.width))
+        if images.shape[1] < LARGE:
+            x = self.activation(convolve(images, self.width))
+        else:
+            x = self.activation(convolve(images, self.width, 7, 2))
+            x = pools.max_pool(x, 3, padding=1)
         for stage in range(4):
             features = self.width * 2**stage
             for block in range(2):

@@ -1,0 +1,92 @@
+"""CIFAR-10: what of DWA helps over SRe2L, and whether optimizing helps over real images at all.
+
+    D3JAX_DATA_DIR=... python -m experiments.cifar10_statistics [ROW ...] [--seeds 0,1,2]
+
+All 50 000 training images of the copy decoded from JPEG files (not to be compared with published
+figures), ConvNet depth 3, width 32, batch norm; one teacher a seed (20 epochs, SGD 0.1, momentum,
+cosine, crop and flip), 10 images a class, 1000 outer steps. The arms, all under that teacher:
+
+    sre2l                  starts from noise, variances weigh 1, no adjustment
+    real start             the same from real images
+    variance weight        besides, variances weigh 11
+    random direction       besides, the teacher is moved by 0.015 in a random direction
+    dwa                    by 0.015 in 12 steps that raise the start images' loss
+    dwa, radius 0.15, 1.5  further
+
+Beside the row `dwa` stand as many random real images and RDED's crops, with the same labels, and
+random ones with hard labels. Where labels come from, and what they take, is
+`cifar10_statistics_labels.py`.
+
+Students of all arms, and of all baselines: 2000 steps of 50, AdamW at 0.001 with a cosine, crop,
+flip and mixup, KL at temperature 20 with the teacher's label of each view; population statistics of
+the distilled images; the last epoch. Nothing of it is chosen on test images. Arms of a seed share
+teacher, start images, views and the students' initial weights, so that differences are paired:
+
+    python -m experiments.pairs cifar10_statistics
+
+On one core of the machine of 2026-11-27, in CPU seconds: a teacher 670, the 1000 outer steps of an
+arm 66, the five students of an arm or baseline 500; 5.1 hours in all (three seeds, seven arms, three
+baselines).
+
+table: cifar10_statistics (python -m experiments.tables)
+
+Not measured here yet.
+
+end of table
+
+Published, of ResNet-18 at 10 images a class: SRe2L 27.2, DWA 32.6, RDED 37.1 (each under its own
+student's recipe, the first two after 400 steps).
+"""
+
+import dataclasses
+from typing import Any
+
+from d3jax import experts
+from d3jax.evaluate import Protocol
+from d3jax.methods.dwa import SRE2L, DWAOptions
+from d3jax.run.options import Architecture, Data, Parametrization, command
+from experiments import runner
+
+replace = dataclasses.replace
+STUDENTS = Protocol(
+    steps=2000,
+    batch_size=50,
+    learning_rate=1e-3,
+    optimizer="adamw",
+    weight_decay=0.01,
+    schedule="cosine",
+    views="padded",
+    mix="mixup",
+    temperature=20.0,
+)
+DWA = command("dwa")(
+    data=Data(dataset="cifar10"),
+    architecture=Architecture(network="convnet", width=32, norm="batch"),
+    parametrization=Parametrization(images_per_class=10, labels="teacher"),
+    expert=replace(experts.TEACHER, epochs=20),
+    student=STUDENTS,
+    outer_steps=1000,
+    baselines=("random", "rded", "random_hard"),
+    baseline_learning_rates=(1e-3,),
+)
+
+
+def arm(own: DWAOptions, **stored: Any) -> Any:
+    """The same under other options, its baselines left out: they would be the same again."""
+    parametrization = replace(DWA.parametrization, **stored)
+    return replace(DWA, dwa=own, parametrization=parametrization, baselines=())
+
+
+ROWS = {
+    "sre2l": arm(SRE2L, start="noise"),
+    "real start": arm(SRE2L),
+    "variance weight": arm(DWAOptions(adjustment_steps=0)),
+    "random direction": arm(DWAOptions(adjustment="random")),
+    "dwa": DWA,
+    "dwa, radius 0.15": arm(DWAOptions(adjustment_radius=0.15)),
+    "dwa, radius 1.5": arm(DWAOptions(adjustment_radius=1.5)),
+}
+if __name__ == "__main__":
+    chosen, seeds = runner.arguments(ROWS, (0, 1, 2))
+    own = {row: ROWS[row] for row in chosen}
+    runner.run("cifar10_statistics", own, seeds=seeds, labels=list(ROWS))
