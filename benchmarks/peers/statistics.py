@@ -1,9 +1,8 @@
-"""One recover step of SRe2L and DWA on CIFAR-10's shape, ConvNet with batch norm, here and there."""
+"""One recover step of DWA on CIFAR-10's shape, a ConvNet with batch norm, here and in PyTorch."""
 
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F

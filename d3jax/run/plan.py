@@ -210,9 +210,10 @@ def _host_memory(prepared: "list[_Prepared]", dataset: Dataset, device_bytes: in
 def _refusal(rows: dict[str, Any], store: Path) -> str | None:
     if rows["experts_bytes"] + rows["checkpoint_bytes"] > rows["disk_bytes_free"]:
         return (
-            f"the run does not fit: its experts need {decimal(rows['experts_bytes'])} in {store}, "
-            f"where {decimal(rows['disk_bytes_free'])} are free; fewer experts or epochs, or "
-            f"--expert.dtype bfloat16, need less"
+            f"the run does not fit: its experts need {decimal(rows['experts_bytes'])}, its "
+            f"checkpoints {decimal(rows['checkpoint_bytes'])} in {store}, where "
+            f"{decimal(rows['disk_bytes_free'])} are free; fewer experts or epochs, --expert.dtype "
+            f"bfloat16, or fewer items need less"
         )
     if rows["device_bytes"] > rows["device_bytes_there"]:
         return (
