@@ -13,6 +13,7 @@ from test_cli import called, no_folder_of_the_users  # noqa: F401
 
 from d3jax import artifact, data, losses
 from d3jax.distill import pool
+from d3jax.distill.sharded import DEVICE
 from d3jax.methods.frepo import FRePoOptions, frepo
 from d3jax.networks import unraveler
 from d3jax.run.options import Parametrization, command
@@ -132,6 +133,52 @@ def test_the_loss_is_ridge_regression_by_hand_and_its_gradient_finite_difference
         )
 
 
+def test_devices_have_networks_of_their_own_and_average_the_datas_gradient(
+    made, tiny_network, tiny_real
+):
+    """Adam's first moment is a tenth of the gradient: of each device's own network, as trained on
+    data that LAMB has moved by the mean of the devices' gradients."""
+    options = FRePoOptions(pool=1, real_batch=5, devices=2)
+    spread = frepo(tiny_network, made.synthetic, options, outer_steps=10)
+    start = jax.jit(spread.init)(KEY, tiny_real)
+    after, _ = jax.jit(spread.step)(KEY, start, tiny_real)
+    before, (aux,) = np.asarray(start.aux[0].weights)[:, 0], after.aux
+    assert np.abs(before[0] - before[1]).max() > 0.1
+
+    (objective,), sample = spread.objectives, made.synthetic.sample
+    key = jax.random.fold_in(jax.random.fold_in(KEY, 0), 0)  # the first step's first objective
+
+    def gradient(theta, aux):
+        def loss(theta):
+            return objective.loss(theta, sample, aux, start.step, key, tiny_real)[0]
+
+        return jax.grad(loss)(theta)
+
+    both = jax.jit(jax.vmap(gradient, (None, 0), axis_name=DEVICE))
+    each = both(start.theta, start.aux[0])
+    first, second = (jax.tree.map(lambda x, i=i: np.asarray(x[i]), each) for i in range(2))
+    assert np.abs(first["data"]["images"] - second["data"]["images"]).max() > 1e-4
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, first, second)
+    for group in ("data", "labels"):
+        lamb = optax.lamb(3e-4)
+        with jax.numpy_dtype_promotion("standard"):
+            change, _ = lamb.update(mean[group], lamb.init(start.theta[group]), start.theta[group])
+        expected = optax.apply_updates(start.theta[group], change)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), after.theta[group], expected
+        )
+
+    @jax.jit
+    @jax.grad
+    def slope(weights):
+        logits = tiny_network.apply(unraveler(tiny_network)(weights), after.theta["data"]["images"])
+        return losses.squared_error(logits, after.theta["labels"])
+
+    for device in range(2):
+        moment = np.asarray(aux.optimizer[0].mu)[device, 0]
+        np.testing.assert_allclose(moment, 0.1 * slope(before[device]), rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -139,6 +186,7 @@ def test_the_loss_is_ridge_regression_by_hand_and_its_gradient_finite_difference
         ({"real_batch": 0}, "real_batch must be at least 1, not 0"),
         ({"network_steps": -1}, "network_steps must not be negative, it is -1"),
         ({"network_learning_rate": -1.0}, "network_learning_rate must not be negative"),
+        ({"devices": 99}, "there are 4 devices, not 99"),
     ],
 )
 def test_options_that_cannot_be_are_refused(made, tiny_network, options, message):

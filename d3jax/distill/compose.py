@@ -44,6 +44,7 @@ def compose(
     *,
     separate: bool = False,
     weights: Mapping[str, float] | None = None,
+    axis: str | None = None,
 ) -> Method:
     """A `Method` whose step applies each objective's gradient in turn.
 
@@ -62,6 +63,9 @@ def compose(
         and with it how little the other one moves. `updates_per_step` says how often a state steps.
       weights: by an objective's name, a positive factor on its updates, which is one on its
         learning rates; default 1. (A factor on a loss does nothing to Adam with separate states.)
+
+      axis: of a mesh, over which gradients and metrics are averaged; `aux` is each device's own
+        (`sharded.with_own_aux`).
 
     The metrics are the objectives' own, and the norm of each update that is made, over all leaves
     of a group: `NAME/METRIC` and `NAME/update_GROUP`.
@@ -106,6 +110,8 @@ def compose(
                 return objective.loss(theta, synthetic.sample, carried, state.step, key, real)
 
             (_, (aux[position], measured)), gradient = jax.value_and_grad(loss, has_aux=True)(moved)
+            if axis is not None:
+                gradient, measured = jax.lax.pmean((gradient, measured), axis)
             weight = (weights or {}).get(objective.name, 1.0)
             for group in objective.updates:
                 own = optimizer[group][objective.name] if separate else optimizer[group]

@@ -22,9 +22,10 @@ from d3jax.distill import Chunk, Program
 from d3jax.experts.epoch import epoch_function
 from d3jax.host.processes import everywhere
 from d3jax.keys import Stage, stage_key
-from d3jax.types import Method, Network, PyTree, Real, State
+from d3jax.types import InputError, Method, Network, PyTree, Real, State
 
 AXIS = "subtask"
+DEVICE = "device"
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -48,6 +49,39 @@ def spread(function: Callable[..., Any], mesh: Mesh, *, together: bool = False) 
     over = PartitionSpec(AXIS)
     # What a loop inside starts from (zeros) is the same everywhere, what it becomes is not.
     return jax.shard_map(local, mesh=mesh, in_specs=over, out_specs=over, check_vma=False)
+
+
+def with_own_aux(method: Method, number: int) -> Method:
+    """`method` on `number` devices, each with an `aux` of its own; all else of its state is one.
+
+    method: averages what moves theta over the mesh axis `DEVICE` (`compose`'s axis), and draws with
+      that axis' index what shall differ. Its state's `aux` gets a leading axis of devices.
+
+    Raises:
+      InputError: there are not so many devices.
+    """
+    if not 1 <= number <= len(jax.devices()):
+        raise InputError(f"there are {len(jax.devices())} devices, not {number}")
+    mesh = jax.make_mesh((number,), (DEVICE,), (AxisType.Auto,), devices=jax.devices()[:number])
+    one = PartitionSpec()
+    states = State(one, one, PartitionSpec(DEVICE), one)  # type: ignore[arg-type]
+
+    def init(key: Array, real: Real) -> State:
+        state = method.init(key, real)
+        return state._replace(aux=jax.tree.map(lambda x: x[None], state.aux))
+
+    def step(key: Array, state: State, real: Real) -> tuple[State, dict[str, Array]]:
+        own = state._replace(aux=jax.tree.map(lambda x: x[0], state.aux))
+        after, metrics = method.step(key, own, real)
+        return after._replace(aux=jax.tree.map(lambda x: x[None], after.aux)), metrics
+
+    def over(function: Callable[..., Any], given: Any, made: Any) -> Callable[..., Any]:
+        # Gradients are averaged by the method, not summed by what knows of axes.
+        return jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=made, check_vma=False)
+
+    return method._replace(
+        init=over(init, (one, one), states), step=over(step, (one, states, one), (states, one))
+    )
 
 
 class Slots(NamedTuple):

@@ -19,6 +19,7 @@ from d3jax.data import Dataset
 from d3jax.data.augment import default_strategy
 from d3jax.distill import pool
 from d3jax.distill.compose import check_rates, compose
+from d3jax.distill.sharded import DEVICE, with_own_aux
 from d3jax.keys import as_key
 from d3jax.methods.registry import TINY, Setting, Spec, register
 from d3jax.networks import unraveler
@@ -48,6 +49,9 @@ class FRePoOptions:
     length does each array move in a step. It falls to a tenth by half a cosine."""
     network_learning_rate: float = 3e-4
     """Adam's learning rate for the pool's networks."""
+    devices: int = 1
+    """Devices, each with a pool and real images of its own; the mean of their gradients moves the
+    data."""
 
 
 def frepo(
@@ -73,12 +77,17 @@ def frepo(
     Deviations from the authors' code: the ridge has a least value (`losses.solve_ridge`); labels
     are taken less their mean over classes wherever they are used, which of those that start as
     above is zero; the ConvNet has one width, and norm before pooling; batch norm has no running
-    averages; networks are drawn by key, so that a run repeats.
+    averages; networks are drawn by key, so that a run repeats; over several devices only the data's
+    gradients are averaged, not those of networks that differ.
     """
     _check(options)
     unravel, classes = unraveler(network), synthetic.num_classes
     adam = optax.adam(options.network_learning_rate)
-    steps = options.network_steps
+    steps, axis = options.network_steps, DEVICE if options.devices > 1 else None
+
+    def own(key: Array) -> Array:
+        """A key that differs between devices."""
+        return key if axis is None else jax.random.fold_in(key, jax.lax.axis_index(axis))
 
     def loss(theta, sample, aux: pool.Pool, step, key, real: Real):
         del step
@@ -91,9 +100,9 @@ def frepo(
             images = jnp.concatenate([images, images[:, :, ::-1]])
             targets = jnp.concatenate([targets, targets])
         params = unravel(jax.lax.stop_gradient(aux.current).astype(dtype))
-        index = real.sample(for_real, options.real_batch)
-        own, others = features_of(network, params, images, real.gather(index).astype(dtype))
-        predicted = losses.kernel_ridge_regression(own, targets, others)
+        index = real.sample(own(for_real), options.real_batch)
+        seen, others = features_of(network, params, images, real.gather(index).astype(dtype))
+        predicted = losses.kernel_ridge_regression(seen, targets, others)
         true = jax.nn.one_hot(real.labels[index], classes, dtype=dtype)
         error = losses.squared_error(predicted, true)
         right = jnp.argmax(predicted, -1).astype(jnp.int32) == real.labels[index]
@@ -104,7 +113,7 @@ def frepo(
 
     objective = Objective(
         "ridge",
-        lambda key, real: pool.create(network, adam, key, options.pool, steps),
+        lambda key, real: pool.create(network, adam, own(key), options.pool, steps),
         loss,
         updates=synthetic.groups,
     )
@@ -119,12 +128,13 @@ def frepo(
         centred = theta["labels"] - jnp.mean(theta["labels"], -1, keepdims=True)
         return {**theta, "labels": centred / scale}
 
-    composed = compose(synthetic, (objective,), optimizers, start)
+    composed = compose(synthetic, (objective,), optimizers, start, axis=axis)
 
     def step(key: Array, state: State, real: Real) -> tuple[State, dict[str, Array]]:
         after, metrics = composed.step(key, state, real)
-        own = jax.random.fold_in(jax.random.fold_in(as_key(key), state.step), 1)  # 0: the objective
-        for_items, for_sample, for_pool = jax.random.split(own, 3)
+        # 0 is the objective's.
+        for_networks = jax.random.fold_in(jax.random.fold_in(as_key(key), state.step), 1)
+        for_items, for_sample, for_pool = jax.random.split(own(for_networks), 3)
         index = None
         if synthetic.num_items > _MOST_ITEMS:
             order = jax.random.permutation(for_items, synthetic.num_items)
@@ -134,11 +144,12 @@ def frepo(
         aux = pool.advance(network, adam, aux, for_pool, batch, steps)
         return after._replace(aux=(aux,)), metrics
 
-    return composed._replace(step=step)
+    method = composed._replace(step=step)
+    return method if axis is None else with_own_aux(method, options.devices)
 
 
 def _check(options: FRePoOptions) -> None:
-    for name in ("pool", "real_batch"):
+    for name in ("pool", "real_batch", "devices"):
         if getattr(options, name) < 1:
             raise InputError(f"{name} must be at least 1, not {getattr(options, name)}")
     if options.network_steps < 0:
