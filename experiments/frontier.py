@@ -29,7 +29,11 @@ def points(found: list[rows.Row]) -> Points:
     for row in found:
         add(row["label"].rpartition(", ")[0], row["bytes"], row["accuracy"])
         for name, baseline in row["baselines"].items():
-            add(name.replace("_uint8", ", uint8"), baseline["bytes"], baseline["accuracy"])
+            add(
+                name.replace("_uint8", ", uint8").replace("_solved", ", solved"),
+                baseline["bytes"],
+                baseline["accuracy"],
+            )
     return {name: sorted(values) for name, values in lines.items()}
 
 

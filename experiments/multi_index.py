@@ -9,29 +9,50 @@ every point by one power iteration of the link's mean Hessian, which lies in the
 second layer of L units needs no more than some L inputs that a seed draws, with solved labels.
 
 Their page says that memory of r^2 d + L is enough; their figures could not be read, so that these
-are ours: `share` (i), `size` (ii, iii, v and vi: how many points first layers need, beside real ones
-and with another link on the same U) and `width` (iv: inputs for the second layer). Each prints its
-table, writes experiments/results/multi_index_FIGURE.json and a picture beside it; --small is a
-rehearsal of a minute that writes nothing.
+are ours: `share`, of points in the span of U by outer steps (i); `size`, how many points a first
+layer needs, beside as many real ones, and with another link on the same U (ii, iii, v, vi); and
+`width`, how many inputs the second layer needs (iv). --small is a rehearsal that writes nothing.
 
 To reach: points grow as r^2 (slope 2 +- 0.3 of their logarithms) and not with d where real data
 grows as 20 d^2 (slope of memory in d 1 +- 0.15).
+
+table: multi_index_share (python -m experiments.multi_index share)
+
+Not measured here yet.
+
+end of table
+
+table: multi_index_size (python -m experiments.multi_index size)
+
+Not measured here yet.
+
+end of table
+
+table: multi_index_width (python -m experiments.multi_index width)
+
+Not measured here yet.
+
+end of table
 """
 
 import argparse
+import datetime
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from matplotlib.figure import Figure
 
 from d3jax import losses, unroll
 from d3jax.host.files import write_json
 from d3jax.run.pictures import markdown_table
+from experiments.frontier import PICTURES
+from experiments.provenance import COMMIT, hardware
+from experiments.rows import RESULTS
 
 Link = Callable[[Array], Array]
 REAL_PER_SQUARE = 20  # real points: so many times d^2
@@ -319,19 +340,48 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.polyfit(np.log(np.asarray(x)[known]), np.log(np.asarray(y)[known]), 1)[0])
 
 
-Figure = tuple[list[str], list[list[str]], str]
+class Result(NamedTuple):
+    """A table, and which of its columns a picture shows."""
+
+    header: list[str]
+    cells: list[list[str]]
+    note: str
+    x: str
+    lines: tuple[str, ...]
+    groups: tuple[str, ...] = ()  # a line for each value that these columns have
 
 
-def share(seeds: int, small: bool) -> Figure:
+def picture(result: Result) -> Figure:
+    """Lines over x; x and errors on logarithmic axes."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    at = result.header.index
+    groups = dict.fromkeys(tuple(row[at(name)] for name in result.groups) for row in result.cells)
+    for group in groups:
+        own = [row for row in result.cells if tuple(row[at(n)] for n in result.groups) == group]
+        named = [f"{name} = {value}" for name, value in zip(result.groups, group)]
+        for line in result.lines:
+            x, y = ([float(row[at(name)]) for row in own] for name in (result.x, line))
+            axes.plot(x, y, marker="o", label=", ".join([*named, line]))
+    by_steps = result.x == "outer step"
+    axes.set(xlabel=result.x, ylabel="share in U" if by_steps else "test error / variance")
+    axes.set(xscale="linear" if by_steps else "log", yscale="linear" if by_steps else "log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small")
+    return figure
+
+
+def share(seeds: int, small: bool) -> Result:
     """(i)"""
     d, r, steps = (10, 2, 10) if small else (50, 2, 100)
     found = over_seeds(lambda key: of_steps(key, d, r, UNITS, steps), seeds)
     shown = sorted({0, 1, 2, 5, 10, 20, 50, steps} & set(range(steps + 1)))
     cells = [[str(n), *(f"{found[name][n]:.3f}" for name in found)] for n in shown]
-    return ["outer step", *found], cells, f"d = {d}, r = {r}, {8 * r * r} points."
+    note = f"d = {d}, r = {r}, {8 * r * r} points."
+    return Result(["outer step", *found], cells, note, "outer step", tuple(found))
 
 
-def size(seeds: int, small: bool) -> Figure:
+def size(seeds: int, small: bool) -> Result:
     """(ii), (iii), (v), (vi)"""
     cases = [(10, 2), (16, 2)] if small else [(50, r) for r in (2, 3, 4, 5)]
     cases += [] if small else [(d, 2) for d in (20, 30, 40, 70)]
@@ -360,10 +410,10 @@ def size(seeds: int, small: bool) -> Figure:
         note += f" of memory in d {slope([d for d, _ in by_d], memory):.2f}."
     header = ["d", "r", "M", "M / r^2", "distilled", "real points", "transfer", "all real", "no step",
               "the other link by itself", "share in U"]  # fmt: skip
-    return header, cells, note
+    return Result(header, cells, note, "M / r^2", ("distilled",), ("d", "r"))
 
 
-def width(seeds: int, small: bool) -> Figure:
+def width(seeds: int, small: bool) -> Result:
     """(iv)"""
     d, r = (10, 2) if small else (50, 2)
     sizes, cells = (8, 16, 32, 64, 128), []
@@ -373,7 +423,8 @@ def width(seeds: int, small: bool) -> Figure:
             row = [found["true"][n], found["solved"][n], found["whole"]]
             cells.append([str(units), str(inputs), *(f"{v:.3f}" for v in row)])
     header = ["L", "inputs", "true labels", "solved labels", "all real data"]
-    return header, cells, f"d = {d}, r = {r}; first layer by {8 * r * r} distilled points."
+    note = f"d = {d}, r = {r}; first layer by {8 * r * r} distilled points."
+    return Result(header, cells, note, "inputs", ("true labels", "solved labels"), ("L",))
 
 
 FIGURES = {"share": share, "size": size, "width": width}
@@ -387,12 +438,14 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     said = parser.parse_args()
     for name in said.figures or FIGURES:
-        header, cells, note = FIGURES[name](said.seeds, said.small)
-        print(f"{markdown_table(header, cells).rstrip()}\n\n{note}\n")
-        if not said.small:
-            path = Path(__file__).parent / "results" / f"multi_index_{name}.json"
-            result: dict[str, Any] = {"header": header, "cells": cells, "note": note}
-            write_json(path, {**result, "seeds": said.seeds})
+        result = FIGURES[name](said.seeds, said.small)
+        print(f"{markdown_table(result.header, result.cells).rstrip()}\n\n{result.note}\n")
+        if said.small:
+            continue
+        note = f"{result.note} {said.seeds} seeds. {hardware()}; {datetime.date.today()}; {COMMIT}."
+        table = {"header": result.header, "cells": result.cells, "note": note}
+        write_json(RESULTS / f"multi_index_{name}.json", table)
+        picture(result).savefig(PICTURES / f"multi_index_{name}.png", dpi=110)
 
 
 if __name__ == "__main__":

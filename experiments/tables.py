@@ -51,6 +51,9 @@ def rendered(name: str) -> str:
     results = json.loads(found[0].read_text())
     if found[0] == paths[1]:
         return _measured(name, results, section.replace("_", " "))
+    if "cells" in results:  # as its experiment has written them
+        table = markdown_table(results["header"], results["cells"])
+        return f"{table.rstrip()}\n\n{results['note']}\n"
     runs = results["rows"]
     rows = by_label(runs)
     subsets = sorted({key for row in rows for key in row if key.startswith("accuracy_")})
