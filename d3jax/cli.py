@@ -1,7 +1,8 @@
 """The command line: `d3jax distill | evaluate | train ...`; see `COMMANDS`.
 
 What a command needs is imported when it is chosen, so that help is quick; the methods and their
-flags come from `methods.registry.METHODS` and `run/options.py`.
+flags come from `methods.registry.METHODS` and `run/options.py`, those of other commands from
+`run/commands.py`.
 """
 
 import io
@@ -60,7 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, Any]:
         raise SystemExit(REFUSED) from None
 
     from d3jax.methods.registry import METHODS
-    from d3jax.run import help, options
+    from d3jax.run import commands, help, options
     from d3jax.synthetic.options import of_other_kinds
 
     defaults, left_out = None, set()
@@ -78,19 +79,19 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, Any]:
     elif name == "plan":
         method = next((word for word in rest if word in METHODS), None)
         preset, rest = _taken(rest, "--preset")
-        kind = options.plan_options(options.with_preset(method, preset) if method else None)
+        kind = commands.plan_options(options.with_preset(method, preset) if method else None)
     else:
         kinds = {
-            "experts": options.Experts,
-            "join": options.Join,
-            "evaluate": options.Evaluate,
-            "train": options.Train,
-            "compare": options.Compare,
-            "export": options.Export,
-            "report": options.ReportPage,
-            "import": options.Import,
-            "show": options.Show,
-            "prepare": options.Prepare,
+            "experts": commands.Experts,
+            "join": commands.Join,
+            "evaluate": commands.Evaluate,
+            "train": commands.Train,
+            "compare": commands.Compare,
+            "export": commands.Export,
+            "report": commands.ReportPage,
+            "import": commands.Import,
+            "show": commands.Show,
+            "prepare": commands.Prepare,
         }
         kind = kinds[name]
     parsed = tyro.cli(

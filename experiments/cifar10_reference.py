@@ -27,7 +27,7 @@ from d3jax.data.augment import STRATEGIES
 from d3jax.host.progress import Reporter
 from d3jax.methods.d3 import D3Options
 from d3jax.methods.mtt import MTTOptions
-from d3jax.run import options as config
+from d3jax.run import commands
 from d3jax.run import run as jobs
 from d3jax.run.options import Architecture, Data, Parametrization, command
 from d3jax.run.plan import plan
@@ -92,6 +92,6 @@ if __name__ == "__main__":
         out = Path("runs/cifar10_reference_rehearsal") / row.replace(", ", "-").replace(" ", "-")
         if mode == ["plan"]:
             timed = jax.default_backend() != "cpu"
-            plan(config.Plan(ROWS[row], devices=1, timed=timed), Reporter())
+            plan(commands.Plan(ROWS[row], devices=1, timed=timed), Reporter())
         else:
             jobs.run(rehearsal(ROWS[row], out), Reporter())

@@ -37,7 +37,7 @@ from typing import Any
 
 from d3jax.evaluate import Protocol
 from d3jax.host.progress import Reporter
-from d3jax.run import options as config
+from d3jax.run import commands
 from d3jax.run.join import join as join_parts
 from d3jax.run.options import Architecture, Data, Parametrization, command
 from experiments import runner
@@ -64,7 +64,7 @@ def labelled(options: Any, reporter: Reporter) -> Path:
     assert options.experts is not None
     path = options.out / "labelled.safetensors"
     parts = sorted(options.out.glob("subtask-*/artifact.safetensors"))
-    join = config.Join(
+    join = commands.Join(
         artifacts=tuple(parts),
         out=path,
         labels="expert",

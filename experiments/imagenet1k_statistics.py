@@ -47,7 +47,7 @@ from d3jax.evaluate import Protocol
 from d3jax.host.progress import Reporter
 from d3jax.methods.dwa import SRE2L, DWAOptions
 from d3jax.methods.rded import RDEDOptions
-from d3jax.run import options as config
+from d3jax.run import commands
 from d3jax.run import run as jobs
 from d3jax.run.options import Architecture, Data, Parametrization, command
 from d3jax.run.plan import plan
@@ -119,7 +119,7 @@ if __name__ == "__main__":
     if mode == ["plan"]:
         for name in names:
             there = rehearsal(SETTINGS[name], folder).data
-            full = config.Plan(
+            full = commands.Plan(
                 replace(SETTINGS[name], data=there),
                 classes=CLASSES,
                 images=IMAGES,

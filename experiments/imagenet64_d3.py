@@ -40,7 +40,7 @@ from d3jax.evaluate import Protocol
 from d3jax.experts import Options as ExpertOptions
 from d3jax.host.progress import Reporter
 from d3jax.methods.d3 import D3Options
-from d3jax.run import options as config
+from d3jax.run import commands
 from d3jax.run import run as jobs
 from d3jax.run.options import Architecture, Data, Parametrization, command
 from d3jax.run.plan import plan
@@ -166,7 +166,7 @@ if __name__ == "__main__":
     if mode == ["plan"]:
         for name, options in configurations(names).items():
             here = rehearsal(options, Path("runs/imagenet64_rehearsal") / name).data
-            full = config.Plan(
+            full = commands.Plan(
                 dataclasses.replace(options, data=here),
                 devices=int(options.subtasks or 1),
                 classes=1000,

@@ -21,6 +21,7 @@ from d3jax.data import Dataset
 from d3jax.host.exits import UNFINISHED
 from d3jax.host.files import write_json
 from d3jax.host.progress import Interrupted, Reporter
+from d3jax.run import commands
 from d3jax.run import judge as judging
 from d3jax.run import options as config
 from d3jax.run import run as jobs
@@ -45,7 +46,7 @@ def run(
       experiment: the name of the results.
       configurations: by label; their `out`, `experts` and `seed` are set here.
       seeds: of data split, experts, distillation and students.
-      judgements: judge the artifact again, with these fields of `config.Judgement`; by name.
+      judgements: judge the artifact again, with these fields of `commands.Judgement`; by name.
       labels: the order of the results' rows, where they are more than are run now.
       runs: the experiment whose folder of runs is shared; default its own.
       derived: judge another artifact too, which is made from a finished run's; by name.
@@ -66,12 +67,12 @@ def run(
             for name, fields in (judgements or {}).items():
                 path = out / f"{name}.json"
                 if not path.exists():
-                    judged = config.Judgement(seed=seed, json=path, **fields)
+                    judged = commands.Judgement(seed=seed, json=path, **fields)
                     judging.judge(out / "artifact.safetensors", judged, reporter)
             for name, make in (derived or {}).items():
                 path = out / f"{name}.json"
                 if not path.exists():
-                    judged = config.Judgement(seed=seed, json=path)
+                    judged = commands.Judgement(seed=seed, json=path)
                     judging.judge(make(options, reporter), judged, reporter)
             row = _row(label, seed, out, [*(judgements or {}), *(derived or {})])
             rows.write(experiment, [row], labels or list(configurations))

@@ -25,7 +25,7 @@ from d3jax.host import files
 from d3jax.host.exits import UNFINISHED
 from d3jax.host.progress import Interrupted, Reporter, locked
 from d3jax.methods import d3
-from d3jax.run import api, folder, judge, result
+from d3jax.run import api, commands, folder, judge, result
 from d3jax.run import options as config
 from d3jax.run import run as jobs
 from d3jax.run.experts import train_experts
@@ -331,14 +331,14 @@ def test_classes_in_another_order_or_of_other_names(finished):
     turned = subtasks.of(digits, range(9, -1, -1))
     assert turned.test_labels.tolist() == [9 - label for label in digits.test_labels]
     found = [
-        judge.judge(out / "artifact.safetensors", config.Judgement(), Reporter(), one)["accuracy"]
+        judge.judge(out / "artifact.safetensors", commands.Judgement(), Reporter(), one)["accuracy"]
         for one in (digits, turned)
     ]
     assert found[0] == found[1]
     names = ("zero", *digits.class_names[1:])
     with pytest.raises(InputError, match="class 0 is 'zero' there, '0' here"):
         judge.judge(
-            out / "artifact.safetensors", config.Judgement(), Reporter(),
+            out / "artifact.safetensors", commands.Judgement(), Reporter(),
             digits._replace(class_names=names),
         )  # fmt: skip
 
@@ -350,7 +350,7 @@ def test_an_artifact_is_judged_as_its_data_was_read(finished, tmp_path):
     for label in range(10):
         (tmp_path / "test" / str(label)).mkdir(parents=True)
         Image.new("L", (12, 20), 20 * label).save(tmp_path / "test" / str(label) / "0.png")
-    options = config.Judgement(dataset=str(tmp_path), students=1, epochs=1)
+    options = commands.Judgement(dataset=str(tmp_path), students=1, epochs=1)
     assert judge.judge(made, options, Reporter())["accuracy"]["students"] == 1
     made.header["normalization"]["zca"] = {"train_limit": None, "validation": 0, "seed": 0}
     with pytest.raises(InputError, match="no folder train"):
@@ -784,7 +784,7 @@ def test_evaluate_with_a_lying_protocol(protocol, finished, capsys, tmp_path):
 def test_experts_trained_alone_are_the_ones_that_distillation_finds(tmp_path):
     store = tmp_path / "store"
     (trained,) = train_experts(
-        config.Experts(
+        commands.Experts(
             architecture=config.Architecture(width=4),
             expert=experts.Options(count=1, epochs=2),
             experts=store,

@@ -22,7 +22,8 @@ from d3jax.experts.store import fingerprint
 from d3jax.host.progress import Reporter
 from d3jax.run import exchange as run
 from d3jax.run import judge, real
-from d3jax.run.options import Architecture, Judgement, OtherFiles
+from d3jax.run.commands import Judgement, OtherFiles
+from d3jax.run.options import Architecture
 from d3jax.types import InputError
 
 torch = pytest.importorskip("torch")

@@ -17,6 +17,7 @@ from d3jax.methods.d3 import D3Options
 from d3jax.methods.dd import DDOptions
 from d3jax.methods.mtt import MTTOptions
 from d3jax.methods.seqmatch import SeqMatchOptions
+from d3jax.run import commands
 from d3jax.run import judge as judging
 from d3jax.run import options as config
 from d3jax.run import run as jobs
@@ -91,7 +92,7 @@ def test_a_sequence_and_its_artifact(sequence, tmp_path):
     ]
     assert steps == [1, 2, 3, 4]
     judged = judging.judge(
-        path, config.Judgement(test_limit=50, json=tmp_path / "judged.json"), Reporter()
+        path, commands.Judgement(test_limit=50, json=tmp_path / "judged.json"), Reporter()
     )
     assert judged["accuracy"] == report["accuracy"]
 

@@ -14,6 +14,7 @@ from d3jax.host import launch
 from d3jax.host.progress import Reporter
 from d3jax.methods.d3 import D3Options
 from d3jax.methods.mtt import MTTOptions
+from d3jax.run import commands
 from d3jax.run import judge as judging
 from d3jax.run import options as config
 from d3jax.run import run as jobs
@@ -68,7 +69,7 @@ def apart(store, tmp_path_factory):
 
 def test_jobs_of_their_own_joined_are_the_joint_run(together, apart, store, tmp_path):
     report, whole = together
-    arguments = config.Join(
+    arguments = commands.Join(
         artifacts=tuple(reversed(apart)),
         out=tmp_path / "joined.safetensors",
         labels="expert",
@@ -112,7 +113,7 @@ def test_classes_come_back_in_their_order(together, apart):
 
 
 def test_a_part_is_judged_on_its_own_classes(apart, tmp_path):
-    judged = judging.judge(apart[0], config.Judgement(test_limit=50), Reporter())
+    judged = judging.judge(apart[0], commands.Judgement(test_limit=50), Reporter())
     dataset = data.load("digits", test_limit=50)
     of_these = int(np.isin(dataset.test_labels, CLASSES[0]).sum())
     accuracies = np.asarray(judged["accuracy"]["per_student"])
@@ -199,7 +200,7 @@ def test_wrong_joins_are_refused(tmp_path, capsys):
     artifact.save(labelled, path)
     other = tmp_path / "other.safetensors"
     artifact.save(by_hand([1, 3], parametrization=learned)._replace(theta=labelled.theta), other)
-    wanted = config.Join((path, other), tmp_path / "joined.safetensors", "expert")
+    wanted = commands.Join((path, other), tmp_path / "joined.safetensors", "expert")
     with pytest.raises(InputError, match="parts with hard labels"):
         join(wanted, Reporter())
     artifact.save(good, path)

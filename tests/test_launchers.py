@@ -11,7 +11,7 @@ import yaml
 
 from d3jax import cli
 from d3jax.host.launch import Processes
-from d3jax.run import options as config
+from d3jax.run import commands
 
 LAUNCH = Path(__file__).parent.parent / "experiments" / "launch"
 TOLD = {"DATASET": "digits", "SUBTASKS": "5", "OUT": "out"}
@@ -65,7 +65,7 @@ def test_the_array_job_submits_itself_and_the_join(cluster):
     assert "--dependency=afterok:17" in second
     arguments = second.partition("--wrap d3jax ")[2].split()
     _, join = cli.parse(arguments)
-    assert isinstance(join, config.Join)
+    assert isinstance(join, commands.Join)
     assert (join.labels, join.out) == ("expert", Path("out/artifact.safetensors"))
 
 

@@ -10,7 +10,7 @@ from d3jax.host.progress import Reporter
 from d3jax.methods.dd import DDOptions
 from d3jax.methods.mtt import MTTOptions
 from d3jax.methods.seqmatch import SeqMatchOptions
-from d3jax.run import api
+from d3jax.run import api, commands
 from d3jax.run import options as config
 from d3jax.run import run as jobs
 from d3jax.run.options import Parametrization, command
@@ -44,7 +44,7 @@ def matching(tmp_path, kind="mtt", own=(), **changes):
 def test_subtasks_of_unequal_size(tmp_path):
     """10 classes in 3 subtasks: one of four classes, two of three."""
     run = matching(tmp_path, subtasks="3")
-    found = plan(config.Plan(run, devices=1), Reporter())
+    found = plan(commands.Plan(run, devices=1), Reporter())
     assert found["experts_bytes"] == 4 * 3 * 3 * (PARAMETERS[4] + 2 * PARAMETERS[3])
     assert (found["subtasks"], found["subtasks_per_device"]) == (3, 2)
     first, second = found["seconds_per_step"]
@@ -68,7 +68,7 @@ def test_subtasks_of_unequal_size(tmp_path):
 
 def test_as_if_the_data_set_were_larger(tmp_path):
     run = matching(tmp_path, subtasks="5")
-    as_if = partial(config.Plan, run, devices=5, classes=20, timed=False)
+    as_if = partial(commands.Plan, run, devices=5, classes=20, timed=False)
     few = plan(as_if(images=400), Reporter())
     many = plan(as_if(images=400_000), Reporter())
     assert few["subtasks_per_device"] == many["subtasks_per_device"] == 1
@@ -78,16 +78,16 @@ def test_as_if_the_data_set_were_larger(tmp_path):
 
 def test_other_methods(tmp_path):
     sequence = matching(tmp_path, "seqmatch", {"subsets": 2})
-    found = plan(config.Plan(sequence, devices=1, timed=False), Reporter())
+    found = plan(commands.Plan(sequence, devices=1, timed=False), Reporter())
     assert found["experts_bytes"] == 2 * 4 * 3 * 3 * PARAMETERS[10]
     options = DDOptions(init="fixed", steps=1, passes=1, real_batch=8)
     images = command("dd")(**SMALL, dd=options, out=tmp_path / "nowhere")
-    assert plan(config.Plan(images, devices=1, timed=False), Reporter())["experts_bytes"] == 0
+    assert plan(commands.Plan(images, devices=1, timed=False), Reporter())["experts_bytes"] == 0
 
 
 def test_experts_of_later_subsets(tmp_path):
     sequence = matching(tmp_path, "seqmatch", {"subsets": 2, "later_expert_epochs": 5})
-    found = plan(config.Plan(sequence, devices=1, timed=False), Reporter())
+    found = plan(commands.Plan(sequence, devices=1, timed=False), Reporter())
     assert found["experts_bytes"] == 4 * 3 * (3 + 6) * PARAMETERS[10]
 
 
@@ -102,7 +102,7 @@ def test_networks_of_dataset_distillation(tmp_path, changes, networks):
     options = DDOptions(steps=1, passes=1, networks=2, real_batch=8, **changes)
     stored = Parametrization(labels="hard" if changes else "expert")
     images = command("dd")(**SMALL, dd=options, parametrization=stored, out=tmp_path / "nowhere")
-    found = plan(config.Plan(images, devices=1), Reporter())
+    found = plan(commands.Plan(images, devices=1), Reporter())
     assert found["experts_bytes"] == 4 * networks * PARAMETERS[10]
     assert found["seconds"]["experts"] > 0
     assert "students" not in found["seconds"]  # its steps are replayed
@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_not_timed(tmp_path, monkeypatch, what, message):
     monkeypatch.setattr(f"d3jax.run.plan.{what}", lambda *_: 1000)
     monkeypatch.setattr("d3jax.run.plan._Prepared.seconds_per_step", None)
     with pytest.raises(InputError, match=message):
-        plan(config.Plan(matching(tmp_path)), Reporter())
+        plan(commands.Plan(matching(tmp_path)), Reporter())
 
 
 @pytest.mark.parametrize(

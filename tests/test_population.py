@@ -21,8 +21,9 @@ from d3jax.evaluate.recipe import Recipe
 from d3jax.experts.store import Snapshots
 from d3jax.host.progress import Reporter
 from d3jax.run import join
+from d3jax.run.commands import Join
 from d3jax.run.job import make_world
-from d3jax.run.options import Architecture, Join
+from d3jax.run.options import Architecture
 from d3jax.synthetic import pixels
 from d3jax.types import Batch, HeldOut, InputError
 

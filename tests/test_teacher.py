@@ -18,8 +18,9 @@ from d3jax.run import judge as judging
 from d3jax.run import options as config
 from d3jax.run import run as jobs
 from d3jax.run import teacher
+from d3jax.run.commands import Judgement
 from d3jax.run.job import make_world
-from d3jax.run.options import Judgement, Parametrization, command
+from d3jax.run.options import Parametrization, command
 from d3jax.run.resolve import resolved
 from d3jax.types import InputError
 

@@ -17,14 +17,8 @@ from d3jax.methods.registry import METHODS
 from d3jax.run import judge as judging
 from d3jax.run import pictures
 from d3jax.run import show as showing
-from d3jax.run.options import (
-    Architecture,
-    Data,
-    Judgement,
-    Parametrization,
-    command,
-    with_preset,
-)
+from d3jax.run.commands import Judgement
+from d3jax.run.options import Architecture, Data, Parametrization, command, with_preset
 from d3jax.run.run import run as run_options
 from d3jax.types import InputError
 

@@ -17,7 +17,8 @@ from d3jax.evaluate import Protocol
 from d3jax.experts.store import fingerprint
 from d3jax.host.progress import Reporter
 from d3jax.keys import check_seed
-from d3jax.run.options import Architecture, Export, Import, Judgement, OtherFiles, plain
+from d3jax.run.commands import Export, Import, Judgement, OtherFiles
+from d3jax.run.options import Architecture, plain
 from d3jax.run.real import real_data
 from d3jax.run.resolve import resolved_architecture
 from d3jax.run.show import dataset_name

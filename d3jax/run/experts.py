@@ -17,8 +17,9 @@ from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
 from d3jax.networks.own import identified
 from d3jax.run import augmented, teacher
+from d3jax.run.commands import Experts
 from d3jax.run.job import Job, Part, World, make_world, parts_of, reads_of
-from d3jax.run.options import Architecture, Experts, plain
+from d3jax.run.options import Architecture, plain
 from d3jax.run.resolve import resolved_architecture, resolved_experts
 from d3jax.types import PyTree, Trajectories
 

@@ -14,10 +14,11 @@ from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
 from d3jax.networks import unraveler
 from d3jax.run import pictures
+from d3jax.run.commands import Join
 from d3jax.run.experts import stored_experts
 from d3jax.run.job import World, make_world
 from d3jax.run.judge import stored_architecture
-from d3jax.run.options import Architecture, Join
+from d3jax.run.options import Architecture
 from d3jax.run.real import stored_normalization
 from d3jax.run.resolve import resolved_experts
 from d3jax.run.show import dataset_name

@@ -21,7 +21,8 @@ from d3jax.networks.blocks import has_statistics
 from d3jax.networks.own import is_own
 from d3jax.run import exchange as other
 from d3jax.run import pictures, scores
-from d3jax.run.options import Architecture, Judgement, plain
+from d3jax.run.commands import Judgement
+from d3jax.run.options import Architecture, plain
 from d3jax.run.real import real_data
 from d3jax.run.resolve import resolved_architecture
 from d3jax.run.show import dataset_name

@@ -22,8 +22,9 @@ from d3jax.experts.epoch import epoch_function
 from d3jax.host.progress import Reporter
 from d3jax.networks import parameter_count
 from d3jax.run import effort, machine
+from d3jax.run.commands import Plan
 from d3jax.run.job import prepared, reads_of
-from d3jax.run.options import Divided, Plan, Run, Studied
+from d3jax.run.options import Divided, Run, Studied
 from d3jax.run.pictures import plain_table
 from d3jax.run.resolve import resolved
 from d3jax.types import InputError, Method, Network, PyTree, Real

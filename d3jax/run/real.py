@@ -7,7 +7,7 @@ import numpy as np
 from d3jax import data
 from d3jax.data import subtasks
 from d3jax.experts.store import fingerprint
-from d3jax.run.options import Judgement
+from d3jax.run.commands import Judgement
 from d3jax.types import InputError
 
 

@@ -5,8 +5,9 @@ from functools import partial
 from d3jax.data import Dataset
 from d3jax.host.progress import Reporter
 from d3jax.run import subtasks
+from d3jax.run.commands import Plan
 from d3jax.run.job import load
-from d3jax.run.options import Plan, Run
+from d3jax.run.options import Run
 from d3jax.run.plan import plan
 from d3jax.run.result import Report, judged, save
 from d3jax.run.stages import distilled, opened

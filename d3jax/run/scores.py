@@ -17,9 +17,10 @@ from d3jax.experts.store import Snapshots
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
 from d3jax.run import pictures
+from d3jax.run.commands import Judgement
 from d3jax.run.experts import stored_experts
 from d3jax.run.job import make_world
-from d3jax.run.options import Architecture, Judgement
+from d3jax.run.options import Architecture
 from d3jax.types import HeldOut, Network
 
 _TENTH = 10  # of the training images are set aside where the options say none

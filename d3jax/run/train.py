@@ -15,8 +15,9 @@ from d3jax.evaluate.recipe import recipe_of
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, check_seed, stage_key
 from d3jax.networks import unraveler
+from d3jax.run.commands import Judgement, Train
 from d3jax.run.judge import stored_architecture, stored_protocol
-from d3jax.run.options import Judgement, Train, plain
+from d3jax.run.options import plain
 from d3jax.run.real import in_order
 from d3jax.types import InputError, Network, PyTree
 
