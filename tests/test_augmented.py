@@ -53,6 +53,9 @@ def test_by_method(digits, things):
     options = dataclasses.replace(
         mtt, expert=plain, student=config.Protocol(augmentation=("flip",))
     )
+    seen = config.Protocol(augmentation=("crop", "flip"), views="padded", mix="mixup")
+    viewed = dataclasses.replace(options, student=seen)
+    assert "students padded views, flip, mixup" in line(resolved(viewed, digits), digits)
     options = dataclasses.replace(options, mtt=MTTOptions(inner_augmentation=()))
     assert line(resolved(options, digits), digits) == (
         "augmentation: experts and inner steps none; students flip"

@@ -8,7 +8,7 @@ import pytest
 
 from d3jax.host.progress import Reporter
 from d3jax.run import run as jobs
-from experiments import frontier, imagenet64_d3, rows, tables, tiny_imagenet_d3
+from experiments import frontier, imagenet64_d3, pairs, rows, tables, tiny_imagenet_d3
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,6 +80,22 @@ def test_results_keep_the_runs_of_other_seeds(tmp_path, monkeypatch):
     assert [row["seeds"] for row in rows.read("x")] == [[0], [1], [2]]
     rows.write("x", [_row("b", [0], 0.1, rate=2)], ["a", "b"])  # another configuration
     assert [row["seeds"] for row in rows.read("x")] == [[0], [0]]
+
+
+def test_differences_are_paired_by_seed():
+    """By hand: dwa - sre2l is 0.1 and 0.3 in seeds 0 and 2; of seed 1 there is but one."""
+    found = [
+        _row("dwa", [0, 1], 0.5, 0.9), _row("dwa", [2], 0.7),
+        _row("sre2l", [0], 0.4), _row("sre2l", [2], 0.4),
+    ]  # fmt: skip
+    for row, best in zip(found, (0.2, 0.3)):
+        accuracy = {**_group(best), "per_seed": [best] * len(row["seeds"])}
+        row["baselines"] = {"random": {"accuracy": accuracy}}
+    known = pairs.by_seed(found)
+    mean, error, seeds = pairs.paired(known["dwa"], known["sre2l"])
+    assert (mean, error, seeds) == (pytest.approx(0.2), pytest.approx(0.1), 2)
+    assert known["dwa: random"] == {0: 0.2, 1: 0.2, 2: 0.3}
+    assert "| dwa - sre2l | all of DWA | +20.0 ± 10.0 | 2 |" in pairs.table(found)
 
 
 def tiny(options, out, data):

@@ -18,7 +18,11 @@ def used(options: Run, dataset: Dataset) -> dict[str, tuple[str, ...]]:
     if getattr(options.method, "mmd", False):
         found["MMD"] = strategy(options.method.mmd_augmentation)
     if isinstance(options, Studied):
+        views = options.student.seen()
         found["students"] = strategy(options.student.augmentation)
+        if views is not None:
+            kinds = (f"{options.student.views} views", "flip" if views.flip else "", views.mix)
+            found["students"] = tuple(kind for kind in kinds if kind not in ("", "none"))
     return found
 
 
