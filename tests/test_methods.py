@@ -23,8 +23,9 @@ from d3jax import networks
 from d3jax.methods import registry
 from d3jax.methods.d3 import D3Options, d3
 from d3jax.methods.dd import DDOptions, dd
+from d3jax.methods.frepo import FRePoOptions, frepo
 from d3jax.methods.mtt import MTTOptions, mtt
-from d3jax.synthetic import gaussian, pixels, spectral
+from d3jax.synthetic import gaussian, generated, pixels, spectral
 from d3jax.types import InputError, Method, State
 
 
@@ -113,6 +114,12 @@ METHODS |= {
     "mtt-options": lambda network: _mtt(
         network, label_kind="logits", gradient="tesla", first_max_start_epoch=1, growth_steps=2,
         inner_batch_size=4, optimizer="sgd", schedule="constant",
+    ),
+    "frepo-generated": lambda network: frepo(
+        network,
+        generated.create(**registry.TINY, num_items=3, generator_width=4, label_kind="values"),
+        FRePoOptions(pool=1, network_steps=0, real_batch=4),
+        outer_steps=10,
     ),
     "mtt-spectral": lambda network: _mtt(
         network, data=_spectral("probabilities"), expert_labels=True, inner_augmentation=()

@@ -30,6 +30,7 @@ NORMALIZATION = Normalization(np.asarray([0.4], np.float32), np.asarray([0.2], n
         ("gaussian", 60, {"latent_size": 64, "decoder_width": 16, "variance": "each"}),
         ("pixels", 10, {"images_per_class": 1, "start": "real"}),
         ("spectral", 80, {"spectra_per_class": 2, "transformations": 4, "rank": 14}),
+        ("generated", 10, {"images_per_class": 1, "generator_width": 32}),
     ],
 )
 def test_defaults_make_a_parametrization(kind, items, floats):
@@ -47,14 +48,14 @@ def test_the_kind_is_the_methods_unless_named():
     assert Parametrization(kind="pixels").resolved(_dataset(), kind="gaussian").kind == "pixels"
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "pixels", "spectral"])
+@pytest.mark.parametrize("kind", ["gaussian", "pixels", "spectral", "generated"])
 def test_a_sequences_defaults_fill_its_subsets(kind):
     options = command("seqmatch")(
         parametrization=Parametrization(kind=kind), seqmatch=SeqMatchOptions(subsets=3)
     )
     resolved = resolving.resolved(options, _dataset()).parametrization
     made = synthetic.create(resolved.specification(_dataset(), NORMALIZATION))
-    each = {"gaussian": 2, "pixels": 1, "spectral": 4}[kind]
+    each = {"gaussian": 2, "pixels": 1, "spectral": 4, "generated": 1}[kind]
     assert [len(items) for items in subsets.split(made, 3)] == [10 * each] * 3
 
 

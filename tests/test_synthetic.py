@@ -557,9 +557,10 @@ def test_labels_of_a_network_are_its_softmax(monkeypatch):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "pixels", "spectral"])
+@pytest.mark.parametrize("kind", ["gaussian", "pixels", "spectral", "generated"])
 def test_a_seed_stands_for_its_key_and_a_list_for_items(kind):
     sizes = {"gaussian": {"width": 8, "latent_size": 4}, "pixels": {"num_items": 3}, "spectral": {}}
+    sizes["generated"] = {**sizes["pixels"], "generator_width": 4}
     made = synthetic.create(
         {"kind": kind, "image_shape": SHAPE, "num_classes": 3, **sizes[kind]}
         | ({"start": "noise"} if kind != "gaussian" else {})

@@ -97,7 +97,7 @@ class Artifact(NamedTuple):
         too; `ipc_equivalent` is the images per class that the total would hold as raw float32 and
         as raw uint8 images.
         """
-        data = "images" if self.kind == "pixels" else "latents"
+        data = "images" if self.kind in ("pixels", "generated") else "latents"
         rooms = {"data": data, "decoder": "decoder", "statistics": "decoder", "labels": "labels",
                  "view_labels": "labels", "teacher": "teacher"}  # fmt: skip
         held: dict[str, int] = dict.fromkeys(("images", "latents", "decoder", "labels"), 0)

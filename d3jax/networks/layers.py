@@ -32,6 +32,8 @@ def _initializers(name: str, fan_in: int) -> tuple[Initializer, Initializer]:
     """
     if fan_in < 1:
         raise ValueError("no inputs are left for a layer")
+    if name == "zeros":
+        return nn.initializers.zeros, nn.initializers.zeros
     if name == "xavier_normal":
         return nn.initializers.xavier_normal(), nn.initializers.zeros
     return fan_in_initializers(fan_in)

@@ -29,6 +29,7 @@ _SIZES = {
     "gaussian": ("latents_per_class", "latent_size", "decoder_width"),
     "pixels": ("images_per_class",),
     "spectral": ("spectra_per_class", "rank"),
+    "generated": ("images_per_class", "generator_width"),
 }
 
 # Options that device memory grows with

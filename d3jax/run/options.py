@@ -187,6 +187,7 @@ class Run:
         each = {
             "gaussian": own.latents_per_class,
             "pixels": own.images_per_class,
+            "generated": own.images_per_class,
             "spectral": (own.spectra_per_class or 0) * (own.transformations or 0),
         }
         return dataset.num_classes * (each[own.kind or "pixels"] or 0)

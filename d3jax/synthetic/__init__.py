@@ -7,7 +7,7 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from d3jax.synthetic import gaussian, joined, pixels, spectral
+from d3jax.synthetic import gaussian, generated, joined, pixels, spectral
 from d3jax.types import InputError, Synthetic
 
 
@@ -27,6 +27,7 @@ KINDS = {
     "gaussian": _gaussian,
     "pixels": pixels.create,
     "spectral": spectral.create,
+    "generated": generated.create,
     "joined": _joined,  # of the parts' specifications
 }
 

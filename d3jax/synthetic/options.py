@@ -27,11 +27,13 @@ _OWN = {
     ),
     "pixels": ("images_per_class", "start"),
     "spectral": ("spectra_per_class", "transformations", "rank", "start"),
+    "generated": ("images_per_class", "generator_width", "start"),
 }
 _COUNT = {
     "gaussian": "latents_per_class",
     "pixels": "images_per_class",
     "spectral": "spectra_per_class",
+    "generated": "images_per_class",
 }
 _SIZES = ("latents_per_class", "latent_size", "decoder", "decoder_width")
 _USUAL_BUDGET = 2.0  # images per class, of Gaussians from 16 pixels on
@@ -44,10 +46,11 @@ class Parametrization:
     """How distilled data is stored; each kind has options of its own."""
 
     kind: Annotated[
-        Literal["gaussian", "pixels", "spectral"] | None, tyro.conf.arg(name="parametrization")
+        Literal["gaussian", "pixels", "spectral", "generated"] | None,
+        tyro.conf.arg(name="parametrization"),
     ] = None
-    """Gaussians in a latent space with a decoder, plain pixels, or products of spectrum tensors and
-    transformations; default gaussian for d3, else pixels."""
+    """Gaussians in a latent space with a decoder, plain pixels, products of spectrum tensors and
+    transformations, or images that a generator changes; default gaussian for d3, else pixels."""
     budget: float | None = None
     """As many stored numbers as so many whole images a class: the sizes below follow from it, those
     that are given stay; default 2 for gaussian from 16 pixels on, where no size is given."""
@@ -55,8 +58,8 @@ class Parametrization:
     """As many bytes for all stored arrays, instead; --storage and --rounding say what a number
     takes."""
     images_per_class: int | None = None
-    """Pixels: images per class; default 1, for seqmatch one a subset (dd has --images-per-step
-    instead)."""
+    """Pixels, generated: images per class; default 1, for seqmatch one a subset (dd has
+    --images-per-step instead)."""
     latents_per_class: int | None = None
     """Gaussian: Gaussians per class; default by the budget, below 16 pixels 5; 1 where another size
     is given; for seqmatch at least one a subset."""
@@ -90,8 +93,10 @@ class Parametrization:
     default 4."""
     rank: int | None = None
     """Spectral: side of a spectrum tensor; default half the image's."""
+    generator_width: int | None = None
+    """Generated: channels of the generator's finest scale; default 32, up to 16 pixels 8."""
     start: Literal["real", "noise"] | None = None
-    """What images start from: real ones of their classes (default for pixels and spectral; a
+    """What images start from: real ones of their classes (default but for gaussian; a
     Gaussian's means and the decoder are fitted to them first), or noise (default for gaussian)."""
     labels: Literal["hard", "learned", "expert", "views", "teacher", "solved"] | None = None
     """Hard labels (default, but for frepo); labels learned with the data, from one-hot ones; the
@@ -240,6 +245,11 @@ class Parametrization:
                 assert self.images_per_class is not None
                 items = self.images_per_class * dataset.num_classes
             return {**common, "num_items": items, "start": self.start}
+        if self.kind == "generated":
+            assert self.images_per_class is not None
+            number = self.images_per_class * dataset.num_classes
+            width = {"generator_width": self.generator_width}
+            return {**common, "num_items": number, "start": self.start, **width}
         if self.kind == "spectral":
             return {**common, **{name: getattr(self, name) for name in _OWN["spectral"]}}
         channels = dataset.image_shape[2]
@@ -276,6 +286,9 @@ def _defaults(kind: str, options: Parametrization, dataset: data.Dataset) -> dic
     size = dataset.image_shape[0]
     if kind == "pixels":
         return {"images_per_class": 1, "start": "real"}
+    if kind == "generated":
+        width = 32 if size > 16 else 8
+        return {"images_per_class": 1, "start": "real", "generator_width": width}
     if kind == "spectral":
         rank = -(-size // 2)
         return {"spectra_per_class": 2, "transformations": 4, "rank": rank, "start": "real"}
