@@ -10,8 +10,8 @@ machine that made it. The test images choose nothing. `experiments/gallery/READM
 of all cards. `d3jax show` and `d3jax evaluate` take an entry's folder; `pytest -m slow
 tests/test_gallery.py` judges each by other students.
 
-Here a core of AMD EPYC takes one to four minutes for a seed of an entry on digits; those on MNIST
-and CIFAR-10 take 10 to 30, and are not made yet.
+On digits a seed of an entry takes one to four CPU minutes, students included; entries on MNIST and
+CIFAR-10 are not made yet.
 """
 
 import dataclasses
@@ -93,7 +93,7 @@ def keep(entry: str, seeds: tuple[int, ...]) -> Path:
         "bytes": report["bytes"]["total"],
         "seed": best,
         "on_validation": {str(seed): _on_validation(reports[seed]) for seed in seeds},
-        "seconds": report["seconds"]["total"],
+        "cpu_seconds": sum(report["cpu_seconds"].values()),  # of experts and outer steps
         "command": f"python -m experiments.gallery {shlex.quote(entry)} --seeds "
         f"{','.join(map(str, seeds))}",
         **{name: record[name] for name in ("date", "commits", "hardware")},
@@ -112,7 +112,7 @@ def _on_validation(report: dict[str, Any]) -> float | None:
 def table() -> str:
     """The gallery's page: the table of all cards."""
     cards = [json.loads(path.read_text()) for path in sorted(GALLERY.glob("*/card.json"))]
-    header = ("entry", "network", "floats", "bytes", "test accuracy %", "seed", "s", "commits")
+    header = ("entry", "network", "floats", "bytes", "test accuracy %", "seed", "CPU s", "commits")
     rows = [
         (
             card["entry"],
@@ -121,16 +121,16 @@ def table() -> str:
             f"{card['bytes']:,}",
             f"{100 * card['accuracy']['mean']:.1f}",
             str(card["seed"]),
-            f"{card['seconds']:.0f}",
+            f"{card['cpu_seconds']:.0f}",
             ", ".join(card["commits"]),
         )
         for card in cards
     ]
     return (
-        "# Gallery\n\nArtifacts that `python -m experiments.gallery` has made: the best of several "
-        "seeds on validation\nimages. `d3jax show ENTRY` draws one, `d3jax evaluate ENTRY` judges "
-        "it. Accuracies are means over\nfresh students, all test images; s: wall seconds of that "
-        "run, experts and students too.\n\n" + markdown_table(header, rows)
+        "# Gallery\n\nArtifacts that `python -m experiments.gallery` has made: of the seeds in its "
+        "card the one that is best\non validation images. `d3jax show ENTRY` draws one, `d3jax "
+        "evaluate ENTRY` judges it. Accuracies are\nmeans over fresh students, all test images. "
+        "CPU s: of its experts and outer steps.\n\n" + markdown_table(header, rows)
     )
 
 
