@@ -3,7 +3,7 @@
     D3JAX_DATA_DIR=... python -m experiments.cifar10_statistics_labels [ROW ...] [--seeds 0]
 
 The row `dwa` of `cifar10_statistics.py` at 2 and 10 images a class, with one label an item (mixed as
-images are), one a view (1000 epochs of them), or the teacher shipped, which labels the same views.
+images are), one a view (2000 steps of 20 or 50), or the teacher shipped, which labels the same views.
 Bytes are those of the whole file, labels and teacher included. The plot:
 
     python -m experiments.frontier cifar10_statistics_labels
