@@ -83,7 +83,7 @@ def test_one_job_over_nodes(cluster):
     status, (srun, line) = cluster("slurm_job.sh", "--outer-steps", "7", SLURM_JOB_ID="17")
     run = parsed(line)
     assert (status, run.subtasks, run.subtask, run.outer_steps) == (0, "5", None, 7)
-    assert (run.processes, run.parametrization.labels) == (Processes(True), "hard")
+    assert (run.processes, run.parametrization.labels) == (Processes(True), None)
     assert srun == f"srun {line}"
     status, lines = cluster("slurm_job.sh", STATUS="75", SLURM_JOB_ID="17")
     assert (status, lines[2:]) == (75, ["scontrol requeue 17"])

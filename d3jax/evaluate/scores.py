@@ -40,10 +40,9 @@ def improvement_over_random(synthetic: float, random: float) -> float:
 def label_robust_score(ior: float, hlr: float, weight: float = 0.5) -> float:
     """LRS: w IOR - (1 - w) HLR, which is in [-1, 1], put on [0, 1] by (e^x - 1/e) / (e - 1/e).
 
-    ```python
-    >>> round(label_robust_score(ior=0.20, hlr=0.30), 4)
-    0.2482
-    ```
+    Examples:
+      >>> round(label_robust_score(ior=0.20, hlr=0.30), 4)
+      0.2482
     """
     return _on_unit(weight * ior - (1 - weight) * hlr)
 
