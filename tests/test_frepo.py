@@ -194,6 +194,12 @@ def test_options_that_cannot_be_are_refused(made, tiny_network, options, message
         frepo(tiny_network, made.synthetic, FRePoOptions(**options), outer_steps=1)
 
 
+def test_learned_labels_are_values(tiny_network):
+    data_ = pixels.create(image_shape=IMAGE_SHAPE, num_classes=3, num_items=3, label_kind="logits")
+    with pytest.raises(InputError, match="labels as values, not as logits"):
+        frepo(tiny_network, data_, FRePoOptions(), outer_steps=1)
+
+
 @pytest.mark.parametrize(
     ("method", "given", "message"),
     [

@@ -221,7 +221,8 @@ def bought(name: str, size: Stored, dataset: Dataset) -> int:
 def _affordable(name: str, size: Stored, dataset: Dataset) -> int:
     """Images per class that the floats or bytes of distilled data buy."""
     numbers = size.bytes if name.endswith(UINT8) else size.floats
-    return images_per_class(numbers, dataset.image_shape, dataset.num_classes)
+    labels = dataset.num_classes if name.endswith(SOLVED) else 0
+    return images_per_class(numbers, dataset.image_shape, dataset.num_classes, labels)
 
 
 def _smallest(dataset: Dataset) -> int:
@@ -296,9 +297,15 @@ def _as_artifact(
     )
 
 
-def images_per_class(numbers: int, image_shape: tuple[int, int, int], num_classes: int) -> int:
-    """How many whole images per class so many numbers buy, rounded up in the baselines' favour."""
-    return max(1, -(-numbers // (int(np.prod(image_shape)) * num_classes)))
+def images_per_class(
+    numbers: int, image_shape: tuple[int, int, int], num_classes: int, labels: int = 0
+) -> int:
+    """How many whole images per class so many numbers buy, rounded up in the baselines' favour.
+
+    labels: numbers that each image has besides.
+    """
+    each = int(np.prod(image_shape)) + labels
+    return max(1, -(-numbers // (each * num_classes)))
 
 
 def create(

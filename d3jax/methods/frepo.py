@@ -72,7 +72,7 @@ def frepo(
     step on the new data, or renewed, and the next one is drawn. The state holds the pool.
 
     Raises:
-      InputError: options that are out of range.
+      InputError: options that are out of range, or learned labels of another kind.
 
     Deviations from the authors' code: the ridge has a least value (`losses.solve_ridge`); labels
     are taken less their mean over classes wherever they are used, which of those that start as
@@ -81,6 +81,11 @@ def frepo(
     gradients are averaged, not those of networks that differ.
     """
     _check(options)
+    if "labels" in synthetic.groups and synthetic.label_kind != "values":
+        raise InputError(
+            f"FRePo learns labels as values, not as {synthetic.label_kind}: give the "
+            f"parametrization label_kind values"
+        )
     unravel, classes = unraveler(network), synthetic.num_classes
     adam = optax.adam(options.network_learning_rate)
     steps, axis = options.network_steps, DEVICE if options.devices > 1 else None
