@@ -114,3 +114,14 @@ def test_scores_by_the_command(tmp_path, capsys):
         capsys, "evaluate", tmp_path / "a.safetensors", "--scores", "--real-accuracy=85",
         "--learning-rates", 0.05, "--epochs=1",
     )  # fmt: skip
+
+
+def test_random_images_of_a_set_whose_classes_have_unequal_counts():
+    """As files of others may be: the labels 0, 0, 0, 0, 1, 2, in that order."""
+    digits = data.load("digits")
+    labels = np.eye(10, dtype=np.float32)[[*([0] * 4), *range(10)]] * 0.8 + 0.02
+    made, normalization = distilled(digits, 2, np.eye(10, dtype=np.float32).repeat(2, 0))
+    spec = {**made.header["parametrization"], "num_items": 14}
+    uneven = make(spec, {"data": {"images": np.zeros((14, 8, 8, 1))}, "labels": labels})
+    random = scores.random_images(uneven, digits, normalization, 0)
+    assert np.asarray(random.sample().targets).argmax(1).tolist() == [*np.repeat(range(10), 2)]

@@ -128,7 +128,7 @@ def compare(
       bought more images than the smallest class has.
     """
     known = {} if known is None else known
-    size = stored(distilled, labels=lent is None)
+    size = stored(distilled, labels=lent is None or not lent.soft)
     numbers = {name: bought(name, size, dataset) for name in names}
     same: dict[tuple[str, int, bool, bool], Row] = {}
 
@@ -142,7 +142,7 @@ def compare(
             labels = solve(plain.synthetic, plain.decodable())
             return _as_artifact(kind, images, distilled, labels)
 
-        if lent is not None:
+        if lent is not None and not name.endswith(SOLVED):
             plain = name.removesuffix("_hard")
             if plain == "rded":
                 return lent.label(_as_artifact(name, lent.rded(number), distilled))

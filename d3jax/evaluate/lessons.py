@@ -104,7 +104,7 @@ def decoded(
 
 def are_an_experts(synthetic: Synthetic, theta: PyTree) -> bool:
     """Whether an expert gave the labels, of items or of views: a temperature softens those."""
-    given = "labels" in theta and "labels" not in synthetic.groups
+    given = synthetic.label_kind == "probabilities" and "labels" not in synthetic.groups
     return given or VIEW_LABELS in theta or TEACHER in theta
 
 

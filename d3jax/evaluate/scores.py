@@ -73,7 +73,7 @@ def hardened(synthetic: Synthetic) -> Synthetic:
         classes = jnp.argmax(targets, axis=1)
         return Batch(images, jax.nn.one_hot(classes, targets.shape[1], dtype=targets.dtype))
 
-    return synthetic._replace(sample=sample)
+    return synthetic._replace(sample=sample, label_kind="hard")
 
 
 def random_images(
@@ -85,7 +85,7 @@ def random_images(
     are worth, rounded up. An image of a class gets the label of an item of the class, in turn.
 
     Raises:
-      InputError: fewer items than classes, or more images than a class has.
+      InputError: fewer items than classes, a class without items, or more images than a class has.
     """
     header, number = distilled.header, dataset.num_classes
     items = distilled.synthetic.num_items
@@ -105,10 +105,17 @@ def random_images(
         "num_items": len(images),
     }
     theta: dict[str, PyTree] = {"data": {"images": images}}
-    if header["parametrization"].get("label_kind", "hard") != "hard":
-        specification["label_kind"] = "free"  # what the cross entropy takes, whatever they were
+    kind = distilled.synthetic.label_kind
+    if kind != "hard":
+        # Students meet them as they meet the artifact's; logits have become what they stand for.
+        specification["label_kind"] = "probabilities" if kind == "logits" else kind
         targets = np.asarray(distilled.sample().targets)
-        classes = np.arange(items) * number // items
+        classes = targets.argmax(1)
+        # What was imported is in the order of its labels, a class may have more items than another.
+        if (np.diff(classes) < 0).any() or len(np.unique(classes)) < number:
+            if items % number:
+                raise InputError(f"no item of the artifact is of some of the {number} classes")
+            classes = np.repeat(np.arange(number), items // number)
         own = [np.flatnonzero(classes == label) for label in range(number)]
         turns = [np.resize(positions, per_class) for positions in own]
         theta["labels"] = targets[np.concatenate(turns)]

@@ -48,7 +48,7 @@ def train(
     """Parameter vectors f[S, P] of students after the first `stages` stages, and the seconds.
 
     The protocol's epochs are divided among all stages of the recipe; only in the last of them does
-    the learning rate fall at half time. Momentum starts anew in each stage, which draws with a key
+    the learning rate fall. Momentum starts anew in each stage, which draws with a key
     of its own.
 
     Sequential Subset Matching (arXiv 2311.01570): S_1, then S_1 and S_2, and so on.
@@ -57,9 +57,9 @@ def train(
     epochs = [len(part) for part in np.array_split(np.arange(protocol.epochs), recipe.subsets)]
     for number, data in enumerate(nested(synthetic, recipe.subsets)[:stages]):
         last = number == recipe.subsets - 1
-        part = dataclasses.replace(
-            protocol, epochs=epochs[number], decay=protocol.decay if last else 1.0
-        )
+        part = dataclasses.replace(protocol, epochs=epochs[number])
+        if not last:
+            part = dataclasses.replace(part, schedule="step", decay=1.0)
         named = protocol.learning_rate
         rate = recipe.learning_rates[number] if named is None else named
         own = jax.random.fold_in(key, number + 1)

@@ -113,6 +113,11 @@ def _resolve(run: Any, dataset: Dataset) -> Any:
         raise InputError(
             f"{run.student.epochs} epochs of students are too few for {own.subsets} subsets"
         )
+    if run.student.steps is not None or run.student.views != "none":
+        raise InputError(
+            "students of subsets in turn count epochs and see no views: leave out --student.steps "
+            "and --student.views"
+        )
     later, read = own.later_expert_epochs, mtt.last_epoch(own)
     if later is not None and later < read:
         raise InputError(

@@ -48,9 +48,12 @@ def _names(runs: Sequence[Path]) -> list[str]:
 def read_report(run: Path) -> dict[str, Any]:
     """The report of a finished run; raises InputError where there is none."""
     try:
-        return read_json(run / "report.json")
+        found = read_json(run / "report.json")
     except FileNotFoundError:
         raise InputError(f"there is no finished run in {run}: it has no report.json") from None
+    if not isinstance(found, dict) or not {"method", "accuracy", "bytes"} <= set(found):
+        raise InputError(f"{run / 'report.json'} is no report of a run")
+    return found
 
 
 def configuration_of(run: Path, report: dict[str, Any]) -> dict[str, Any]:

@@ -107,10 +107,11 @@ def _opened(
     if not isinstance(given, Path):
         return given, Path("artifact")
     located = artifact.located(given)
-    if (located.is_file() and located.suffix != ".npz") or not exchange.is_published(given):
+    ours = located.is_file() and located.suffix == ".safetensors"
+    if ours or not exchange.is_published(given):
         return artifact.load(given), located
-    name, root, files = options.dataset, options.data_dir, options.files
-    return other.read(given, name, root, files, options.learning_rate, dataset), given
+    name, root, rate = options.dataset, options.data_dir, options.learning_rate
+    return other.read(given, name, root, options.files, rate, dataset), given
 
 
 def _check(options: Judgement, header: dict[str, Any], path: Path) -> None:
@@ -131,6 +132,11 @@ def _check(options: Judgement, header: dict[str, Any], path: Path) -> None:
         raise InputError(f"real_accuracy is a fraction of 1, not {options.real_accuracy}")
     if options.scores and (replayed or header.get("sequence") is not None):
         raise InputError(f"{path} brings its own steps, which random images cannot go through")
+    if options.scores and header.get("teaching") is not None:
+        raise InputError(
+            f"{path} has a teacher's labels of views, which random images would need as well: "
+            f"scores compare artifacts whose items have labels"
+        )
     if not options.learning_rates:
         return
     if options.learning_rate is not None:

@@ -206,6 +206,11 @@ def _check_labels(options: Run, dataset: data.Dataset) -> None:
         raise InputError(
             f"--labels {kind} label views of images: say which, such as --student.views padded"
         )
+    if kind == "solved" and options.student.temperature != 1:
+        raise InputError(
+            "solved labels are met by squared error, which has no temperature: leave out "
+            "--student.temperature"
+        )
     if options.label_storage == "int8" and options.student.temperature != 1:
         raise InputError(
             "a byte keeps too little of an unlikely class for a temperature to soften: leave out "

@@ -103,7 +103,7 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
         lent = taught.Lent(job, made, reporter)
     if isinstance(options, Studied):
         taught.check_views(made, options.student)
-        size = baselines.stored(made, labels=lent is None)
+        size = baselines.stored(made, labels=lent is None or not lent.soft)
         students = students_of_baselines(options, size, dataset)
         if lent is not None and lent.soft:
             reporter.say(taught.as_told(options, made))

@@ -78,7 +78,7 @@ def scored(
         "synthetic, no augmentation": (own, theta, plainly),
         "random, no augmentation": (random.synthetic, random.decodable(), plainly),
     }
-    soft = distilled.header["parametrization"].get("label_kind", "hard") != "hard"
+    soft = own.label_kind != "hard"
     if soft:
         trials["synthetic, hard labels"] = (scores.hardened(own), theta, protocol)
     accuracies: dict[str, Entries] = {}

@@ -1,5 +1,6 @@
 """What a teacher gives, once data is distilled: labels of it, and the same labels to baselines."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -120,7 +121,7 @@ class Lent:
             self._real(),
             baseline.synthetic,
             baseline.decodable(),
-            options.student,
+            dataclasses.replace(options.student, with_means=False),  # as baselines are judged
             header["seed"],
         )
         if teaching is not None:

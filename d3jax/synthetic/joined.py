@@ -120,7 +120,9 @@ def create(
 
     learned = {g for part in parts for g in part.groups if g != "labels" or label_kind == "parts"}
     groups = tuple(g for g in ("data", "decoder", "labels") if g in learned)
-    return converting(Synthetic(init, sample, freeze, num_items, num_classes, groups))
+    kind = parts[0].label_kind if label_kind == "parts" else label_kind
+    made = Synthetic(init, sample, freeze, num_items, num_classes, groups)
+    return converting(made._replace(label_kind=kind))
 
 
 def combine(thetas: Sequence[dict[str, PyTree]]) -> dict[str, PyTree]:

@@ -19,6 +19,12 @@ _FILES = {
     "itself, artifact.safetensors, which d3jax reads",
 }
 
+_SCHEDULES = {
+    "step": "at half time the rate is multiplied by {decay}",
+    "cosine": "the rate falls to zero by a cosine",
+    "half_cosine": "the rate falls to a half by a cosine of twice the length",
+}
+
 
 def write(folder: Path, about: dict[str, Any]) -> None:
     """README.md and header.json of what `export` says in `about`."""
@@ -42,8 +48,8 @@ def text(about: dict[str, Any]) -> str:
         parts.append(
             f"Rounding to bytes clipped {100 * cost['clipped']:.2f} % of the values, and changed a "
             f"value by {cost['mean_change']:.2f} of 255 levels on average, "
-            f"{cost['largest_change']:.1f} at most. `d3jax evaluate` on this folder says what that "
-            f"costs in accuracy."
+            f"{cost['largest_change']:.1f} at most. `d3jax evaluate` on this folder, with "
+            f"--network and --width as below, says what that costs in accuracy."
         )
     parts += ["## Train on it", _training(header, told)]
     front = ""
@@ -84,15 +90,25 @@ def _training(header: dict[str, Any], told: dict[str, Any]) -> str:
     network = header["architecture"].get("network", "convnet")
     width = header["architecture"].get("width")
     rate = protocol.get("learning_rate") or header["student_learning_rate"]
+    plain = {"decay": 0.1, "momentum": 0.9, "epochs": 300, **protocol}
+    descent = f"AdamW: learning rate {rate:.4g}"
+    if protocol.get("optimizer", "sgd") == "sgd":
+        descent = f"SGD: learning rate {rate:.4g}, momentum {plain['momentum']}"
+    steps = protocol.get("steps")
+    length = f"{plain['epochs']} epochs" if steps is None else f"{steps} steps"
     lines = [
         f"{normalized}.\n",
         f"- network: {network}" + (f", width {width}" if width else ""),
-        f"- SGD: learning rate {rate:.4g}, momentum {protocol.get('momentum', 0.9)}, weight decay "
-        f"{protocol.get('weight_decay', 5e-4)}, batches of {protocol.get('batch_size', 256)}",
-        f"- {protocol.get('epochs', 300)} epochs; at half time the rate is multiplied by "
-        f"{protocol.get('decay', 0.1)}",
-        f"- augmentation, one of these in each step: {augmented}",
+        f"- {descent}, weight decay {protocol.get('weight_decay', 5e-4)}, batches of "
+        f"{protocol.get('batch_size', 256)}",
+        f"- {length}; {_SCHEDULES[protocol.get('schedule', 'step')].format(**plain)}",
+        f"- augmentation, one of these in each step: {augmented}"
+        if protocol.get("views", "none") == "none"
+        else f"- views of each batch: {protocol['views']}, mixed by {protocol['mix']}, labels at "
+        f"temperature {protocol['temperature']}",
     ]
+    if header.get("teaching") is not None:
+        lines.append("- the artifact's labels are a teacher's, of views; these are the items' own")
     if told["labels"] == "soft":
         form = (
             "logits, whose softmax"

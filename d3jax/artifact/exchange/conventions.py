@@ -23,7 +23,10 @@ _KNOWN = {
     "cifar10": Convention("CIFAR10", *_CIFAR),
     "cifar100": Convention("CIFAR100", (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
     "tinyimagenet": Convention("tinyimagenet", *_IMAGENET),
-    "image": Convention("ImageNet", *_IMAGENET),  # ImageNet, its subsets, Imagenette
+    **{
+        f"image{what}": Convention("ImageNet", *_IMAGENET)  # and its subsets in the field
+        for what in ("net", "nette", "woof", "fruit", "yellow", "meow", "squawk")
+    },
 }
 
 

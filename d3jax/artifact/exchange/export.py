@@ -132,11 +132,11 @@ def draw(
     images = np.stack([np.asarray(batch.images, np.float32) for batch in batches], 1)
     targets = np.stack([np.asarray(batch.targets, np.float32) for batch in batches], 1)
     images, targets = (x.reshape(-1, *x.shape[2:]) for x in (images, targets))
-    kind = specification.get("label_kind", "hard")
-    if kind == "free" and not hard_labels:
+    kind = made.synthetic.label_kind
+    if kind in ("free", "solved", "values") and not hard_labels:
         raise InputError(
-            "the labels are free vectors, which other projects do not read; --hard-labels takes "
-            "the largest"
+            f"the labels are {kind} vectors, no probabilities, which other projects do not read; "
+            f"--hard-labels takes the largest"
         )
     if kind == "hard" or hard_labels:
         targets = targets.argmax(1).astype(np.int64)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +94,10 @@ def _pair(path: Path, labels: Path | None) -> Published:
         raise InputError(f"there are no labels at {labels}")
     if rate.is_file():
         files.append(rate)
-        learned = float(_array(tensors(rate), f"the learning rate in {rate}").reshape(-1)[0])
+        values = _array(tensors(rate), f"the learning rate in {rate}")
+        if values.size != 1:
+            raise InputError(f"{rate} holds {values.size} numbers, not one learning rate")
+        learned = float(values.reshape(()))
     layout = "torch" if path.name == "images.pt" else "mtt"
     return Published(_last_channels(images, path), targets, layout, tuple(files), learned)
 
@@ -114,6 +119,8 @@ def _repetitions(path: Path) -> Published:
 def _npz(path: Path) -> Published:
     try:
         with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array, not an npz file")
             pair = next((pair for pair in _NPZ if set(pair) <= set(file.files)), None)
             if pair is None:
                 raise InputError(
@@ -122,7 +129,7 @@ def _npz(path: Path) -> Published:
                 )
             images, targets = (file[name] for name in pair)
             names = file["class_names"].tolist() if "class_names" in file.files else None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     layout = "npz" if images.dtype == np.uint8 else {"images": "kip"}.get(pair[0], "frepo")
     named = None if names is None else tuple(map(str, names))
@@ -211,6 +218,9 @@ def _last_channels(images: np.ndarray, path: Path) -> np.ndarray:
 
 def _checked(found: Published, path: Path) -> Published:
     images, targets = found.images, found.targets
+    for array in (images, targets):
+        if array is not None and array.dtype.kind not in "iufb":
+            raise InputError(f"{path} holds an array of {array.dtype}, not of numbers")
     if images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
         raise InputError(
             f"{path} holds images of shape {list(images.shape)}, not [N, H, W, 1 or 3]"
