@@ -342,6 +342,17 @@ def test_files_that_cannot_be_used(tmp_path, capsys, dataset):
     assert "the images have shape [4, 8, 3]" in message(folder)
     tensors(folder, images, np.zeros((6, 2), np.float32))
     assert "labels are of 2 classes" in message(folder)
+    kip = tmp_path / "kip.npz"
+    np.savez(kip, images=images, labels=np.array(["a"] * 6))
+    assert "an array of <U1, not of numbers" in message(kip)
+    kip.write_bytes(kip.read_bytes()[:200])
+    assert "kip.npz cannot be read" in message(kip)
+    with open(kip, "wb") as stream:
+        np.save(stream, images)
+    assert "a single array" in message(kip)
+    torch.save(torch.zeros(0), folder / "lr_best.pt")
+    assert "holds 0 numbers, not one learning rate" in message(folder)
+    (folder / "lr_best.pt").unlink()
     tensors(folder, images, np.zeros(5, int))
     assert "6 images and labels of shape [5]" in message(folder)
     np.savez(tmp_path / "a.npz", pictures=images)

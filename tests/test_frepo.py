@@ -14,6 +14,7 @@ from test_cli import called, no_folder_of_the_users  # noqa: F401
 from d3jax import artifact, data, losses
 from d3jax.distill import pool
 from d3jax.distill.sharded import DEVICE
+from d3jax.evaluate import Protocol
 from d3jax.methods.frepo import FRePoOptions, frepo
 from d3jax.networks import unraveler
 from d3jax.run.options import Parametrization, command
@@ -204,6 +205,7 @@ def test_learned_labels_are_values(tiny_network):
     ("method", "given", "message"),
     [
         ("frepo", {"labels": "expert"}, "has no experts to give labels"),
+        ("mtt", {"labels": "solved", "student": Protocol(temperature=2.0)}, "has no temperature"),
         ("dd", {"labels": "solved"}, "learns take labels by cross entropy"),
         ("mtt", {"labels": "solved", "subtasks": "2"}, "for all classes at once"),
     ],

@@ -118,9 +118,10 @@ def _repetitions(path: Path) -> Published:
 
 def _npz(path: Path) -> Published:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it is a single array, not an npz file")
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise ValueError("it is a single array, not an npz file")
+        with found as file:
             pair = next((pair for pair in _NPZ if set(pair) <= set(file.files)), None)
             if pair is None:
                 raise InputError(
