@@ -118,10 +118,10 @@ def _repetitions(path: Path) -> Published:
 
 def _npz(path: Path) -> Published:
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            raise ValueError("it is a single array, not an npz file")
-        with found as file:
+        with open(path, "rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise ValueError("it is a single array, not an npz file")
             pair = next((pair for pair in _NPZ if set(pair) <= set(file.files)), None)
             if pair is None:
                 raise InputError(
