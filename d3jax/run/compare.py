@@ -50,7 +50,10 @@ def read_report(run: Path) -> dict[str, Any]:
     try:
         found = read_json(run / "report.json")
     except FileNotFoundError:
-        raise InputError(f"there is no finished run in {run}: it has no report.json") from None
+        raise InputError(
+            f"there is no finished run in {run}: it has no report.json; the same "
+            f"`d3jax distill` command goes on where it was"
+        ) from None
     if not isinstance(found, dict) or not {"method", "accuracy", "bytes"} <= set(found):
         raise InputError(f"{run / 'report.json'} is no report of a run")
     return found
