@@ -45,11 +45,11 @@ def teaching_of(made: Artifact) -> Teaching:
     return Teaching(key, network_of(made.header) if TEACHER in made.theta else None)
 
 
-def sizes(synthetic: Synthetic, protocol: Protocol) -> tuple[int, int, int]:
-    """Epochs, steps in each, and visits of an item or its mean in a step."""
+def sizes(synthetic: Synthetic, protocol: Protocol) -> tuple[int, int, int, int]:
+    """Epochs, steps in each, visits of an item or its mean in a step, and in an epoch."""
     visits = synthetic.num_items * (2 if protocol.with_means else 1)
     size = min(protocol.batch_size, visits)
-    return protocol.epochs_of(visits), -(-visits // size), size
+    return protocol.epochs_of(visits), -(-visits // size), size, visits
 
 
 def lessons(
@@ -62,8 +62,7 @@ def lessons(
     """
     views = protocol.seen()
     assert views is not None
-    _, steps, size = sizes(synthetic, protocol)
-    visits = synthetic.num_items * (2 if protocol.with_means else 1)
+    _, steps, size, visits = sizes(synthetic, protocol)
 
     def lesson(theta: PyTree, key: Array, epoch: Array, batch: Array) -> Lesson:
         of_epoch = jax.random.fold_in(key, epoch)
@@ -135,7 +134,7 @@ def view_labels(
     """
     plain = {name: group for name, group in theta.items() if name not in (VIEW_LABELS, TEACHER)}
     lesson = lessons(synthetic, protocol)
-    epochs, steps, _ = sizes(synthetic, protocol)
+    epochs, steps, _, _ = sizes(synthetic, protocol)
     unravel = unraveler(network)
 
     @jax.jit
@@ -163,7 +162,7 @@ def check(synthetic: Synthetic, theta: PyTree, protocol: Protocol) -> None:
             "the labels are of views: give students some, such as --student.views padded"
         )
     if VIEW_LABELS in theta:
-        epochs, steps, size = sizes(synthetic, protocol)
+        epochs, steps, size, _ = sizes(synthetic, protocol)
         stored = theta[VIEW_LABELS].shape[:2]
         if stored != (epochs, steps * size):
             raise InputError(

@@ -212,7 +212,7 @@ def train_students(
         params = fresh(jax.random.split(for_weights, protocol.students)[which])
     rate = jnp.broadcast_to(jnp.asarray(learning_rate, params.dtype), which.shape)
     carry = begun(protocol, params)
-    epochs, _, _ = lessons.sizes(synthetic, protocol)
+    epochs = lessons.sizes(synthetic, protocol)[0]
     ends = [epochs * part // 10 for part in range(1, 11)]
     begin = jnp.asarray(0, jnp.int32)
     carry = jax.block_until_ready(train(carry, theta, keys, rate, begin, begin))  # compiles
@@ -259,8 +259,7 @@ def epochs_function(
       first `begun`. Keys are one for each student, [S]; of a protocol with views one for all.
     """
     unravel = unraveler(network)
-    epochs_in_all, steps, batch_size = lessons.sizes(synthetic, protocol)
-    visits = synthetic.num_items * (2 if protocol.with_means else 1)
+    epochs_in_all, steps, batch_size, visits = lessons.sizes(synthetic, protocol)
     strategy = STRATEGIES if protocol.augmentation is None else protocol.augmentation
     student_loss = labels.student_loss(synthetic.label_kind)
     descent = protocol.descent()

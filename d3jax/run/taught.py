@@ -13,7 +13,6 @@ from d3jax.evaluate import Protocol, lessons
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
 from d3jax.methods.rded import RDEDOptions, rded
-from d3jax.networks import unraveler
 from d3jax.run.experts import trained
 from d3jax.run.job import Job, reads_of
 from d3jax.run.options import Run, Studied, plain
@@ -50,10 +49,9 @@ def labelled(
       protocol: of the students.
       seed: of the artifact, which views are drawn by.
     """
-    params, statistics = labels.teacher(network, jax.random.key(0), real)
     if kind == "expert":
-        soft = labels.by_network(network, unraveler(network)(params), synthetic, theta, statistics)
-        return {"labels": soft}, None
+        return {"labels": labels.by_expert(network, synthetic, theta, real)}, None
+    params, statistics = labels.teacher(network, jax.random.key(0), real)
     teacher = {"params": params, "statistics": statistics}
     if kind == "teacher":
         return {lessons.TEACHER: teacher}, {"labels": "teacher"}
