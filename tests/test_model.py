@@ -94,6 +94,7 @@ def test_files_that_are_no_network(model, folder, tmp_path):
         return safetensors.numpy.save(arrays, metadata={"d3jax_model": text})
 
     assert "format version 9" in refused(packed(format_version=9))
+    assert "not JSON" in refused(packed(origin=float("nan")))
     assert "not those of the network" in refused(
         packed(architecture={"network": "mlp", "width": 5})
     )

@@ -39,8 +39,12 @@ _REQUIRED = {
 
 def parse(text: bytes | str, path: Path) -> dict[str, Any]:
     """The JSON object of a safetensors file's table, or of its header."""
+
+    def refuse(constant: str) -> None:  # NaN and infinities, which JSON has not, and Python reads
+        raise ValueError(constant)
+
     try:
-        table = json.loads(text)
+        table = json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError):
         table = None
     if not isinstance(table, dict):
