@@ -3,8 +3,10 @@
     D3JAX_DATA_DIR=... python -m experiments.mnist_budgets [ROW ...] [--seeds 0,1,2]
 
 Budgets of 1, 3 and 10 whole images a class in float16, 15 680 bytes each, header and labels beside.
-As `cifar10_budgets.py` is, on MNIST: ConvNet depth 3, width 32, 4 experts, 1000 outer steps, students at the best of several learning rates on 2000 training images
-that are set aside.
+As `cifar10_budgets.py` is, on MNIST: ConvNet depth 3, width 32, 4 experts, 1000 outer steps. Students
+train for 1000 epochs, not 300, in every row, at the best of several learning rates on 2000 training
+images that are set aside: on such images D3 at 3 images a class reached 95.9 with 300 epochs, 96.9
+with 1000 (one seed). Baselines are uint8 images, the stronger ones at equal bytes.
 
 table: mnist_budgets (python -m experiments.tables)
 
@@ -20,21 +22,25 @@ end of table
 The plot of accuracy against bytes: `python -m experiments.frontier mnist_budgets`.
 """
 
-import dataclasses
-
 from d3jax.run.options import Data
 from experiments import runner
+from experiments.ablations import changed
 from experiments.cifar10_budgets import D3, PIXELS
 
 BUDGETS = (1, 3, 10)
 ROWS = {
-    f"{name}, {images}": dataclasses.replace(
+    f"{name}, {images}": changed(
         run,
         data=Data(dataset="mnist", train_limit=10_000, validation=2000),
-        parametrization=dataclasses.replace(run.parametrization, budget=images),
+        parametrization={"budget": images},
+        student={"epochs": 1000},
+        baselines=baselines,
     )
     for images in BUDGETS
-    for name, run in (("d3", D3), ("pixels", PIXELS))
+    for name, run, baselines in (
+        ("d3", D3, ("random_uint8", "kmeans_uint8", "herding_uint8")),
+        ("pixels", PIXELS, ()),
+    )
 }
 
 if __name__ == "__main__":
