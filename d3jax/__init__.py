@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from d3jax.methods.dwa import dwa as dwa
     from d3jax.methods.frepo import FRePoOptions as FRePoOptions
     from d3jax.methods.frepo import frepo as frepo
+    from d3jax.methods.mgdd import MGDDOptions as MGDDOptions
+    from d3jax.methods.mgdd import mgdd as mgdd
     from d3jax.methods.mtt import MTTOptions as MTTOptions
     from d3jax.methods.mtt import mtt as mtt
     from d3jax.methods.rded import RDEDOptions as RDEDOptions
@@ -74,6 +76,7 @@ _NAMES = {
     "methods.dd": ("DDOptions", "dd"),
     "methods.dwa": ("DWAOptions", "dwa"),
     "methods.frepo": ("FRePoOptions", "frepo"),
+    "methods.mgdd": ("MGDDOptions", "mgdd"),
     "methods.mtt": ("MTTOptions", "mtt"),
     "methods.rded": ("RDEDOptions", "rded"),
     "methods.registry": ("METHODS", "Spec", "register"),

@@ -100,35 +100,45 @@ def kernel_ridge_regression(
     return others @ (features.T @ weights)
 
 
-def solve_ridge(matrix: Array, right: Array, regularization: float = 1e-6) -> Array:
+def solve_ridge(
+    matrix: Array, right: Array, regularization: float = 1e-6, number: Array | None = None
+) -> Array:
     """(matrix + lambda tr(matrix) / n I)^-1 right: f[n, K].
 
     Args:
       matrix: f[n, n], symmetric, with no negative eigenvalues.
       right: f[n, K].
       regularization: lambda, in units of the mean eigenvalue.
+      number: i32[], n, where rows and columns past some are padding: of zeros, in `right` too. Then
+        so are the solution's, and the others are what they are without padding.
 
     lambda is at least 4 n times the precision of the matrix's type, since below that a matrix of
     images that are nearly alike has no Cholesky factor: in float32 1e-6 is met up to two images,
     and at 100 it is 5e-5. A matrix of zeros gives NaN.
     """
-    ridge = ridge_of(matrix, regularization) * jnp.eye(len(matrix), dtype=matrix.dtype)
+    ridge = ridge_of(matrix, regularization, number) * jnp.eye(len(matrix), dtype=matrix.dtype)
     return jax.scipy.linalg.solve(matrix + ridge, right, assume_a="pos")
 
 
-def ridge_of(matrix: Array, regularization: float = 1e-6) -> Array:
+def ridge_of(matrix: Array, regularization: float = 1e-6, number: Array | None = None) -> Array:
     """What `solve_ridge` adds to a matrix's diagonal: f[]."""
-    number, dtype = matrix.shape[0], matrix.dtype
-    least = 4 * number * float(jnp.finfo(dtype).eps)
-    return jnp.asarray(max(regularization, least) / number, dtype) * jnp.trace(matrix)
+    dtype = matrix.dtype
+    least = 4 * float(jnp.finfo(dtype).eps)  # for each row
+    if number is None:
+        share = jnp.asarray(max(regularization / len(matrix), least), dtype)
+    else:
+        share = jnp.maximum(jnp.asarray(regularization, dtype) / number.astype(dtype), least)
+    return share * jnp.trace(matrix)
 
 
-def ridge_predictor(features: Array, others: Array, regularization: float = 1e-6) -> Array:
+def ridge_predictor(
+    features: Array, others: Array, regularization: float = 1e-6, number: Array | None = None
+) -> Array:
     """P f[m, n], of which P targets is what `kernel_ridge_regression` predicts.
 
-    The arguments are its own.
+    The arguments are its own; `number` is that of `solve_ridge`, for features that are padded.
     """
-    return solve_ridge(features @ features.T, features @ others.T, regularization).T
+    return solve_ridge(features @ features.T, features @ others.T, regularization, number).T
 
 
 def solved_labels(
@@ -153,6 +163,36 @@ def solved_labels(
     """
     predictor = ridge_predictor(features, others, regularization)
     return solve_ridge(predictor.T @ predictor, predictor.T @ targets, regularization)
+
+
+def solved_error(
+    features: Array,
+    others: Array,
+    targets: Array,
+    regularization: float = 1e-3,
+    number: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """How well some images' features can predict others at all: with `solved_labels` of their own.
+
+    Args:
+      features, others, targets, regularization: as for `solved_labels`.
+      number: i32[], so many of the features count; the others are rows of zeros (`solve_ridge`).
+
+    Returns:
+      The least over y of (|P y - targets|^2 + mu |y|^2) / (2 m), f[]; P y, f[m, K]; and that y,
+      f[n, K]. The labels have no derivative: where a loss is least in them, by the envelope theorem
+      its gradient is that of the loss with them fixed, and no second solution is differentiated.
+
+    Variable projection (Golub and Pereyra, 1973); after MGDD (Liu and Wang, NeurIPS 2023).
+    """
+    predictor = ridge_predictor(features, others, regularization, number)
+    gram = predictor.T @ predictor
+    found = solve_ridge(gram, predictor.T @ targets, regularization, number)
+    found = jax.lax.stop_gradient(found)
+    predicted = predictor @ found
+    ridge = ridge_of(gram, regularization, number)
+    squares = jnp.sum(jnp.square(predicted - targets)) + ridge * jnp.sum(jnp.square(found))
+    return squares / jnp.asarray(2 * len(targets), squares.dtype), predicted, found
 
 
 def margin_loss(targets: Array, margin: float) -> Array:

@@ -24,6 +24,7 @@ from d3jax.methods import registry
 from d3jax.methods.d3 import D3Options, d3
 from d3jax.methods.dd import DDOptions, dd
 from d3jax.methods.frepo import FRePoOptions, frepo
+from d3jax.methods.mgdd import MGDDOptions, mgdd
 from d3jax.methods.mtt import MTTOptions, mtt
 from d3jax.synthetic import gaussian, generated, pixels, spectral
 from d3jax.types import InputError, Method, State
@@ -63,6 +64,11 @@ def _mtt(network, label_kind="hard", data=None, expert_labels=False, **options):
     sizes = {"inner_steps": 2, "max_start_epoch": 2, "inner_augmentation": ("color", "flip")}
     options = MTTOptions(**{**sizes, **options})
     return mtt(network, data, options, outer_steps=10, expert_labels=expert_labels)
+
+
+def _mgdd(network, **options):
+    data = generated.create(**registry.TINY, num_items=6, generator_width=4, label_kind="solved")
+    return mgdd(network, data, MGDDOptions(pool=2, network_steps=2, real_batch=8, **options))
 
 
 def skeleton():
@@ -121,6 +127,8 @@ METHODS |= {
         FRePoOptions(pool=1, network_steps=0, real_batch=4),
         outer_steps=10,
     ),
+    "mgdd-reptile": lambda network: _mgdd(network, meta="reptile", inner_steps=2),
+    "mgdd-maml": lambda network: _mgdd(network, meta="maml", inner_steps=1, classes=2),
     "mtt-spectral": lambda network: _mtt(
         network, data=_spectral("probabilities"), expert_labels=True, inner_augmentation=()
     ),

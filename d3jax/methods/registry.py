@@ -100,7 +100,7 @@ class Spec(NamedTuple):
     initialization: str = "uniform_fan_in"  # of weights, the default
     norm: str = "instance"  # the default, of networks that have a choice
     trained: ExpertOptions = ExpertOptions()  # how experts are, the default
-    labels_by_default: Literal["hard", "learned"] = "hard"  # --labels
+    labels_by_default: Literal["hard", "learned", "solved"] = "hard"  # --labels
     # What labels that are learned are (`synthetic.labels.KINDS`), and so how students meet them
     learned: Literal["free", "values"] = "free"
     divisible: bool = False  # may be cut into subtasks
@@ -111,7 +111,7 @@ class Spec(NamedTuple):
 
 
 # The modules of this package, in the order of their help.
-_OURS = ("d3", "mtt", "seqmatch", "frepo", "dd", "dwa", "rded")
+_OURS = ("d3", "mtt", "seqmatch", "frepo", "mgdd", "dd", "dwa", "rded")
 
 
 class _Methods(Mapping[str, Spec]):

@@ -27,7 +27,7 @@ _OWN = {
     ),
     "pixels": ("images_per_class", "start"),
     "spectral": ("spectra_per_class", "transformations", "rank", "start"),
-    "generated": ("images_per_class", "generator_width", "start"),
+    "generated": ("images_per_class", "generator_width", "store", "start"),
 }
 _COUNT = {
     "gaussian": "latents_per_class",
@@ -95,6 +95,9 @@ class Parametrization:
     """Spectral: side of a spectrum tensor; default half the image's."""
     generator_width: int | None = None
     """Generated: channels of the generator's finest scale; default 32, up to 16 pixels 8."""
+    store: Literal["images", "generator"] | None = None
+    """Generated: what the artifact holds, the images that were made (default), or the generator and
+    the images that it began with, so that it can make others (`mgdd --generator`)."""
     start: Literal["real", "noise"] | None = None
     """What images start from: real ones of their classes (default but for gaussian; a
     Gaussian's means and the decoder are fitted to them first), or noise (default for gaussian)."""
@@ -248,8 +251,8 @@ class Parametrization:
         if self.kind == "generated":
             assert self.images_per_class is not None
             number = self.images_per_class * dataset.num_classes
-            width = {"generator_width": self.generator_width}
-            return {**common, "num_items": number, "start": self.start, **width}
+            own = {name: getattr(self, name) for name in ("start", "generator_width", "store")}
+            return {**common, "num_items": number, **own}
         if self.kind == "spectral":
             return {**common, **{name: getattr(self, name) for name in _OWN["spectral"]}}
         channels = dataset.image_shape[2]
@@ -288,7 +291,8 @@ def _defaults(kind: str, options: Parametrization, dataset: data.Dataset) -> dic
         return {"images_per_class": 1, "start": "real"}
     if kind == "generated":
         width = 32 if size > 16 else 8
-        return {"images_per_class": 1, "start": "real", "generator_width": width}
+        known = {"images_per_class": 1, "start": "real"}
+        return {**known, "generator_width": width, "store": "images"}
     if kind == "spectral":
         rank = -(-size // 2)
         return {"spectra_per_class": 2, "transformations": 4, "rank": rank, "start": "real"}
