@@ -55,10 +55,9 @@ def run(
     Exits with 75 when it is interrupted: run it again.
     """
     reporter = Reporter()
-    root = Path("runs") / (runs or experiment)
     for seed in seeds:
         for label, options in configurations.items():
-            out = _folder(root, label, seed)
+            out = folder(runs or experiment, label, seed)
             options = dataclasses.replace(options, out=out, experts=Path("runs/experts"), seed=seed)
             if isinstance(options, config.Studied):  # a table's rows are all judged alike
                 options = dataclasses.replace(options, baseline_students=options.student.students)
@@ -95,8 +94,9 @@ def arguments(known: Iterable[str], seeds: tuple[int, ...]) -> tuple[list[str], 
         parser.error(f"seeds are numbers with commas between, not {said.seeds!r}")
 
 
-def _folder(root: Path, label: str, seed: int) -> Path:
-    return root / f"{label.replace(',', '').replace(' ', '-')}-{seed}"
+def folder(runs: str, label: str, seed: int) -> Path:
+    """Where a run is, by the experiment that its folder is of."""
+    return Path("runs") / runs / f"{label.replace(',', '').replace(' ', '-')}-{seed}"
 
 
 def _run(options: config.Run, reporter: Reporter, dataset: Dataset | None) -> None:
@@ -127,6 +127,7 @@ def _row(label: str, seed: int, folder: Path, judgements: Iterable[str]) -> rows
     for name in ("out", "experts", "seed", "images"):
         del configuration[name]
     del configuration["data"]["data_dir"]
+    configuration.get("mgdd", {}).pop("generator", None)  # a run of the same seed
     row = {
         "label": label,
         "seeds": [seed],

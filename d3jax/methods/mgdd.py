@@ -1,9 +1,9 @@
 """After MGDD: a generator of distilled images that is trained once, and adapted in a few steps.
 
-Liu and Wang, "MGDD: A Meta Generator for Fast Dataset Distillation", NeurIPS 2023. Only its abstract
-could be read: distilled images are what a generator makes of real ones, labels are a least-squares
-solution in a feature space, and the generator is meta-trained on a large data set, so that few steps
-adapt it to another. All else is ours.
+Liu and Wang, "MGDD: A Meta Generator for Fast Dataset Distillation", NeurIPS 2023. Only the
+abstract could be read: distilled images are what a generator makes of real ones, labels are a
+least-squares solution in a feature space, and the generator is meta-trained on a large data set, so
+that few steps adapt it to another. All else is ours.
 """
 
 import dataclasses
@@ -69,7 +69,8 @@ class MGDDOptions:
     pool: int = 10
     """Networks in the pool, one of which, drawn at random, gives a step's features."""
     network_steps: int = 100
-    """A network of the pool that was trained for more steps than these is replaced by a fresh one."""
+    """A network of the pool that was trained for more steps than these is replaced by a fresh one;
+    0: a fresh one in every step."""
     real_batch: int = 1024
     """Real images of a step, as many of each class; at least as many as are generated."""
     network_learning_rate: float = 3e-4
@@ -142,8 +143,7 @@ def mgdd(
             last = jax.grad(learning.error, has_aux=True)
             slope, (aux, metrics) = last(after, aux, for_last, real, drawn)
         # Its gradient is the slope.
-        products = jax.tree.map(lambda s, p: jnp.sum(jax.lax.stop_gradient(s) * p), slope, params)
-        return sum(jax.tree.leaves(products)), (aux, metrics)
+        return optax.tree.vdot(jax.lax.stop_gradient(slope), params), (aux, metrics)
 
     def start(key: Array, real: Real) -> dict[str, PyTree]:
         theta = synthetic.init(key, real)
@@ -335,7 +335,9 @@ def _check(options: MGDDOptions, classes: int, most: int, all_classes: int) -> N
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
     if classes > all_classes:
-        raise InputError(f"tasks of {classes} classes are more than the {all_classes} that there are")
+        raise InputError(
+            f"tasks of {classes} classes are more than the {all_classes} that there are"
+        )
     if options.network_steps < 0:
         raise InputError(f"network_steps must not be negative, it is {options.network_steps}")
     if not 0 < options.reptile_step <= 1:

@@ -1,0 +1,117 @@
+"""A generator that is trained once and adapted in seconds, beside FRePo's pixels: CIFAR-10.
+
+    D3JAX_DATA_DIR=... python -m experiments.cifar10_mgdd [ROW ...] [--seeds 0,1,2]
+
+Generators (width 8) are meta-trained on 20 000 images of the 100 classes of Tiny-ImageNet at 32
+pixels, on tasks of 10 classes and 1 to 10 images of each: jointly, by Reptile and by first-order
+MAML, with as many gradients each. Then they take so many Adam steps on CIFAR-10, as does a fresh
+one (`scratch`). 10 000 images of the copy decoded from JPEG files, whitened (ZCA) in all rows;
+ConvNet depth 3, width 32, without norm. Labels are solved, FRePo's are learned, and students meet
+both by squared error. The baselines are real images with one-hot labels (by cross entropy), and
+with solved ones: the floor. Rows of the generators' own data are judged on Tiny-ImageNet.
+
+Accuracy against seconds, at 10 images per class:
+
+table: cifar10_mgdd (python -m experiments.tables)
+
+Not measured here yet.
+
+end of table
+
+One generator, adapted once (100 steps from Reptile's, at 1 to 10 images per class), makes any number
+of images; FRePo runs for each. Its rows here take no steps: seconds are those of the row above.
+
+table: cifar10_mgdd_sizes (python -m experiments.tables)
+
+Not measured here yet.
+
+end of table
+
+To reach: what FRePo reaches, in at most 1/22 of its seconds. A generator's seconds do not count its
+meta-training, which has rows of its own.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from d3jax.evaluate import Protocol
+from d3jax.methods.frepo import FRePoOptions
+from d3jax.methods.mgdd import MGDDOptions
+from d3jax.run.options import Architecture, Data, Parametrization, command
+from experiments import runner
+from experiments.cifar10_frepo import DATA
+
+SIZES = (1, 2, 5, 10, 20, 50)
+STEPS = (20, 100, 500)
+STUDENTS = Protocol(steps=500, students=3)
+GENERATOR = Parametrization(images_per_class=10, generator_width=8)
+MGDD = command("mgdd")(
+    data=DATA,
+    architecture=Architecture(width=32),
+    parametrization=GENERATOR,
+    mgdd=MGDDOptions(real_batch=256),
+    student=STUDENTS,
+    baselines=(),
+)
+META = dataclasses.replace(
+    MGDD,
+    data=Data(dataset="tiny_imagenet_100_32", train_limit=20_000, test_limit=1000, zca=True),
+    parametrization=dataclasses.replace(GENERATOR, images_per_class=1, store="generator"),
+    student=dataclasses.replace(STUDENTS, students=1),
+)
+GRADIENTS = {"joint": 1, "reptile": 5, "maml": 6}  # of an outer step
+FREPO = command("frepo")(
+    data=DATA,
+    architecture=MGDD.architecture,
+    parametrization=Parametrization(images_per_class=10),
+    frepo=FRePoOptions(real_batch=256, data_learning_rate=3e-3),
+    student=STUDENTS,
+    baselines=(),
+)
+
+
+def rows(seed: int, gradients: int = 3000) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Every configuration of a seed by its label: of the first table, of the second."""
+    replace, found = dataclasses.replace, {}
+
+    def of(label: str) -> Path:
+        return runner.folder("cifar10_mgdd", label, seed)
+
+    for kind, each in GRADIENTS.items():
+        own = replace(MGDD.mgdd, meta=kind, classes=10, most=10, inner_steps=5)
+        found[f"meta, {kind}"] = replace(META, mgdd=own, outer_steps=gradients // each)
+    for steps in STEPS:
+        baselines = ("random", "random_solved") if steps == min(STEPS) else ()
+        found[f"scratch, {steps}"] = replace(MGDD, outer_steps=steps, baselines=baselines)
+        for kind in GRADIENTS:
+            if kind == "reptile" or steps == 100:
+                own = replace(MGDD.mgdd, generator=of(f"meta, {kind}"))
+                stored = replace(GENERATOR, store="generator" if steps == 100 else "images")
+                found[f"{kind}, {steps}"] = replace(
+                    MGDD, mgdd=own, parametrization=stored, outer_steps=steps
+                )
+        found[f"frepo, {steps}"] = replace(FREPO, outer_steps=steps)
+    found["frepo, 2000"] = replace(FREPO, outer_steps=2000)
+    still = replace(MGDD.mgdd, generator=of("reptile, 100"), generator_learning_rate=0.0, most=1)
+    sizes = {}
+    for number in SIZES:
+        sizes[f"generated, {number}"] = replace(
+            MGDD,
+            mgdd=still,
+            parametrization=replace(GENERATOR, images_per_class=number),
+            baselines=("random_solved",),
+        )
+        sizes[f"frepo 500, {number}"] = replace(
+            FREPO, parametrization=Parametrization(images_per_class=number), outer_steps=500
+        )
+    return found, sizes
+
+
+if __name__ == "__main__":
+    known = rows(0)
+    chosen, seeds = runner.arguments(known[0] | known[1], (0, 1, 2))
+    for seed in seeds:
+        for name, own in zip(("cifar10_mgdd", "cifar10_mgdd_sizes"), rows(seed)):
+            few = {row: own[row] for row in chosen if row in own}
+            runner.run(name, few, seeds=(seed,), labels=list(own), runs="cifar10_mgdd")
