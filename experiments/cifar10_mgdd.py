@@ -44,7 +44,7 @@ from experiments.cifar10_frepo import DATA
 
 SIZES = (1, 2, 5, 10, 20, 50)
 STEPS = (20, 100, 500)
-STUDENTS = Protocol(steps=500, students=3)
+STUDENTS = Protocol(steps=300, students=3)
 GENERATOR = Parametrization(images_per_class=10, generator_width=8)
 MGDD = command("mgdd")(
     data=DATA,
@@ -71,7 +71,7 @@ FREPO = command("frepo")(
 )
 
 
-def rows(seed: int, gradients: int = 3000) -> tuple[dict[str, Any], dict[str, Any]]:
+def rows(seed: int, gradients: int = 2000) -> tuple[dict[str, Any], dict[str, Any]]:
     """Every configuration of a seed by its label: of the first table, of the second."""
     replace, found = dataclasses.replace, {}
 

@@ -70,9 +70,7 @@ def test_one_file_elsewhere_is_a_command_like_the_others(elsewhere, tmp_path):
     error = called(elsewhere, *command, "--samples=5", code=2)
     assert "holds a run with mean.samples = 4, this one has 5" in error
     assert "time of outer steps" in called(elsewhere, "plan", "mean", *RUN)
-    assert "known: d3, mtt, seqmatch, frepo, mgdd" in called(
-        tmp_path, "distill", "mean", code=2
-    )
+    assert "known: d3, mtt, seqmatch, frepo, mgdd" in called(tmp_path, "distill", "mean", code=2)
 
 
 def test_help_of_options_that_say_nothing_and_a_baseline_that_is_not_theirs(monkeypatch):
