@@ -43,7 +43,7 @@ from experiments import runner
 from experiments.cifar10_frepo import DATA
 
 SIZES = (1, 2, 5, 10, 20, 50)
-STEPS = (20, 100, 500)
+STEPS = (20, 100, 300)
 STUDENTS = Protocol(steps=300, students=3)
 GENERATOR = Parametrization(images_per_class=10, generator_width=8)
 MGDD = command("mgdd")(
@@ -71,7 +71,7 @@ FREPO = command("frepo")(
 )
 
 
-def rows(seed: int, gradients: int = 2000) -> tuple[dict[str, Any], dict[str, Any]]:
+def rows(seed: int, gradients: int = 1000) -> tuple[dict[str, Any], dict[str, Any]]:
     """Every configuration of a seed by its label: of the first table, of the second."""
     replace, found = dataclasses.replace, {}
 
@@ -102,8 +102,8 @@ def rows(seed: int, gradients: int = 2000) -> tuple[dict[str, Any], dict[str, An
             parametrization=replace(GENERATOR, images_per_class=number),
             baselines=("random_solved",),
         )
-        sizes[f"frepo 500, {number}"] = replace(
-            FREPO, parametrization=Parametrization(images_per_class=number), outer_steps=500
+        sizes[f"frepo 300, {number}"] = replace(
+            FREPO, parametrization=Parametrization(images_per_class=number), outer_steps=300
         )
     return found, sizes
 
