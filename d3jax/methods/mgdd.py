@@ -143,7 +143,8 @@ def mgdd(
             last = jax.grad(learning.error, has_aux=True)
             slope, (aux, metrics) = last(after, aux, for_last, real, drawn)
         # Its gradient is the slope.
-        return optax.tree.vdot(jax.lax.stop_gradient(slope), params), (aux, metrics)
+        product = optax.tree.vdot(jax.lax.stop_gradient(slope), params)
+        return jnp.asarray(product), (aux, metrics)
 
     def start(key: Array, real: Real) -> dict[str, PyTree]:
         theta = synthetic.init(key, real)
