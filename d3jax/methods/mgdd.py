@@ -240,19 +240,6 @@ def adapt(
 
     Raises:
       InputError: options that are out of range.
-
-    Examples:
-      >>> import d3jax
-      >>> from d3jax.methods.mgdd import MGDDOptions, adapt, generate
-      >>> data = d3jax.load_data("digits")
-      >>> network = d3jax.networks.create("mlp", image_shape=(8, 8, 1), num_classes=10, width=8)
-      >>> generator = d3jax.synthetic.generated.generator(1, width=4)
-      >>> params, real = generator.init(jax.random.key(0)), data.real()
-      >>> options = MGDDOptions(most=2, real_batch=50)
-      >>> params = adapt(network, generator, params, real, 1, steps=2, options=options)
-      >>> images = real.gather(real.sample_different(jax.random.key(2), 3).ravel())
-      >>> generate(generator, params, images).shape
-      (30, 8, 8, 1)
     """
     chosen = options or MGDDOptions()
     classes, most = real.class_counts.shape[0], chosen.most or _MOST
@@ -285,6 +272,11 @@ def generate(generator: Generating, params: PyTree, images: Array) -> Array:
     Images of one size take one compilation, however many there are: 100 at a time, the last ones
     padded. The first of 20 are what they are of 7. Real images that a key draws
     (`Real.sample_different`), and so a seed and the generator, stand for what it makes.
+
+    Examples:
+      >>> own = generated.generator(3, width=4)
+      >>> generate(own, own.init(jax.random.key(0)), jnp.ones((7, 8, 8, 1))).shape
+      (7, 8, 8, 1)
     """
     made = []
     for first in range(0, len(images), _TOGETHER):
