@@ -5,6 +5,9 @@ multiplications, not m * k. For a tile of 2x2 outputs and a 3x3 kernel that is 1
 16 products of matrices (one for each pair of points, pixels by channels with channels by features)
 read arrays 4 times as large as the images, where patches are 9 times as large. All that surrounds
 the products are sums of contiguous views, so that every derivative is again such sums and products.
+
+One batched product of stacked arrays, in place of 16, compiles a quarter faster (D3, width 32), but
+second derivatives then take 1.2 to 1.5 times as long: it writes each stack once more.
 """
 
 from functools import lru_cache
