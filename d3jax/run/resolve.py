@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from d3jax import data, experts, networks
+from d3jax.artifact.checks import teacher_shapes
 from d3jax.data import subtasks
 from d3jax.data.augment import default_strategy
 from d3jax.evaluate import baselines
@@ -32,6 +33,17 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
         options = replace(options, parametrization=usual)
     _check(options, dataset)
     parts = _subtasks(options, dataset)
+    architecture = resolved_architecture(
+        options.architecture,
+        dataset.image_shape,
+        network=spec.network(dataset.image_shape),
+        initialization=spec.initialization,
+        norm=spec.norm,
+    )
+    teacher = None
+    if options.parametrization.labels == "teacher":
+        network = architecture.create(dataset.image_shape, dataset.num_classes)
+        teacher = teacher_shapes(network, dataset.image_shape)
     parametrization = options.parametrization.resolved(
         dataset,
         kind=spec.parametrization,
@@ -39,16 +51,11 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
         least=spec.turns(options.method),
         storage=options.storage,
         classes=min((len(part) for part in parts), default=None),
+        beside=teacher,
     )
     changes: dict[str, Any] = {
         "parametrization": parametrization,
-        "architecture": resolved_architecture(
-            options.architecture,
-            dataset.image_shape,
-            network=spec.network(dataset.image_shape),
-            initialization=spec.initialization,
-            norm=spec.norm,
-        ),
+        "architecture": architecture,
         "experts": options.experts or options.out / "experts",
     }
     if isinstance(options, Matching):
