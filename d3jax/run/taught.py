@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from d3jax.artifact import Artifact
+from d3jax.data import Dataset
 from d3jax.evaluate import Protocol, lessons
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
@@ -24,10 +25,15 @@ GIVEN = {"expert": "a label an item", "views": "a label a view", "teacher": "the
 _OF_VIEWS = ("views", "mix", "augmentation", "epochs", "steps", "batch_size", "with_means")
 
 
-def has_teacher(options: Run, job: Job) -> bool:
+def has_teacher(options: Run, dataset: Dataset) -> bool:
     """Whether a run's data is made under a teacher."""
-    reads = reads_of(options, job.world.dataset, 0)
+    reads = reads_of(options, dataset, 0)
     return reads is not None and reads.teacher
+
+
+def lends_labels(options: Run, dataset: Dataset) -> bool:
+    """Whether baselines get the labels of the data's teacher too: then these count on no side."""
+    return has_teacher(options, dataset) and options.parametrization.labels in GIVEN
 
 
 def labelled(
