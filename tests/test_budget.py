@@ -1,5 +1,7 @@
 """Sizes that fit a budget of stored numbers or bytes."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -137,7 +139,7 @@ def test_a_shipped_teacher_counts_in_a_budget():
     """ConvNet of one block, width 4, batch norm: 112 + 8 + 8 of statistics + 10 x 1025 numbers."""
     image, teacher = 2 * 3072 * 10, 2 * (112 + 8 + 8 + 10 * (16 * 16 * 4 + 1))
 
-    def resolved(size, labels="teacher"):
+    def resolved(size: int, labels: Any = "teacher"):
         run = command("dwa")(
             parametrization=Parametrization(budget_bytes=size, labels=labels),
             architecture=Architecture(width=4, depth=1),

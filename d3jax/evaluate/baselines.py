@@ -10,7 +10,7 @@ besides.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,21 +45,14 @@ class Stored(NamedTuple):
     bytes: int
 
 
-class Teacher(Protocol):
-    """What a method's teacher does for baselines (`run.taught.Lent`)."""
+class Teacher(NamedTuple):
+    """What a method's teacher does for baselines (`run.taught.lent`)."""
 
-    @property
-    def soft(self) -> bool:
-        """Whether labels are the teacher's."""
-        ...
-
-    def rded(self, per_class: int) -> np.ndarray:
-        """RDED's images f32[K * per_class, H, W, C], normalized, sorted by class."""
-        ...
-
-    def label(self, baseline: artifact.Artifact) -> artifact.Artifact:
-        """A baseline of hard labels, with labels of the distilled data's kind."""
-        ...
+    soft: bool  # whether labels are the teacher's
+    # images per class -> RDED's f32[K * per class, H, W, C], normalized, sorted by class
+    rded: Callable[[int], np.ndarray]
+    # a baseline of hard labels -> it with labels of the distilled data's kind
+    label: Callable[[artifact.Artifact], artifact.Artifact]
 
 
 def check(names: Sequence[str], theta: PyTree, dataset: data.Dataset, *, labels: bool) -> None:

@@ -100,7 +100,7 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
     rows = Rows(options.out / ROWS, made, options, reporter)
     students, lent = None, None
     if taught.has_teacher(options, dataset):
-        lent = taught.Lent(job, made, reporter)
+        lent = taught.lent(job, made, reporter)
     if isinstance(options, Studied):
         taught.check_views(made, options.student)
         size = baselines.stored(made.theta, labels=lent is None or not lent.soft)
