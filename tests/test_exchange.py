@@ -416,6 +416,13 @@ def test_the_training_that_the_docs_print(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(said["test"][order], said["images"], atol=1e-5)
 
 
+def test_the_notebook_trains_as_the_docs_do():
+    (code,) = re.findall("```python\n(.*?)```", DOCS.read_text(), re.S)
+    notebook = json.loads((DOCS.parent / "notebooks" / "pytorch.ipynb").read_text())
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    assert "\n".join(cells[3:]).split() == code.replace("./photos", "digits").split()
+
+
 def test_export_by_the_command(tmp_path, capsys):
     artifact.save(distilled(), tmp_path / "a.safetensors")
     called(capsys, "export", tmp_path / "a.safetensors", "--format=npz", "--out", tmp_path / "out")
