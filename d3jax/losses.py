@@ -39,6 +39,9 @@ def soft_divergence(
       temperature: T; both are softmax(logits / T).
       scale: 1, as SRe2L, DWA and RDED have it for CIFAR and ImageNet; or T^2 (Hinton et al., arXiv
         1503.02531), which keeps the gradient's length whatever T is: plain SGD needs it.
+
+    Its gradient is that of `cross_entropy` of the softened student with the softened teacher, which
+    students minimize (`evaluate.students`): their targets may be mixed, or no teacher's at all.
     """
     warmth = jnp.asarray(temperature, student.dtype)
     divergence = optax.losses.kl_divergence_with_log_targets(
@@ -161,8 +164,18 @@ def solved_labels(
     otherwise, so that here they have the data's own scale; MGDD's least squares (Liu and Wang,
     NeurIPS 2023) in its simplest reading.
     """
+    return solve_ridge(*label_equations(features, others, targets, regularization), regularization)
+
+
+def label_equations(
+    features: Array, others: Array, targets: Array, regularization: float = 1e-3
+) -> tuple[Array, Array]:
+    """The normal equations of `solved_labels`, P^T P f[n, n] and P^T targets f[n, K].
+
+    The arguments are its own. Their means over several networks give labels for all of them.
+    """
     predictor = ridge_predictor(features, others, regularization)
-    return solve_ridge(predictor.T @ predictor, predictor.T @ targets, regularization)
+    return predictor.T @ predictor, predictor.T @ targets
 
 
 def solved_error(

@@ -302,7 +302,12 @@ def test_rows_that_are_known_are_not_judged_again():
 
 
 def test_more_floats_than_the_smallest_class_has_are_refused():
-    world = dataset()
-    baselines.check(baselines.NAMES, 4 * 3 * 64, world)
+    """As many as `compare` would take: with the teacher's labels, which baselines get too, out."""
+    world, enough = dataset(), np.zeros(4 * 3 * 64, np.float32)
+    theta = {"data": enough, "labels": np.zeros(12, np.float32)}
+    baselines.check(baselines.NAMES, {"data": enough}, world, labels=True)
+    baselines.check(baselines.NAMES, theta, world, labels=False)
     with pytest.raises(InputError, match=r"5 whole .* has 4; leave random and herding out"):
-        baselines.check(("random", "class_mean", "kmeans_uint8", "herding"), 4 * 3 * 64 + 1, world)
+        baselines.check(
+            ("random", "class_mean", "kmeans_uint8", "herding"), theta, world, labels=True
+        )

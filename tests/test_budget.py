@@ -1,12 +1,15 @@
 """Sizes that fit a budget of stored numbers or bytes."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 
 from d3jax import artifact, data, synthetic
+from d3jax.evaluate import Protocol
 from d3jax.run import resolve
-from d3jax.run.options import command
+from d3jax.run.options import Architecture, command
 from d3jax.synthetic import budget
 from d3jax.synthetic.options import Parametrization
 from d3jax.types import InputError
@@ -130,6 +133,26 @@ def test_bytes_buy_twice_the_numbers_in_int8():
     assert 110_000 < stored(half, CIFAR)[1] <= 122_880
     assert 110_000 < stored(whole, CIFAR)[1] <= 122_880
     assert stored(whole, CIFAR)[0] > 1.8 * stored(half, CIFAR)[0]
+
+
+def test_a_shipped_teacher_counts_in_a_budget():
+    """ConvNet of one block, width 4, batch norm: 112 + 8 + 8 of statistics + 10 x 1025 numbers."""
+    image, teacher = 2 * 3072 * 10, 2 * (112 + 8 + 8 + 10 * (16 * 16 * 4 + 1))
+
+    def resolved(size: int, labels: Any = "teacher"):
+        run = command("dwa")(
+            parametrization=Parametrization(budget_bytes=size, labels=labels),
+            architecture=Architecture(width=4, depth=1),
+            student=Protocol(views="padded"),
+        )
+        return resolve.resolved(run, CIFAR).parametrization.images_per_class
+
+    assert resolved(2 * image + teacher) == 2
+    assert resolved(2 * image + teacher - 1) == 1
+    with pytest.raises(InputError, match=f"a teacher included, takes {image + teacher:,}"):
+        resolved(image + teacher - 1)
+    with pytest.raises(InputError, match="give --images-per-class instead"):
+        resolved(2 * image + teacher, "views")
 
 
 def test_subtasks_share_a_budget():

@@ -355,6 +355,8 @@ def test_an_artifact_is_judged_as_its_data_was_read(finished, tmp_path):
     made.header["normalization"]["zca"] = {"train_limit": None, "validation": 0, "seed": 0}
     with pytest.raises(InputError, match="no folder train"):
         judge.judge(made, options, Reporter())
+    with pytest.raises(InputError, match="set 0 aside for validation: leave out --validation"):
+        judge.judge(made, dataclasses.replace(options, validation=5), Reporter())
 
 
 def test_evaluate_on_another_network(finished, capsys, tmp_path):

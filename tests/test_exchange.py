@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import pickle
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from test_cli import called, no_folder_of_the_users, refused  # noqa: F401
 
 from d3jax import artifact
 from d3jax.artifact import exchange
+from d3jax.artifact.exchange import card
 from d3jax.data import Dataset, Normalization
 from d3jax.data import load as load_data
 from d3jax.experts.store import fingerprint
@@ -23,7 +25,6 @@ from d3jax.host.progress import Reporter
 from d3jax.run import exchange as run
 from d3jax.run import judge, real
 from d3jax.run.commands import Judgement, OtherFiles
-from d3jax.run.options import Architecture
 from d3jax.types import InputError
 
 torch = pytest.importorskip("torch")
@@ -306,14 +307,38 @@ def test_a_whitened_artifact_is_written_as_mtt_whitens(tmp_path, capsys):
     np.testing.assert_array_equal(pixels, digits.train_images[rows])
 
 
-def test_a_file_of_another_project_is_judged(tmp_path, dataset):
+def test_an_export_is_judged_by_the_network_and_protocol_of_its_header(tmp_path, dataset):
     folder = written(distilled(), tmp_path / "out", "mtt")
-    options = Judgement(
-        architecture=Architecture(network="mlp", width=4), students=1, epochs=1, test_limit=6
-    )
-    found = judge.judge(folder, options, Reporter(), dataset)
+    found = judge.judge(folder, Judgement(epochs=1, test_limit=6), Reporter(), dataset)
+    assert found["architecture"]["network"] == "mlp"
+    assert found["architecture"]["width"] == 4
     assert found["accuracy"]["students"] == 1
     assert found["published"]["layout"] == "mtt"
+    about = json.loads((folder / "header.json").read_text())
+    about["artifact"]["protocol"] |= {"learning_rate": 0.5, "with_means": True}
+    (folder / "header.json").write_text(json.dumps(about))
+    back = run.read(folder, None, None, OtherFiles(), 0.25, dataset).header
+    assert (back["student_learning_rate"], back["protocol"]["learning_rate"]) == (0.25, None)
+    assert not back["protocol"]["with_means"]
+    about["artifact"]["protocol"]["decay"] = math.nan  # no JSON: as if there were none
+    (folder / "header.json").write_text(json.dumps(about))
+    back = run.read(folder, None, None, OtherFiles(), None, dataset).header
+    assert back["architecture"]["width"] == 128
+
+
+def test_the_card_says_what_network_to_build(tmp_path):
+    made = distilled()
+    assert "judged by: two hidden layers of 4 units with ReLU; weights" in card.text(
+        exchange.export(made, tmp_path / "a", "npz", normalization=Normalization.of_header(OWN))
+    )
+    made.header["architecture"] = {
+        "network": "convnet", "width": 32, "depth": 2, "norm": "group", "pooling": "max",
+    }  # fmt: skip
+    text = (written(made, tmp_path / "b", "npz") / "README.md").read_text()
+    assert (
+        "ConvNet of depth 2 and width 32: blocks of a 3x3 convolution with padding 1, group norm "
+        "of 4 groups, ReLU, 2x2 max pooling; then a linear layer; weights start as PyTorch's"
+    ) in text
 
 
 def test_files_that_cannot_be_used(tmp_path, capsys, dataset):
@@ -369,17 +394,33 @@ def test_files_that_cannot_be_used(tmp_path, capsys, dataset):
     assert "there is no artifact" in refused(capsys, "evaluate", tmp_path / "empty")
 
 
-def test_the_training_that_the_docs_print(tmp_path, monkeypatch):
-    """A linear classifier in PyTorch learns the exported images by heart."""
+def test_the_training_that_the_docs_print(tmp_path, monkeypatch, capsys):
+    """A network in PyTorch learns images by heart, and finds them again among test images: that
+    needs their normalization, and their classes."""
     (code,) = re.findall("```python\n(.*?)```", DOCS.read_text(), re.S)
     monkeypatch.chdir(tmp_path)
-    written(distilled(), tmp_path / "exported", "mtt")
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, CLASSES))
-    said = {"network": network}
+    monkeypatch.setenv("D3JAX_CACHE_DIR", str(tmp_path / "cache"))
+    for number, image in enumerate(pixels()):
+        for split in ("train", "test"):
+            path = tmp_path / "photos" / split / "abc"[number // PER_CLASS] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    made = distilled()
+    made.header["architecture"] = {"network": "convnet", "width": 16, "depth": 1}
+    made.header["protocol"]["epochs"] = 60
+    written(made, tmp_path / "exported", "mtt")
+    said: dict = {}
     exec(code, said)
-    right = network(said["images"]).argmax(1) == said["labels"]
-    assert right.all()
+    assert capsys.readouterr().out == "right: 1.000 of 6 test images\n"
+    order = np.argsort(said["dataset"].test_labels, kind="stable")
+    np.testing.assert_allclose(said["test"][order], said["images"], atol=1e-5)
+
+
+def test_the_notebook_trains_as_the_docs_do():
+    (code,) = re.findall("```python\n(.*?)```", DOCS.read_text(), re.S)
+    notebook = json.loads((DOCS.parent / "notebooks" / "pytorch.ipynb").read_text())
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    assert "\n".join(cells[3:]).split() == code.replace("./photos", "digits").split()
 
 
 def test_export_by_the_command(tmp_path, capsys):

@@ -272,7 +272,7 @@ def interrupted_after(monkeypatch, looks):
             return Asked.seen >= looks
 
     @contextmanager
-    def interruption():
+    def interruption(ends):
         yield Asked()
 
     with monkeypatch.context() as patched:

@@ -121,7 +121,7 @@ def test_an_interrupted_sequence_resumes_at_its_subset(sequence, tmp_path, capsy
         ({"own": {"subsets": 0}}, "subsets must be from 1 to the 4 outer steps, not 0"),
         ({"own": {"later_expert_epochs": 1}}, "raise --later-expert-epochs to 2"),
         ({"student": Protocol(epochs=1)}, "1 epochs of students are too few for 3 subsets"),
-        ({"expert": ExpertOptions(epochs=1)}, "raise --expert.epochs to 2"),
+        ({"expert": ExpertOptions(epochs=1)}, "give --expert.epochs 2, or lower --max-start"),
         ({"expert": ExpertOptions(epochs=2, keep="last")}, "leave out --expert.keep last"),
     ],
 )

@@ -289,3 +289,15 @@ def test_soft_divergence(temperature, scale, value):
     with jax.enable_x64(True):
         found = _divergence(student, teacher, float(temperature), float(scale))
         np.testing.assert_allclose(found, value, rtol=2e-6)
+
+
+def test_a_students_gradient_is_that_of_the_soft_divergence():
+    """They differ by the teacher's entropy, which no student changes."""
+    student, teacher = np.array([[1.0, 2, 0], [0, 1, 3]]), np.array([[4.0, 1, 0], [2, 2, 1]])
+
+    def cross_entropy(logits):
+        return 9 * losses.cross_entropy(logits / 3, jax.nn.softmax(teacher / 3))
+
+    with jax.enable_x64(True):
+        found = jax.jit(jax.grad(losses.soft_divergence))(student, teacher, 3.0, 9.0)
+        np.testing.assert_allclose(found, jax.grad(cross_entropy)(student), atol=1e-12)

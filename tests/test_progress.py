@@ -120,7 +120,7 @@ def test_a_terminal_of_ascii_shows_a_stage_in_ascii(width):
 DEAF = """
 import hashlib
 from d3jax.host.interrupt import answered, interruption
-with answered(), interruption():
+with answered(), interruption("after this chunk"):
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # as XLA: no handler of Python's runs
 """

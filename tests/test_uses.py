@@ -127,25 +127,26 @@ def test_clients_send_once(digits, kept, monkeypatch):
     assert found["disjoint", "FedAvg, 2 rounds"] == 2 * found["disjoint", "FedAvg, 1 round"]
 
 
-def small_data(monkeypatch):
-    small = {"validation": 50, "train_limit": 300, "test_limit": 50}
-    monkeypatch.setitem(choosing.DATA, "digits", small)
-    return d3jax.load_data("digits", **small)
+def small(name):
+    own = choosing.SETTINGS[name]
+    data = {"validation": 50, "train_limit": 300, "test_limit": 50}
+    return own._replace(data=data, outer_steps=2, epochs=1, few=2), d3jax.load_data(name, **data)
 
 
 def test_candidates_are_ranked_on_few_images(kept, monkeypatch):
     """All but the distilling, in whose place there are real images."""
-    dataset = small_data(monkeypatch)
+    own, dataset = small("digits")
     norm = Normalization.of(dataset.train_images)
     images, labels = norm.apply(dataset.train_images), dataset.train_labels
-    few = choosing.Lesson(images[:20], labels[:20], 2)
-    found = {"all": choosing.Lesson(images, labels, 1), "distilled": few, "random": few}
+    few = choosing.Lesson(*uses.stored(images[:20], labels[:20], 10), 2)
+    every = choosing.Lesson(*uses.stored(images, labels, 10), 1)
+    found = {"all": every, "distilled": few, "random": few}
     monkeypatch.setattr(choosing, "lessons", lambda *given: (found, 1.5))
     shape = {"image_shape": (8, 8, 1), "num_classes": 10, "depth": 1}
     names = {2: "16 x 2, instance, average", 3: "another"}
     nets = {name: networks.create("convnet", width=k, **shape) for k, name in names.items()}
     monkeypatch.setattr(choosing, "architectures", lambda number, dataset: nets)
-    choosing.main("digits", 2, (0,), outer_steps=2, epochs=1)
+    choosing.main("digits", 2, (0,), own)
     rows = kept("choosing_digits")["rows"]
     assert [(row["chosen"], row["by"]) for row in rows] == [
         (kind, by) for kind in ("networks", "learning rates") for by in ("distilled", "random")
@@ -156,15 +157,17 @@ def test_candidates_are_ranked_on_few_images(kept, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_candidates_are_trained_on(monkeypatch):
-    dataset = small_data(monkeypatch)
+@pytest.mark.parametrize(("name", "shape"), [("digits", (8, 8, 1)), ("moved_digits", (16, 16, 1))])
+def test_what_candidates_are_trained_on(name, shape):
+    own, dataset = small(name)
     norm = Normalization.of(dataset.train_images)
-    found, spent = choosing.lessons(dataset, norm, 0, outer_steps=2, epochs=1)
+    found, spent = choosing.lessons(dataset, norm, 0, own)
     assert spent > 0
-    assert found["all"].images.shape == (300, 8, 8, 1)
-    for name in ("distilled", "random"):
-        assert found[name].images.shape == (100, 8, 8, 1)
-        np.testing.assert_array_equal(found[name].labels, np.arange(10).repeat(10))
+    assert found["all"].theta["data"]["images"].shape == (300, *shape)
+    assert found["random"].theta["data"]["images"].shape == (10 * own.images, *shape)
+    batch = found["distilled"].data.sample(found["distilled"].theta, jax.random.key(0))
+    assert batch.images.shape[1:] == shape
+    np.testing.assert_array_equal(batch.targets.sum(0), len(batch.images) / 10)
     assert len(choosing.architectures(48, dataset)) == 48
 
 

@@ -5,6 +5,7 @@ Each raises InputError with one sentence that names the file.
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,9 +222,13 @@ def _of_teacher(header: dict[str, Any], path: Path) -> dict[str, PyTree]:
             return {"view_labels": jax.ShapeDtypeStruct(shape, jnp.float32)}
     if own != "teacher":
         raise InputError(f"the header of {path} does not say what a teacher labels")
-    network = network_of(header)
+    return teacher_shapes(network_of(header), spec["image_shape"])
+
+
+def teacher_shapes(network: Network, image_shape: Sequence[int]) -> dict[str, PyTree]:
+    """Of the group that a teacher is stored as: weights, and batch norms' statistics."""
     params = jax.eval_shape(network.init, jax.random.key(0))
-    image = jax.ShapeDtypeStruct((1, *spec["image_shape"]), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     vector = jax.ShapeDtypeStruct((networks.parameter_count(params),), jnp.float32)
     statistics = jax.eval_shape(network.forward, params, image).statistics
     return {"teacher": {"params": vector, "statistics": statistics}}

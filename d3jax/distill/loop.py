@@ -184,7 +184,8 @@ def drive(
     """
     files = [directory / METRICS for directory in directories]
     state = program.start()
-    with interruption() as asked, _manager(checkpoints) as manager:
+    compiling = "when the outer step is compiled and the first chunk is done"
+    with interruption(compiling) as asked, _manager(checkpoints) as manager:
         state = _restore(manager, state, reporter, program.strict)
         reached = program.rows(state.step)
         spent = clocks.nothing()
@@ -195,6 +196,7 @@ def drive(
             return state
         with reporter.working("compiling the outer step"):
             advance = program.function.lower(*program.arguments(state, 0)).compile()
+        asked.ends = "after this chunk"
         saved, begun = time.monotonic(), clocks.now()
         begin = int(reached.min())
         # What a first chunk does once, such as reading pages of memory, is not of interest.

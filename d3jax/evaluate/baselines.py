@@ -10,7 +10,7 @@ besides.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,34 +45,30 @@ class Stored(NamedTuple):
     bytes: int
 
 
-class Teacher(Protocol):
-    """What a method's teacher does for baselines (`run.taught.Lent`)."""
+class Teacher(NamedTuple):
+    """What a method's teacher does for baselines (`run.taught.lent`)."""
 
-    @property
-    def soft(self) -> bool:
-        """Whether labels are the teacher's."""
-        ...
-
-    def rded(self, per_class: int) -> np.ndarray:
-        """RDED's images f32[K * per_class, H, W, C], normalized, sorted by class."""
-        ...
-
-    def label(self, baseline: artifact.Artifact) -> artifact.Artifact:
-        """A baseline of hard labels, with labels of the distilled data's kind."""
-        ...
+    soft: bool  # whether labels are the teacher's
+    # images per class -> RDED's f32[K * per class, H, W, C], normalized, sorted by class
+    rded: Callable[[int], np.ndarray]
+    # a baseline of hard labels -> it with labels of the distilled data's kind
+    label: Callable[[artifact.Artifact], artifact.Artifact]
 
 
-def check(names: Sequence[str], floats: int, dataset: data.Dataset) -> None:
+def check(names: Sequence[str], theta: PyTree, dataset: data.Dataset, *, labels: bool) -> None:
     """Looks, before anything is trained, whether the baselines can be made.
 
+    theta: of the distilled data, or its shapes; labels: whether they count (`stored`).
+
     Raises:
-      InputError: a class has fewer images than `floats` buy. (At as many bytes a baseline has as
-        many images as the smallest class then, and says so.)
+      InputError: a class has fewer images than as many floats buy. (At as many bytes a baseline has
+        as many images as the smallest class then, and says so.)
     """
-    number = images_per_class(floats, dataset.image_shape, dataset.num_classes)
-    smallest = _smallest(dataset)
-    unmade = [n for n in names if n != "class_mean" and not n.endswith(UINT8)]
-    if number > smallest and unmade:
+    size, smallest = stored(theta, labels=labels), _smallest(dataset)
+    numbers = {n: bought(n, size, dataset) for n in names if not n.endswith(UINT8)}
+    unmade = [name for name, number in numbers.items() if number > smallest]
+    if unmade:
+        number = numbers[unmade[0]]
         raise InputError(
             f"as many floats are {number} whole images per class, and the smallest class has "
             f"{smallest}; leave {' and '.join(unmade)} out of --baselines"
@@ -128,7 +124,7 @@ def compare(
       bought more images than the smallest class has.
     """
     known = {} if known is None else known
-    size = stored(distilled, labels=lent is None or not lent.soft)
+    size = stored(distilled.theta, labels=lent is None or not lent.soft)
     numbers = {name: bought(name, size, dataset) for name in names}
     same: dict[tuple[str, int, bool, bool], Row] = {}
 
@@ -199,15 +195,15 @@ def compare(
         yield name, row
 
 
-def stored(distilled: artifact.Artifact, *, labels: bool = True) -> Stored:
+def stored(theta: PyTree, *, labels: bool = True) -> Stored:
     """What the budgets are; an initialization of a network is no data.
 
+    theta: arrays as they are stored, or their shapes.
     labels: whether what is stored of labels, of items or views, or of a teacher counts.
     """
     left_out = ("weights", *(() if labels else ("labels", "view_labels", "teacher")))
-    kept = [x for n, x in distilled.theta.items() if n not in left_out]
-    arrays = jax.tree.leaves(kept)
-    return Stored(sum(x.size for x in arrays), sum(x.nbytes for x in arrays))
+    arrays = jax.tree.leaves([x for n, x in theta.items() if n not in left_out])
+    return Stored(sum(x.size for x in arrays), sum(x.size * x.dtype.itemsize for x in arrays))
 
 
 def bought(name: str, size: Stored, dataset: Dataset) -> int:

@@ -96,7 +96,7 @@ def random_images(
         )
     per_class = -(-items // number)
     if distilled.kind != "pixels":
-        per_class = baselines.bought("random", baselines.stored(distilled), dataset)
+        per_class = baselines.bought("random", baselines.stored(distilled.theta), dataset)
     images = baselines.create("random", dataset, normalization, per_class, seed)
     specification: dict[str, Any] = {
         "kind": "pixels",

@@ -249,7 +249,8 @@ def train_side_by_side(
             return np.concatenate([params, file["velocity"]], axis=1)
 
     begun = clocks.now()
-    with interruption() as asked, reporter.stage("expert epochs", total, done) as stage:
+    stopping = interruption("after this epoch")
+    with stopping as asked, reporter.stage("expert epochs", total, done) as stage:
         for group, first in enumerate(groups):
             members = jnp.arange(first, min(first + options.at_once, options.count))
             where = slice(first, first + len(members))

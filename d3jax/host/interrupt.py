@@ -21,9 +21,13 @@ _PATIENCE = 2.0  # seconds that the main thread has to end by itself
 
 
 class Interruption:
-    """Whether SIGTERM or SIGINT has asked the run to stop; a second SIGINT stops it at once."""
+    """Whether SIGTERM or SIGINT has asked the run to stop; a second SIGINT stops it at once.
 
-    def __init__(self) -> None:
+    ends: when it then stops, as `answered` says it.
+    """
+
+    def __init__(self, ends: str) -> None:
+        self.ends = ends
         self.requested = False
         self.answered = False
 
@@ -38,9 +42,9 @@ _blocks: list[Interruption] = []  # of `interruption`, the innermost last
 
 
 @contextmanager
-def interruption() -> Iterator[Interruption]:
+def interruption(ends: str) -> Iterator[Interruption]:
     """Catches SIGTERM and SIGINT while the block runs (in the main thread)."""
-    asked = Interruption()
+    asked = Interruption(ends)
     before = {number: signal.signal(number, asked) for number in _SIGNALS}
     _blocks.append(asked)
     try:
@@ -80,7 +84,7 @@ def _answer(heard: socket.socket, ended: threading.Event) -> None:
         if asked is not None and not asked.answered:
             asked.answered = True
             again = "; again: at once" if number[0] == signal.SIGINT else ""
-            print(f"d3jax: stopping after this chunk{again}", file=sys.stderr, flush=True)
+            print(f"d3jax: stopping {asked.ends}{again}", file=sys.stderr, flush=True)
         elif (asked is None or number[0] == signal.SIGINT) and not ended.wait(_PATIENCE):
             if sys.stdout.isatty():
                 print("\x1b[?25h")  # the cursor, which a live line hides

@@ -19,7 +19,7 @@ from d3jax.data.views import Views, rolled, view
 from d3jax.distill import objectives
 from d3jax.distill.adjust import adjust, adjust_randomly
 from d3jax.distill.compose import check_rates, compose
-from d3jax.methods.registry import TINY, Reads, Setting, Spec, register
+from d3jax.methods.registry import TINY, Setting, Spec, reads_teacher, register
 from d3jax.networks import unraveler
 from d3jax.networks.blocks import has_statistics
 from d3jax.synthetic import pixels
@@ -195,11 +195,6 @@ def _resolve(run: Any, dataset: Dataset) -> Any:
     return run
 
 
-def _reads(run: Any, dataset: Dataset, turn: int) -> Reads:
-    del dataset, turn
-    return Reads(run.expert, teacher=True)
-
-
 def _build(options: DWAOptions, setting: Setting) -> Method:
     return dwa(setting.network, setting.synthetic, options, setting.outer_steps)
 
@@ -218,7 +213,7 @@ SPEC = register(
         paper="Directed Weight Adjustment, arXiv 2409.17612; SRe2L, arXiv 2306.13092",
         figure="CIFAR-10, 10 / 50 images per class: 32.6 / 53.1 % (ResNet18, soft labels)",
         resolve=_resolve,
-        experts=_reads,
+        experts=reads_teacher,
         labels="end",
         baselines=("random", "rded", "random_hard"),
         norm="batch",

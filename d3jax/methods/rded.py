@@ -16,7 +16,7 @@ from d3jax.data import Dataset
 from d3jax.data.patches import select_patches, tile
 from d3jax.data.views import draw_box, resized_crop
 from d3jax.distill.compose import compose
-from d3jax.methods.registry import TINY, Reads, Setting, Spec, register
+from d3jax.methods.registry import TINY, Setting, Spec, reads_teacher, register
 from d3jax.networks import unraveler
 from d3jax.synthetic import pixels
 from d3jax.synthetic.labels import teacher, teacher_labels
@@ -144,11 +144,6 @@ def _resolve(run: Any, dataset: Dataset) -> Any:
     return dataclasses.replace(run, rded=dataclasses.replace(own, images=images), outer_steps=1)
 
 
-def _reads(run: Any, dataset: Dataset, turn: int) -> Reads:
-    del dataset, turn
-    return Reads(run.expert, teacher=True)
-
-
 def _build(options: RDEDOptions, setting: Setting) -> Method:
     return rded(setting.network, setting.synthetic, options)
 
@@ -167,7 +162,7 @@ SPEC = register(
         paper="RDED, real patches, nothing optimized, arXiv 2312.03526",
         figure="CIFAR-10, 10 / 50 images per class: 37.1 / 62.1 % (ResNet18, soft labels)",
         resolve=_resolve,
-        experts=_reads,
+        experts=reads_teacher,
         labels="end",
         baselines=("random", "random_hard"),
         norm="batch",

@@ -191,7 +191,7 @@ class Judgement:
     images or, where none are set aside, on 2000 training images."""
     validation: int = 0
     """Training images set aside, by the artifact's seed, to choose learning rates on: as many as
-    for its run; the same ones, where that had no --train-limit."""
+    for its run; the same ones, where that had no --train-limit. What is whitened has its run's."""
     scores: bool = False
     """Hard-label recovery, improvement over random, label- and augmentation-robust score, in
     fractions: students of distilled and of random real images, with and without augmentation, each

@@ -138,15 +138,17 @@ def read(
     rate = beside if learning_rate is None else learning_rate
     if not isinstance(rate, int | float) or not 0 < rate < math.inf:
         raise InputError(f"the learning rate beside {path} must be positive, it is {rate!r}")
-    protocol = Protocol(augmentation=default_strategy(dataset.name, dataset.class_names))
+    architecture, protocol = _judged_by(header, dataset)
+    if learning_rate is not None:
+        protocol = {**protocol, "learning_rate": None}
     return exchange.imported(
         found,
         dataset,
         normalization,
         zca,
         method=str(header.get("method", found.layout)),
-        architecture=plain(resolved_architecture(Architecture(width=_WIDTH), dataset.image_shape)),
-        protocol=plain(protocol),
+        architecture=architecture,
+        protocol=protocol,
         learning_rate=rate,
         hard_labels=files.hard_labels,
     )
@@ -162,6 +164,19 @@ def _told(found: Published, part: str) -> dict[str, Any]:
     """A part of the header.json beside the files."""
     told = found.about.get(part)
     return told if isinstance(told, dict) else {}
+
+
+def _judged_by(header: dict[str, Any], dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Network and protocol of students: those in header.json, else the field's.
+
+    The means that students of a generator visit besides are not in the files.
+    """
+    architecture, protocol = header.get("architecture"), header.get("protocol")
+    if isinstance(architecture, dict) and isinstance(protocol, dict):
+        return architecture, {**protocol, "with_means": False}
+    usual = Protocol(augmentation=default_strategy(dataset.name, dataset.class_names))
+    network = resolved_architecture(Architecture(width=_WIDTH), dataset.image_shape)
+    return plain(network), plain(usual)
 
 
 def _reading(header: dict[str, Any], path: Path) -> dict[str, Any]:

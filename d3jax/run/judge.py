@@ -120,6 +120,12 @@ def _check(options: Judgement, header: dict[str, Any], path: Path) -> None:
         raise InputError(f"there is no folder {options.json.parent} to write {options.json} to")
     if options.students is not None and options.students < 1:
         raise InputError(f"students must be at least 1, not {options.students}")
+    zca = header["normalization"]["zca"]
+    if zca is not None and options.validation not in (0, zca["validation"]):
+        raise InputError(
+            f"{path} is whitened by the training images of its run, which set {zca['validation']} "
+            f"aside for validation: leave out --validation"
+        )
     replayed = header.get("replay") is not None and not options.ordinary
     if replayed and (options.epochs, options.learning_rate, options.learning_rates) != (
         None, None, (),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from d3jax import data, experts, networks
+from d3jax.artifact.checks import teacher_shapes
 from d3jax.data import subtasks
 from d3jax.data.augment import default_strategy
 from d3jax.evaluate import baselines
@@ -32,6 +33,17 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
         options = replace(options, parametrization=usual)
     _check(options, dataset)
     parts = _subtasks(options, dataset)
+    architecture = resolved_architecture(
+        options.architecture,
+        dataset.image_shape,
+        network=spec.network(dataset.image_shape),
+        initialization=spec.initialization,
+        norm=spec.norm,
+    )
+    teacher = None
+    if options.parametrization.labels == "teacher":
+        network = architecture.create(dataset.image_shape, dataset.num_classes)
+        teacher = teacher_shapes(network, dataset.image_shape)
     parametrization = options.parametrization.resolved(
         dataset,
         kind=spec.parametrization,
@@ -39,16 +51,11 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
         least=spec.turns(options.method),
         storage=options.storage,
         classes=min((len(part) for part in parts), default=None),
+        beside=teacher,
     )
     changes: dict[str, Any] = {
         "parametrization": parametrization,
-        "architecture": resolved_architecture(
-            options.architecture,
-            dataset.image_shape,
-            network=spec.network(dataset.image_shape),
-            initialization=spec.initialization,
-            norm=spec.norm,
-        ),
+        "architecture": architecture,
         "experts": options.experts or options.out / "experts",
     }
     if isinstance(options, Matching):
@@ -74,12 +81,19 @@ def _check_reads(options: Matching, dataset: data.Dataset) -> None:
         return
     if options.expert.epochs < reads.last_epoch:
         raise InputError(
-            f"distillation reads expert epochs up to {reads.last_epoch} (of max_start_epoch, "
-            f"expert_epochs and mmd_epoch) but experts are trained for {options.expert.epochs}; "
-            f"raise --expert.epochs to {reads.last_epoch}"
+            f"distillation reads expert epochs up to {reads.last_epoch}, and experts are trained "
+            f"for {options.expert.epochs}: give --expert.epochs {reads.last_epoch}"
+            + "".join(f", or lower {flag}" for flag in _read_until(options))
         )
     if reads.last_epoch and options.expert.keep != "all":
         raise InputError("experts are read epoch by epoch: leave out --expert.keep last")
+
+
+def _read_until(options: Matching) -> list[str]:
+    """The flags that say up to which epoch a method reads experts."""
+    names = ("max_start_epoch", "expert_epochs", "mmd_epoch")
+    said = [n for n in names if getattr(options.method, n, None) is not None]
+    return [f"--{n.replace('_', '-')}" for n in said]
 
 
 def labels_at_start(options: Run) -> bool:

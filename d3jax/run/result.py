@@ -99,11 +99,11 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
     dataset, normalization = world.dataset, world.normalization
     rows = Rows(options.out / ROWS, made, options, reporter)
     students, lent = None, None
-    if taught.has_teacher(options, job):
-        lent = taught.Lent(job, made, reporter)
+    if taught.has_teacher(options, dataset):
+        lent = taught.lent(job, made, reporter)
     if isinstance(options, Studied):
         taught.check_views(made, options.student)
-        size = baselines.stored(made, labels=lent is None or not lent.soft)
+        size = baselines.stored(made.theta, labels=lent is None or not lent.soft)
         students = students_of_baselines(options, size, dataset)
         if lent is not None and lent.soft:
             reporter.say(taught.as_told(options, made))

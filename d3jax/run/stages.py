@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from d3jax import artifact, distill, networks
+from d3jax import artifact, distill
 from d3jax.artifact import Artifact
 from d3jax.distill import metrics
 from d3jax.distill.inner import mean_learning_rate
@@ -43,7 +43,8 @@ def opened(
     shapes = jax.eval_shape(
         lambda k, real: data_.freeze(data_.init(k, real), k), jax.random.key(0), world.real
     )
-    baselines.check(options.baselines, networks.parameter_count(shapes), world.dataset)
+    counts = not taught.lends_labels(options, world.dataset)
+    baselines.check(options.baselines, shapes, world.dataset, labels=counts)
     if options.tensorboard:
         check_installed()
     out = options.out

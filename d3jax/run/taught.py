@@ -1,7 +1,6 @@
 """What a teacher gives, once data is distilled: labels of it, and the same labels to baselines."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -9,7 +8,9 @@ import jax
 import numpy as np
 
 from d3jax.artifact import Artifact
+from d3jax.data import Dataset
 from d3jax.evaluate import Protocol, lessons
+from d3jax.evaluate.baselines import Teacher
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
 from d3jax.methods.rded import RDEDOptions, rded
@@ -24,10 +25,15 @@ GIVEN = {"expert": "a label an item", "views": "a label a view", "teacher": "the
 _OF_VIEWS = ("views", "mix", "augmentation", "epochs", "steps", "batch_size", "with_means")
 
 
-def has_teacher(options: Run, job: Job) -> bool:
+def has_teacher(options: Run, dataset: Dataset) -> bool:
     """Whether a run's data is made under a teacher."""
-    reads = reads_of(options, job.world.dataset, 0)
+    reads = reads_of(options, dataset, 0)
     return reads is not None and reads.teacher
+
+
+def lends_labels(options: Run, dataset: Dataset) -> bool:
+    """Whether baselines get the labels of the data's teacher too: then these count on no side."""
+    return has_teacher(options, dataset) and options.parametrization.labels in GIVEN
 
 
 def labelled(
@@ -73,23 +79,17 @@ def check_views(made: Artifact, protocol: Protocol) -> None:
         )
 
 
-class Lent:
+def lent(job: Job, made: Artifact, reporter: Reporter) -> Teacher:
     """A run's teacher, lent to its baselines; read from the store when it is first needed."""
+    options, world = job.options, job.world
 
-    def __init__(self, job: Job, made: Artifact, reporter: Reporter):
-        self._job, self._made = job, made
+    @cache
+    def real() -> Real:
+        trajectories, _ = trained(job, 0, None, [], reporter)
+        return world.real._replace(trajectories=trajectories)
 
-        @cache
-        def real() -> Real:
-            trajectories, _ = trained(job, 0, None, [], reporter)
-            return job.world.real._replace(trajectories=trajectories)
-
-        self._real: Callable[[], Real] = real
-        self.soft = job.options.parametrization.labels in GIVEN
-
-    def rded(self, per_class: int) -> np.ndarray:
-        """RDED's images f32[K * per_class, H, W, C] at factor 1, normalized, sorted by class."""
-        world, options = self._job.world, self._job.options
+    def by_rded(per_class: int) -> np.ndarray:
+        """At factor 1."""
         classes = world.dataset.num_classes
         smallest = int(np.bincount(world.dataset.train_labels, minlength=classes).min())
         stored = pixels.create(
@@ -99,15 +99,13 @@ class Lent:
         )
         own = RDEDOptions(images=min(smallest, max(300, per_class)))
         method = rded(world.network, stored, own)
-        state = jax.jit(method.init)(world.key(options.seed, Stage.DISTILL), self._real())
+        state = jax.jit(method.init)(world.key(options.seed, Stage.DISTILL), real())
         return np.asarray(state.theta["data"]["images"])
 
-    def label(self, baseline: Artifact) -> Artifact:
-        """A baseline of hard labels, with what the distilled data has of the teacher."""
-        options, made = self._job.options, self._made
+    def label(baseline: Artifact) -> Artifact:
         assert isinstance(options, Studied)
         kind = options.parametrization.labels
-        if not self.soft or kind is None:
+        if kind not in GIVEN:
             return baseline
         header = dict(baseline.header)
         if kind == "teacher":
@@ -115,8 +113,8 @@ class Lent:
             return Artifact(header, {**baseline.theta, lessons.TEACHER: made.theta["teacher"]})
         more, teaching = labelled(
             kind,
-            self._job.world.network,
-            self._real(),
+            world.network,
+            real(),
             baseline.synthetic,
             baseline.decodable(),
             dataclasses.replace(options.student, with_means=False),  # as baselines are judged
@@ -134,6 +132,8 @@ class Lent:
         else:
             more = jax.tree.map(lambda x: np.asarray(x, stored), more)
         return Artifact(header, {**baseline.theta, **more})
+
+    return Teacher(options.parametrization.labels in GIVEN, by_rded, label)
 
 
 def as_told(options: Studied, made: Artifact) -> str:

@@ -17,13 +17,16 @@ NARROWEST_DECODER = 16
 _BYTES = {"float16": 2, "float32": 4}
 
 
-def stored_size(specification: dict[str, Any], storage: str) -> tuple[int, int]:
+def stored_size(
+    specification: dict[str, Any], storage: str, beside: PyTree = None
+) -> tuple[int, int]:
     """How many numbers a frozen theta of this specification holds, and the bytes of its arrays.
 
     storage: as the artifact stores them: float16, float32 or int8 (a parametrization that rounds in
       training is stored as it rounds). Labels that are given are counted as the rest.
+    beside: shapes of more groups of theta, such as a teacher.
     """
-    theta = _shapes(specification)
+    theta = {**_shapes(specification), **(beside or {})}
     kind = specification.get("rounding", "none")
     kind = storage if kind == "none" else kind
     if kind != "int8":
@@ -119,4 +122,7 @@ def _most(taken: Callable[[int], int], room: float) -> int:
 
 
 def _too_small(limit: int, least: int) -> str:
-    return f"a budget of {limit:,} is too small: this parametrization takes {least:,} at least"
+    return (
+        f"a budget of {limit:,} is too small: this parametrization, labels or a teacher included, "
+        f"takes {least:,} at least"
+    )

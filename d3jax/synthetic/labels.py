@@ -150,8 +150,7 @@ def by_solving(
 
         def equations(key: Array) -> tuple[Array, Array]:
             own, of_others = features_of(network, network.init(key), images, others)
-            predictor = losses.ridge_predictor(own, of_others, _RIDGE)
-            return predictor.T @ predictor, predictor.T @ targets
+            return losses.label_equations(own, of_others, targets, _RIDGE)
 
         grams, products = jax.lax.map(equations, jax.random.split(for_networks, networks))
         return losses.solve_ridge(jnp.mean(grams, 0), jnp.mean(products, 0), _RIDGE)

@@ -10,7 +10,7 @@ import tyro
 
 from d3jax import data
 from d3jax.synthetic import budget
-from d3jax.types import InputError
+from d3jax.types import InputError, PyTree
 
 _OWN = {
     "gaussian": (
@@ -55,8 +55,8 @@ class Parametrization:
     """As many stored numbers as so many whole images a class: the sizes below follow from it, those
     that are given stay; default 2 for gaussian from 16 pixels on, where no size is given."""
     budget_bytes: int | None = None
-    """As many bytes for all stored arrays, instead; --storage and --rounding say what a number
-    takes."""
+    """As many bytes for all stored arrays, instead, a teacher's too; --storage and --rounding say
+    what a number takes."""
     images_per_class: int | None = None
     """Pixels, generated: images per class; default 1, for seqmatch one a subset (dd has
     --images-per-step instead)."""
@@ -118,6 +118,7 @@ class Parametrization:
         least: int = 1,
         storage: str = "float16",
         classes: int | None = None,
+        beside: PyTree = None,
     ) -> "Parametrization":
         """Every option of the kind filled in; those of other kinds stay None.
 
@@ -128,6 +129,7 @@ class Parametrization:
           least: the fewest images, Gaussians or spectra of a class that a default may give.
           storage: of the artifact, for a budget of bytes.
           classes: that share a budget; default all (subtasks have one each).
+          beside: shapes of what is stored besides, such as a teacher, and counts in a budget.
 
         Raises:
           InputError: an option of another kind, or items that cannot be divided as the kind needs.
@@ -162,7 +164,13 @@ class Parametrization:
         if self.budget is not None or self.budget_bytes is not None:
             if items is not None:
                 raise InputError("a budget is not for a method that counts its images itself")
-            said |= self._within_budget(kind, defaults, said, dataset, storage, classes)
+            if self.labels == "views":
+                flag = "--" + _COUNT[kind].replace("_", "-")
+                raise InputError(
+                    f"a budget does not count labels of views, of which students' epochs say how "
+                    f"many there are: give {flag} instead"
+                )
+            said |= self._within_budget(kind, defaults, said, dataset, storage, classes, beside)
             if said[_COUNT[kind]] < least:
                 raise InputError(f"the budget buys fewer than {least} items a class, one a subset")
         elif kind == "gaussian" and items is None and not small:
@@ -183,6 +191,7 @@ class Parametrization:
         dataset: data.Dataset,
         storage: str,
         classes: int | None,
+        beside: PyTree = None,
     ) -> dict[str, Any]:
         """The sizes that a budget allows."""
         number = dataset.num_classes if classes is None else classes
@@ -194,7 +203,7 @@ class Parametrization:
         def size(**sizes: int) -> tuple[int, int]:
             options = Parametrization(kind=kind, labels=self.labels, **{**known, **sizes})  # type: ignore[arg-type]
             made = options.specification(own, data.Normalization(half, half))
-            return budget.stored_size(made, storage)
+            return budget.stored_size(made, storage, beside)
 
         if self.budget is not None and self.budget_bytes is not None:
             raise InputError("give --budget or --budget-bytes, not both")

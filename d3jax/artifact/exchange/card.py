@@ -5,6 +5,7 @@ from typing import Any
 
 from d3jax.artifact.exchange.published import HEADER
 from d3jax.host import files
+from d3jax.networks.architectures import LARGE
 
 _FILES = {
     "torch": "images.pt (float32 [N, C, H, W]), labels.pt and lr.pt, as DD-Ranking reads them",
@@ -23,6 +24,17 @@ _SCHEDULES = {
     "step": "at half time the rate is multiplied by {decay}",
     "cosine": "the rate falls to zero by a cosine",
     "half_cosine": "the rate falls to a half by a cosine of twice the length",
+}
+_NORMS = {
+    "instance": "instance norm (GroupNorm of as many groups as channels)",
+    "group": "group norm of 4 groups",
+    "layer": "layer norm (GroupNorm of 1 group)",
+    "batch": "batch norm",
+    "none": "no norm",
+}
+_WEIGHTS = {
+    "uniform_fan_in": "weights start as PyTorch's",
+    "xavier_normal": "weights start as Xavier's normal, biases at zero",
 }
 
 
@@ -48,8 +60,8 @@ def text(about: dict[str, Any]) -> str:
         parts.append(
             f"Rounding to bytes clipped {100 * cost['clipped']:.2f} % of the values, and changed a "
             f"value by {cost['mean_change']:.2f} of 255 levels on average, "
-            f"{cost['largest_change']:.1f} at most. `d3jax evaluate` on this folder, with "
-            f"--network and --width as below, says what that costs in accuracy."
+            f"{cost['largest_change']:.1f} at most. `d3jax evaluate` on this folder says what that "
+            f"costs in accuracy."
         )
     parts += ["## Train on it", _training(header, told)]
     front = ""
@@ -87,8 +99,6 @@ def _training(header: dict[str, Any], told: dict[str, Any]) -> str:
         normalized = f"Images are normalized. Normalize {scale}"
     named = protocol.get("augmentation")
     augmented = "none" if named == [] else "all of DSA's" if named is None else ", ".join(named)
-    network = header["architecture"].get("network", "convnet")
-    width = header["architecture"].get("width")
     rate = protocol.get("learning_rate") or header["student_learning_rate"]
     plain = {"decay": 0.1, "momentum": 0.9, "epochs": 300, **protocol}
     descent = f"AdamW: learning rate {rate:.4g}"
@@ -98,10 +108,11 @@ def _training(header: dict[str, Any], told: dict[str, Any]) -> str:
     length = f"{plain['epochs']} epochs" if steps is None else f"{steps} steps"
     lines = [
         f"{normalized}.\n",
-        f"- network: {network}" + (f", width {width}" if width else ""),
+        f"- network that they were distilled with, and judged by: {_network(header)}",
         f"- {descent}, weight decay {protocol.get('weight_decay', 5e-4)}, batches of "
         f"{protocol.get('batch_size', 256)}",
-        f"- {length}; {_SCHEDULES[protocol.get('schedule', 'step')].format(**plain)}",
+        f"- {length}, a test after the last; "
+        f"{_SCHEDULES[protocol.get('schedule', 'step')].format(**plain)}",
         f"- augmentation, one of these in each step: {augmented}"
         if protocol.get("views", "none") == "none"
         else f"- views of each batch: {protocol['views']}, mixed by {protocol['mix']}, labels at "
@@ -123,3 +134,28 @@ def _training(header: dict[str, Any], told: dict[str, Any]) -> str:
                 f"which ordinary training does not go through"
             )
     return "\n".join(lines)
+
+
+def _network(header: dict[str, Any]) -> str:
+    """The network in words from which it can be built elsewhere."""
+    made = header["architecture"]
+    name, width = made.get("network"), made.get("width")
+    norm, pooling, weights = (str(made.get(n)) for n in ("norm", "pooling", "initialization"))
+    norm = _NORMS.get(norm, norm)
+    if name == "convnet":
+        grey = header["parametrization"]["image_shape"] == [28, 28, 1]
+        pooled = f", 2x2 {pooling} pooling" if pooling in ("average", "max") else ""
+        parts = (
+            f"ConvNet of depth {made.get('depth')} and width {width}: blocks of a 3x3 convolution "
+            f"with padding 1{' (in the first 3)' if grey else ''}, {norm}, ReLU"
+            f"{pooled}; then a linear layer"
+        )
+    elif name == "resnet18":
+        parts = f"ResNet-18 of width {width} with {norm}"
+        if header["parametrization"]["image_shape"][0] < LARGE:
+            parts += "; its stem is a 3x3 convolution without pooling"
+    elif name == "mlp":
+        parts = f"two hidden layers of {width} units with ReLU"
+    else:
+        parts = "LeNet-5 with ReLU and max pooling" if name == "lenet" else str(name)
+    return f"{parts}; {_WEIGHTS.get(weights, _WEIGHTS['uniform_fan_in'])}"

@@ -247,6 +247,7 @@ def _checked(found: Published, path: Path) -> Published:
 def _header(path: Path) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text())
+        json.dumps(about, allow_nan=False)  # Python reads NaN, which JSON has not
     except (ValueError, OSError):
         about = None
     return about if isinstance(about, dict) else {}
