@@ -30,7 +30,7 @@ import jax
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.peers import d3, dd, experts, mtt, statistics, students
+from benchmarks.peers import d3, dd, experts, frepo, mtt, statistics, students
 from benchmarks.peers.pair import Pair, device
 from benchmarks.suite import (
     Cases,
@@ -60,6 +60,8 @@ WORKS: dict[str, Callable[[], Pair]] = {
     "5 students, ConvNet width 32, 300 epochs, 20 images": lambda: students.pair(32, 5, 300, 20),
     "DWA, ConvNet width 32, 100 images": lambda: statistics.pair(32, 10),
     "DWA, ConvNet width 128, 100 images": lambda: statistics.pair(128, 10),
+    "FRePo, ConvNet width 32, 10 images, real batch 1024": lambda: frepo.pair(32, 1, 1024),
+    "FRePo, ConvNet width 128, 10 images, real batch 1024": lambda: frepo.pair(128, 1, 1024),
 }
 LONGER: dict[str, Callable[[], Pair]] = {
     "MTT, ConvNet width 32, T=10, 20 images": lambda: mtt.pair(32, 10, 2),
