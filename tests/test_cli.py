@@ -537,8 +537,8 @@ def test_experts_alone(capsys, tmp_path):
     [
         (["--dataset=nonesuch"], "nonesuch"),
         (["--dataset=none/such.npz"], "such.npz"),
-        (["--expert.epochs=2", "--max-start-epoch=3"], "--expert.epochs to 4"),
-        (["--expert.epochs=9", "--mmd-epoch=10"], "--expert.epochs to 10"),
+        (["--expert.epochs=2", "--max-start-epoch=3"], "give --expert.epochs 4, or"),
+        (["--expert.epochs=9", "--mmd-epoch=10"], "give --expert.epochs 10, or"),
         (["--outer-steps=0"], "outer_steps"),
         (["--chunk=0"], "chunk"),
         (["--baseline-learning-rates", "0.1", "0"], "must be positive"),
