@@ -13,6 +13,7 @@ from d3jax.distill.objectives import batch_items, statistics_matching
 from d3jax.methods.dwa import SRE2L, DWAOptions, dwa
 from d3jax.synthetic import gaussian, labels, pixels, spectral
 from d3jax.types import InputError
+from experiments import statistics_diagnoses
 
 KEY = jax.random.key(3)
 STEP = jnp.asarray(0, jnp.int32)
@@ -147,6 +148,26 @@ def test_the_adjustment_moves_each_batchs_own_weights_within_the_radius(teacher,
     np.testing.assert_allclose(np.linalg.norm(moves, axis=1), 0.5, rtol=1e-4)
     _, still = started(teacher, real, adjustment_steps=0)
     chex.assert_trees_all_equal(state.theta, other.theta, still.theta)  # from the same images
+
+
+def test_what_is_said_of_an_adjustment_and_of_features(teacher, real):
+    own = {"adjustment_steps": 3, "adjustment_radius": 0.5}
+    _, state = started(teacher, real, **own)
+    _, still = started(teacher, real, adjustment_steps=0)
+    weights = real.trajectories[0, -1]
+    moved, unmoved = (
+        statistics_diagnoses.of_start(
+            teacher, x.aux[0], weights, x.theta["data"]["images"], NUM_CLASSES
+        )
+        for x in (state, still)
+    )
+    length = 1e-4 * moved["moved"] * np.linalg.norm(weights)
+    assert 0.3 < length < 0.5 + 1e-5
+    assert moved["after"] > moved["before"] == unmoved["before"] == unmoved["after"]
+    assert unmoved["moved"] == 0
+    # Cosines within the first class: 1, 0, 0; within the second: 1, 1, 1.
+    features = jnp.array([[1.0, 0], [2, 0], [0, 3], [1, 1], [2, 2], [5, 5]])
+    np.testing.assert_allclose(statistics_diagnoses.likeness(features, 2), 2 / 3, rtol=1e-6)
 
 
 def test_no_radius_is_no_adjustment_bit_for_bit(teacher, real):
