@@ -52,6 +52,14 @@ def test_compilation_is_in_no_rate(clock):
     assert stage.line() == "expert epochs 10/10, 4 s each, 1:40"
 
 
+@pytest.mark.parametrize("flags", ["", "--xla_backend_optimization_level=0"])
+def test_what_runs_once_is_compiled_to_the_same_draws(monkeypatch, flags):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    quick = compilation.once(lambda key: jax.random.randint(key, (5,), 0, 100))
+    expected = jax.random.randint(jax.random.key(7), (5,), 0, 100)
+    assert quick(jax.random.key(7)).tolist() == expected.tolist()
+
+
 def test_jax_tells_of_its_compilations():
     before = compilation.seconds()
     jax.jit(lambda x: x * 3 + 2)(jnp.ones(7)).block_until_ready()

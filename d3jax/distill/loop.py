@@ -16,7 +16,7 @@ from jax import Array
 
 from d3jax.distill import metrics
 from d3jax.distill.metrics import METRICS
-from d3jax.host import clocks, processes
+from d3jax.host import clocks, compilation, processes
 from d3jax.host.files import room_for
 from d3jax.host.interrupt import interruption
 from d3jax.host.progress import Diverged, Interrupted, Reporter
@@ -87,7 +87,7 @@ class Program(NamedTuple):
 
 def start(method: Method, key: Array, real: Real) -> State:
     """The state that `run` begins with."""
-    return jax.jit(method.init)(jax.random.split(key)[0], real)
+    return compilation.once(method.init)(jax.random.split(key)[0], real)
 
 
 def alone(method: Method, key: Array, real: Real, chunk: int) -> Program:

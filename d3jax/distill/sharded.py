@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from d3jax import distill, experts
 from d3jax.distill import Chunk, Program
 from d3jax.experts.epoch import epoch_function
+from d3jax.host import compilation
 from d3jax.host.processes import everywhere
 from d3jax.keys import Stage, stage_key
 from d3jax.types import InputError, Method, Network, PyTree, Real, State
@@ -193,7 +194,7 @@ def program(
         return steps(keys(number)[1], state, real, jnp.clip(until - state.step, 0, chunk))
 
     numbers = slots.numbers()
-    started = jax.jit(spread(start, slots.mesh, together=together))
+    started = compilation.once(spread(start, slots.mesh, together=together))
     return Program(
         start=lambda: started(numbers, real),
         function=jax.jit(spread(advance, slots.mesh, together=together), donate_argnums=1),
@@ -250,7 +251,7 @@ def training(
         return jax.lax.cond(which > 0, train, nothing, state)
 
     numbers = slots.numbers()
-    freshly = jax.jit(spread(fresh, slots.mesh, together=together))
+    freshly = compilation.once(spread(fresh, slots.mesh, together=together))
     epochs = jax.jit(spread(epoch, slots.mesh, together=together), donate_argnums=1)
     return experts.Training(
         fresh=lambda members: freshly(numbers, slots.same(members)),

@@ -14,6 +14,7 @@ from d3jax.data.augment import STRATEGIES, augment, draw_choice
 from d3jax.evaluate import lessons, population
 from d3jax.evaluate.lessons import Lesson, Teaching
 from d3jax.evaluate.protocol import Protocol, check
+from d3jax.host import compilation
 from d3jax.host.progress import Reporter
 from d3jax.networks import initial_parameters, unraveler
 from d3jax.networks.blocks import MANY_IMAGES, batch_loss, forward_blocks, has_statistics
@@ -243,7 +244,7 @@ def _training(
 
 @lru_cache(maxsize=8)
 def _fresh(network: Network) -> Callable[[Array], Array]:
-    return jax.jit(jax.vmap(partial(initial_parameters, network)))
+    return compilation.once(jax.vmap(partial(initial_parameters, network)))
 
 
 def epochs_function(

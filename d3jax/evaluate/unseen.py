@@ -12,6 +12,7 @@ from jax import Array
 from d3jax import artifact
 from d3jax.evaluate.recipe import recipe_of
 from d3jax.experts import source as pretrained
+from d3jax.host import compilation
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
 from d3jax.networks import initial_parameters
@@ -107,13 +108,13 @@ def _weights(architecture: dict[str, Any]) -> dict[str, Any]:
 
 def initial_weights(network: Network, key: Array, number: int) -> Array:
     """Fresh parameter vectors f[N, P]."""
-    draw = jax.jit(jax.vmap(partial(initial_parameters, network)))
+    draw = compilation.once(jax.vmap(partial(initial_parameters, network)))
     return draw(jax.random.split(key, number))
 
 
 def fixed_weights(network: Network, key: Array) -> Array:
     """The one parameter vector f[1, P] of a fixed initialization."""
-    return jax.jit(partial(initial_parameters, network))(key)[None]
+    return compilation.once(partial(initial_parameters, network))(key)[None]
 
 
 def checksums(weights: Array) -> dict[str, float]:

@@ -16,7 +16,7 @@ from rich.filesize import decimal
 from d3jax.experts.epoch import epoch_function
 from d3jax.experts.options import Options, check, data_defaults, descent, kinds
 from d3jax.experts.store import create, store_path
-from d3jax.host import clocks, processes
+from d3jax.host import clocks, compilation, processes
 from d3jax.host.files import read_json, room_for, write_json, write_npz
 from d3jax.host.interrupt import interruption
 from d3jax.host.progress import Diverged, Interrupted, Reporter, locked
@@ -173,7 +173,7 @@ def alone(
     one_epoch = epoch_function(network, kinds(options), *steps, descent(options))
     epoch = jax.jit(one_epoch, donate_argnums=0)
     given = None if starts is None else starts()
-    freshly = jax.jit(jax.vmap(fresh_parameters(network)))
+    freshly = compilation.once(jax.vmap(fresh_parameters(network)))
 
     def fresh(members: Array) -> Array:
         params = freshly(keys_of(root, members)) if given is None else given[members]

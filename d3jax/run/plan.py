@@ -19,6 +19,7 @@ from d3jax import distill, experts
 from d3jax.data import Dataset, Normalization, subtasks
 from d3jax.evaluate.baselines import Stored
 from d3jax.experts.epoch import epoch_function
+from d3jax.host import compilation
 from d3jax.host.progress import Reporter
 from d3jax.networks import parameter_count
 from d3jax.run import effort, machine
@@ -295,7 +296,7 @@ class _Prepared:
 
     def seconds_per_step(self) -> float:
         """Of one subtask, the first step not counted."""
-        begin = jax.jit(self.piece.method.init)(jax.random.key(0), self._real())
+        begin = compilation.once(self.piece.method.init)(jax.random.key(0), self._real())
         warm = self._compiled(*self._program.arguments(begin, 1))
         state = jax.block_until_ready(warm.state)
         begun = time.perf_counter()

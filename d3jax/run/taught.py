@@ -11,6 +11,7 @@ from d3jax.artifact import Artifact
 from d3jax.data import Dataset
 from d3jax.evaluate import Protocol, lessons
 from d3jax.evaluate.baselines import Teacher
+from d3jax.host import compilation
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
 from d3jax.methods.rded import RDEDOptions, rded
@@ -99,7 +100,7 @@ def lent(job: Job, made: Artifact, reporter: Reporter) -> Teacher:
         )
         own = RDEDOptions(images=min(smallest, max(300, per_class)))
         method = rded(world.network, stored, own)
-        state = jax.jit(method.init)(world.key(options.seed, Stage.DISTILL), real())
+        state = compilation.once(method.init)(world.key(options.seed, Stage.DISTILL), real())
         return np.asarray(state.theta["data"]["images"])
 
     def label(baseline: Artifact) -> Artifact:
