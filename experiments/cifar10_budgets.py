@@ -11,6 +11,7 @@ augmentation inside, MTT's defaults here; the baselines are real images at as ma
 images that are set aside.
 
 "d3 of 400 steps" has experts of 10 epochs, so that all of it takes about the seconds of pixels.
+Rows of budget 1 were made on a busier machine, whose seconds are not to be compared with the others'.
 
 D3's options and experts (20 epochs at 0.1) were chosen on the images that `cifar10_ablations.py`
 judges by, in trials of one seed (docs/choose-sizes.md). These experts' steps are too long for pixels

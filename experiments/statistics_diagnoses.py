@@ -132,6 +132,12 @@ def picture(found: list[rows.Row]) -> Figure:
     return figure
 
 
+def _cell(values: dict[str, Any]) -> str:
+    """Mean and, of several seeds, their standard deviation."""
+    sd = "" if values["sd"] is None else f" ± {values['sd']:.2g}"
+    return f"{values['mean']:.3g}{sd}"
+
+
 def main(chosen: list[str], seeds: tuple[int, ...]) -> None:
     """The table, in results/statistics_diagnoses.json."""
     reporter, found = Reporter(), []
@@ -144,9 +150,9 @@ def main(chosen: list[str], seeds: tuple[int, ...]) -> None:
         found.append(
             {"label": row, **{name: uses.spread([v[name] for v in values]) for name in NAMES}}
         )
-    cells = [[row["label"], *(f"{row[name]['mean']:.3g}" for name in NAMES)] for row in found]
+    cells = [[row["label"], *(_cell(row[name]) for name in NAMES)] for row in found]
     header = ["run", *NAMES.values()]
-    remark = "Means of the seeds; teacher and students as in cifar10_statistics."
+    remark = "Teachers and images of cifar10_statistics."
     uses.keep("statistics_diagnoses", found, header, cells, picture(found), seeds, remark)
 
 

@@ -1,4 +1,4 @@
-"""Compiling: what XLA does of it now, for how long so far, and less of it for what runs once."""
+"""Compilation: whether XLA is at it, for how long so far, and less of it for what runs once."""
 
 import os
 from collections.abc import Callable
@@ -26,8 +26,8 @@ def now() -> bool:
 def once(function: Callable[..., Any]) -> Any:
     """`jax.jit` for what runs once or twice, such as drawing initial weights.
 
-    On a CPU it is compiled at LLVM's first level: random draws, which higher levels unroll, take a
-    tenth of the seconds, and give the same numbers. XLA_FLAGS that name a level are followed.
+    On a CPU it is compiled at LLVM's first level, which takes a fraction of the seconds where much
+    is drawn at random, and changes no number. XLA_FLAGS that name a level are followed.
     """
     named = _LEVEL in os.environ.get("XLA_FLAGS", "")
     quick = jax.default_backend() == "cpu" and not named

@@ -327,7 +327,10 @@ def _reads(run: Any, dataset: Dataset, turn: int) -> Reads | None:
     ):
         return None  # unrolled training alone
     last = own.max_start_epoch - 1 + own.expert_epochs if own.trajectory else 1
-    return Reads(run.expert, max(own.mmd_epoch or 0, last))
+    until = ("max_start_epoch", "expert_epochs")
+    if own.mmd_epoch is not None:
+        until = (*until, "mmd_epoch")
+    return Reads(run.expert, max(own.mmd_epoch or 0, last), until)
 
 
 def _passes(options: D3Options, classes: int) -> int:

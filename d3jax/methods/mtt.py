@@ -175,6 +175,10 @@ def passes(options: MTTOptions, classes: int) -> int:
     return 9 * options.inner_steps * options.inner_batch_size
 
 
+READ_UNTIL = ("max_start_epoch", "expert_epochs")
+"""The options that say what `last_epoch` is."""
+
+
 def last_epoch(options: MTTOptions) -> int:
     """The last expert epoch that is read."""
     return options.max_start_epoch - 1 + options.expert_epochs
@@ -186,7 +190,7 @@ def _resolve(run: Any, dataset: Dataset) -> Any:
 
 def _reads(run: Any, dataset: Dataset, turn: int) -> Reads:
     del dataset, turn
-    return Reads(run.expert, last_epoch(run.mtt))
+    return Reads(run.expert, last_epoch(run.mtt), READ_UNTIL)
 
 
 def _build(options: MTTOptions, setting: Setting) -> Method:

@@ -41,6 +41,7 @@ class Reads(NamedTuple):
 
     experts: experts.Options  # how they are trained
     last_epoch: int = 0  # the latest that is read
+    until: tuple[str, ...] = ()  # the method's options that it follows from
     source: str | None = None  # networks of this data set instead, their last snapshots
     limited: bool = False  # of the run's own images: --train-limit and --validation hold
     kept: int = 0  # so many of those networks are kept to judge by

@@ -134,7 +134,7 @@ def _reads(run: Any, dataset: Dataset, turn: int) -> Reads:
     trained = run.expert
     if turn > 0 and later is not None:
         trained = dataclasses.replace(trained, epochs=later)
-    return Reads(trained, mtt.last_epoch(run.seqmatch))
+    return Reads(trained, mtt.last_epoch(run.seqmatch), mtt.READ_UNTIL)
 
 
 def _build(options: SeqMatchOptions, setting: Setting) -> Method:

@@ -83,17 +83,10 @@ def _check_reads(options: Matching, dataset: data.Dataset) -> None:
         raise InputError(
             f"distillation reads expert epochs up to {reads.last_epoch}, and experts are trained "
             f"for {options.expert.epochs}: give --expert.epochs {reads.last_epoch}"
-            + "".join(f", or lower {flag}" for flag in _read_until(options))
+            + "".join(f", or lower --{name.replace('_', '-')}" for name in reads.until)
         )
     if reads.last_epoch and options.expert.keep != "all":
         raise InputError("experts are read epoch by epoch: leave out --expert.keep last")
-
-
-def _read_until(options: Matching) -> list[str]:
-    """The flags that say up to which epoch a method reads experts."""
-    names = ("max_start_epoch", "expert_epochs", "mmd_epoch")
-    said = [n for n in names if getattr(options.method, n, None) is not None]
-    return [f"--{n.replace('_', '-')}" for n in said]
 
 
 def labels_at_start(options: Run) -> bool:

@@ -45,12 +45,12 @@ class Generator(nn.Module):
         coarse = layer(pools.average_pool(middle), 2 * self.width)
         up = layer(enlarged(coarse, middle), 2 * self.width)
         up = layer(enlarged(up, fine), self.width)
-        added = Convolution(_channels(images.shape[-1]), initialization="zeros")(up)
+        added = Convolution(working_channels(images.shape[-1]), initialization="zeros")(up)
         return images + (jnp.mean(added, -1, keepdims=True) if grey else added)
 
 
-def _channels(of_images: int) -> int:
-    """The channels that a generator works on."""
+def working_channels(of_images: int) -> int:
+    """The channels that a generator of images of so many works on."""
     return 3 if of_images == 1 else of_images
 
 
