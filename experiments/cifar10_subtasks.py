@@ -13,13 +13,13 @@ from JPEG files.
 
 table: cifar10_subtasks (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | expert labels | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| 1 subtask | 62,491 | 129,142 | 35.8 ± 0.5 | 28.1 ± 2.4 | 0.5 | 3 x 5 | 252 | ≤ 420 |
-| 2 subtasks | 63,658 | 134,428 | 35.2 ± 0.9 | 24.4 ± 3.8 | 1.1 | 3 x 5 | 246 | ≤ 391 |
-| 5 subtasks | 64,460 | 144,920 | 30.7 ± 0.4 | 23.0 ± 1.1 | 0.8 | 3 x 5 | 286 | ≤ 351 |
+| run | floats | bytes | test accuracy % | expert labels | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 1 subtask | 62,491 | 129,142 | 35.8 ± 0.5 | 28.1 ± 2.4 | 0.5 | 3 x 5 | 252 | ≤ 420 | 2.2 |
+| 2 subtasks | 63,658 | 134,428 | 35.2 ± 0.9 | 24.4 ± 3.8 | 1.1 | 3 x 5 | 246 | ≤ 391 | 2.4 |
+| 5 subtasks | 64,460 | 144,920 | 30.7 ± 0.4 | 23.0 ± 1.1 | 0.8 | 3 x 5 | 286 | ≤ 351 | 2.7 |
 
-±: between seeds, students averaged. sd of students: of the run's, within a seed. 1 core of AMD EPYC; 2026-11-21, 2026-11-22; commits 62c74c5, 76131c4, 76131c4+. +: with changes that were committed later. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too.
+±: between seeds, students averaged. sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC; 2026-11-21, 2026-11-22; commits 62c74c5, 76131c4, 76131c4+. +: with changes that were committed later. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too.
 
 end of table
 

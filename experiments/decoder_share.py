@@ -9,11 +9,11 @@ images that are held back. The rule of `--budget` (docs/choose-sizes.md) stands 
 
 table: decoder_share (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-| cifar10, 32 | 60,559 | 125,086 | 38.7 (1 seed) | 0.9 | 1 x 3 | 298 | 275 |
+| run | floats | bytes | test accuracy % | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| cifar10, 32 | 60,559 | 125,086 | 38.7 (1 seed) | 0.9 | 1 x 3 | 298 | 275 | 65 |
 
-sd of students: of the run's, within a seed. 1 core of AMD EPYC; 2026-11-27; commits 12a8f6f.
+sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC; 2026-11-27; commits 12a8f6f.
 
 end of table
 

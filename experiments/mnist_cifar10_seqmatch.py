@@ -16,25 +16,25 @@ K = 1 by 0.6 points, all of it from one seed of three, and K = 3 behind by 0.6; 
 
 table: seqmatch_mnist (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-| K = 1 | 47,040 | 95,320 | 89.5 ± 1.1 | 1.1 | 3 x 5 | 176 | 166 |
-| K = 2 | 47,040 | 95,344 | 91.2 ± 0.4 | 1.4 | 3 x 5 | 350 | 172 |
-| K = 3 | 47,040 | 95,368 | 91.7 ± 0.9 | 1.0 | 3 x 5 | 518 | 166 |
+| run | floats | bytes | test accuracy % | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| K = 1 | 47,040 | 95,320 | 89.5 ± 1.1 | 1.1 | 3 x 5 | 176 | 166 | 9.6 |
+| K = 2 | 47,040 | 95,344 | 91.2 ± 0.4 | 1.4 | 3 x 5 | 350 | 172 | 6.3 |
+| K = 3 | 47,040 | 95,368 | 91.7 ± 0.9 | 1.0 | 3 x 5 | 518 | 166 | 5.7 |
 
-±: between seeds, students averaged. sd of students: of the run's, within a seed. 1 core of AMD EPYC; 2026-11-22; commits 33a9786.
+±: between seeds, students averaged. sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC; 2026-11-22; commits 33a9786.
 
 end of table
 
 table: seqmatch_cifar10 (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-| K = 1 | 184,320 | 370,016 | 38.7 ± 0.1 | 0.4 | 3 x 5 | 198 | 184 |
-| K = 2 | 184,320 | 370,040 | 39.3 ± 1.0 | 0.9 | 3 x 5 | 381 | 180 |
-| K = 3 | 184,320 | 370,064 | 38.1 ± 1.4 | 0.9 | 3 x 5 | 594 | 177 |
+| run | floats | bytes | test accuracy % | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| K = 1 | 184,320 | 370,016 | 38.7 ± 0.1 | 0.4 | 3 x 5 | 198 | 184 | 8.4 |
+| K = 2 | 184,320 | 370,040 | 39.3 ± 1.0 | 0.9 | 3 x 5 | 381 | 180 | 5.8 |
+| K = 3 | 184,320 | 370,064 | 38.1 ± 1.4 | 0.9 | 3 x 5 | 594 | 177 | 7.4 |
 
-±: between seeds, students averaged. sd of students: of the run's, within a seed. 1 core of AMD EPYC; 2026-11-22; commits 33a9786.
+±: between seeds, students averaged. sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC; 2026-11-22; commits 33a9786.
 
 end of table
 """

@@ -13,13 +13,13 @@ rates and a cosine schedule, which learn faster; valid pixels as the decoder's r
 
 table: mnist_d3 (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | random | kmeans | class_mean | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| 1 image per class | 7,523 | 18,686 | 93.1 (1 seed) | 58.3 | 80.9 | 80.9 | 0.2 | 1 x 5 | 447 | ≤ 851 |
-| 3 images per class | 23,109 | 49,898 | 94.7 ± 0.1 | 80.8 ± 3.5 | 89.5 ± 0.3 | 80.1 ± 1.2 | 0.3 | 3 x 5 | 338 | ≤ 1,060 |
-| 10 images per class | 77,705 | 159,170 | 95.3 (1 seed) | 92.5 | 92.0 | 80.9 | 0.3 | 1 x 5 | 447 | ≤ 2,198 |
+| run | floats | bytes | test accuracy % | random | kmeans | class_mean | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 1 image per class | 7,523 | 18,686 | 93.1 (1 seed) | 58.3 | 80.9 | 80.9 | 0.2 | 1 x 5 | 447 | ≤ 851 | 15 |
+| 3 images per class | 23,109 | 49,898 | 94.7 ± 0.1 | 80.8 ± 3.5 | 89.5 ± 0.3 | 80.1 ± 1.2 | 0.3 | 3 x 5 | 338 | ≤ 1,060 | 87 |
+| 10 images per class | 77,705 | 159,170 | 95.3 (1 seed) | 92.5 | 92.0 | 80.9 | 0.3 | 1 x 5 | 447 | ≤ 2,198 | 57 |
 
-±: between seeds, students averaged. sd of students: of the run's, within a seed. 2 cores of AMD EPYC; 2026-11-21; commits 7f664ab, 8e05cf0, fbfc2ae. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1), those of distilled data at the learned one.
+±: between seeds, students averaged. sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 2 cores of AMD EPYC; 2026-11-21; commits 7f664ab, 8e05cf0, fbfc2ae. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1), those of distilled data at the learned one.
 
 end of table
 
@@ -27,15 +27,15 @@ The ablations, at 3 images per class:
 
 table: mnist_d3_ablations (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | random | kmeans | class_mean | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| 3 images per class | 23,109 | 49,898 | 94.7 ± 0.1 | 80.8 ± 3.5 | 89.5 ± 0.3 | 80.1 ± 1.2 | 0.3 | 3 x 5 | 338 | ≤ 1,060 |
-| mean only | 23,109 | 49,938 | 95.0 ± 0.3 |  |  |  | 0.3 | 3 x 5 | 338 | ≤ 609 |
-| no MMD | 23,109 | 49,938 | 83.2 ± 6.2 |  |  |  | 1.1 | 3 x 5 | 338 | ≤ 422 |
-| no trajectory matching | 23,109 | 49,938 | 94.0 ± 0.2 |  |  |  | 0.4 | 3 x 5 | 338 | ≤ 410 |
-| MMD features of epoch 2 | 23,109 | 49,938 | 94.0 ± 0.4 |  |  |  | 0.2 | 3 x 5 | 338 | ≤ 608 |
+| run | floats | bytes | test accuracy % | random | kmeans | class_mean | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 3 images per class | 23,109 | 49,898 | 94.7 ± 0.1 | 80.8 ± 3.5 | 89.5 ± 0.3 | 80.1 ± 1.2 | 0.3 | 3 x 5 | 338 | ≤ 1,060 | 87 |
+| mean only | 23,109 | 49,938 | 95.0 ± 0.3 |  |  |  | 0.3 | 3 x 5 | 338 | ≤ 609 | 47 |
+| no MMD | 23,109 | 49,938 | 83.2 ± 6.2 |  |  |  | 1.1 | 3 x 5 | 338 | ≤ 422 | 41 |
+| no trajectory matching | 23,109 | 49,938 | 94.0 ± 0.2 |  |  |  | 0.4 | 3 x 5 | 338 | ≤ 410 | 49 |
+| MMD features of epoch 2 | 23,109 | 49,938 | 94.0 ± 0.4 |  |  |  | 0.2 | 3 x 5 | 338 | ≤ 608 | 51 |
 
-±: between seeds, students averaged. sd of students: of the run's, within a seed. 2 cores of AMD EPYC; 2026-11-21; commits 7f664ab, c229a62, fbfc2ae. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1), those of distilled data at the learned one.
+±: between seeds, students averaged. sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 2 cores of AMD EPYC; 2026-11-21; commits 7f664ab, c229a62, fbfc2ae. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1), those of distilled data at the learned one.
 
 end of table
 """

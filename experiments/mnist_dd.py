@@ -38,18 +38,18 @@ images and labels (as `sources.read_npz` reads it) and run `d3jax distill dd --d
 
 table: mnist_dd (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | before the steps | flipped; other classes | random | best_random | kmeans | class_mean | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| fixed, 10 images | 7,840 | 32,808 | 94.7 (1 seed) | 10.5 |  | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) |  | 1 x 1 | 0 | ≤ 1,092 |
-| random, 100 images | 78,400 | 158,736 | 84.8 (1 seed) | 10.2 |  | 57.5 (kNN 73.0) | 59.9 (kNN 74.0) | 60.9 (kNN 92.3) | 26.0 (kNN 82.0) | 3.1 | 1 x 200 | 0 | ≤ 2,218 |
-| fixed, 10 images, soft labels | 7,940 | 33,288 | 96.0 (1 seed) | 10.5 |  | 28.7 (kNN 46.1) | 34.9 (kNN 56.6) | 28.1 (kNN 86.1) | 22.6 (kNN 82.0) |  | 1 x 1 | 0 | ≤ 984 |
-| fixed, 5 images, soft labels | 3,970 | 17,408 | 91.1 (1 seed) | 10.5 |  | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) |  | 1 x 1 | 0 | ≤ 780 |
-| random, 100 images, soft labels | 79,400 | 160,808 | 85.8 (1 seed) | 10.2 |  | 58.5 (kNN 72.1) | 57.0 (kNN 71.6) | 61.0 (kNN 92.6) | 26.0 (kNN 82.0) | 4.9 | 1 x 200 | 0 | ≤ 651 |
-| usps to mnist, 100 images | 78,400 | 159,000 | 92.0 (1 seed) | 49.0 |  | 82.6 (kNN 73.0) | 83.2 (kNN 70.2) | 87.7 (kNN 92.3) | 70.6 (kNN 82.0) | 1.2 | 1 x 200 |  | ≤ 2,307 |
-| mnist to usps, 100 images | 25,600 | 53,392 | 95.1 (1 seed) | 77.6 |  | 89.7 (kNN 79.0) | 90.9 (kNN 78.8) | 90.5 (kNN 91.2) | 84.5 (kNN 81.3) | 0.4 | 1 x 60 |  | ≤ 2,476 |
-| attack 0 to 1, 100 images | 78,400 | 158,384 | 84.2 (1 seed) | 97.1 | 80.0 (sd of networks 21.7); 93.2 (sd of networks 4.1) |  |  |  |  | 3.9 | 1 x 100 |  | ≤ 1,638 |
+| run | floats | bytes | test accuracy % | before the steps | flipped; other classes | random | best_random | kmeans | class_mean | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| fixed, 10 images | 7,840 | 32,808 | 94.7 (1 seed) | 10.5 |  | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) |  | 1 x 1 | 0 | ≤ 1,092 | 0.0 |
+| random, 100 images | 78,400 | 158,736 | 84.8 (1 seed) | 10.2 |  | 57.5 (kNN 73.0) | 59.9 (kNN 74.0) | 60.9 (kNN 92.3) | 26.0 (kNN 82.0) | 3.1 | 1 x 200 | 0 | ≤ 2,218 | 0.1 |
+| fixed, 10 images, soft labels | 7,940 | 33,288 | 96.0 (1 seed) | 10.5 |  | 28.7 (kNN 46.1) | 34.9 (kNN 56.6) | 28.1 (kNN 86.1) | 22.6 (kNN 82.0) |  | 1 x 1 | 0 | ≤ 984 | 0.0 |
+| fixed, 5 images, soft labels | 3,970 | 17,408 | 91.1 (1 seed) | 10.5 |  | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) |  | 1 x 1 | 0 | ≤ 780 | 0.0 |
+| random, 100 images, soft labels | 79,400 | 160,808 | 85.8 (1 seed) | 10.2 |  | 58.5 (kNN 72.1) | 57.0 (kNN 71.6) | 61.0 (kNN 92.6) | 26.0 (kNN 82.0) | 4.9 | 1 x 200 | 0 | ≤ 651 | 0.0 |
+| usps to mnist, 100 images | 78,400 | 159,000 | 92.0 (1 seed) | 49.0 |  | 82.6 (kNN 73.0) | 83.2 (kNN 70.2) | 87.7 (kNN 92.3) | 70.6 (kNN 82.0) | 1.2 | 1 x 200 |  | ≤ 2,307 | 0.1 |
+| mnist to usps, 100 images | 25,600 | 53,392 | 95.1 (1 seed) | 77.6 |  | 89.7 (kNN 79.0) | 90.9 (kNN 78.8) | 90.5 (kNN 91.2) | 84.5 (kNN 81.3) | 0.4 | 1 x 60 |  | ≤ 2,476 | 0.1 |
+| attack 0 to 1, 100 images | 78,400 | 158,384 | 84.2 (1 seed) | 97.1 | 80.0 (sd of networks 21.7); 93.2 (sd of networks 4.1) |  |  |  |  | 3.9 | 1 x 100 |  | ≤ 1,638 | 0.0 |
 
-sd of students: of the run's, within a seed. 1 core of AMD EPYC, 2 cores of AMD EPYC; 2026-11-21, 2026-11-22; commits 41699dc, 62c74c5, a7c6b1b. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1, 0.3), those of distilled data at the learned one.
+sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC, 2 cores of AMD EPYC; 2026-11-21, 2026-11-22; commits 41699dc, 62c74c5, a7c6b1b. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1, 0.3), those of distilled data at the learned one.
 
 end of table
 
@@ -58,14 +58,14 @@ cosine schedule.
 
 table: mnist_dd_time (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | before the steps | random | best_random | kmeans | class_mean | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| fixed, 10 images, 600 steps | 7,840 | 32,808 | 75.8 (1 seed) | 10.5 |  |  |  |  |  | 1 x 1 | 0 | ≤ 34 |
-| fixed, 10 images, 2000 steps | 7,840 | 32,808 | 88.7 (1 seed) | 10.5 |  |  |  |  |  | 1 x 1 | 0 | ≤ 58 |
-| fixed, 10 images, 6000 steps | 7,840 | 32,808 | 91.2 (1 seed) | 10.5 |  |  |  |  |  | 1 x 1 | 0 | ≤ 120 |
-| fixed, 10 images | 7,840 | 32,808 | 94.7 (1 seed) | 10.5 | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) |  | 1 x 1 | 0 | ≤ 1,092 |
+| run | floats | bytes | test accuracy % | before the steps | random | best_random | kmeans | class_mean | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| fixed, 10 images, 600 steps | 7,840 | 32,808 | 75.8 (1 seed) | 10.5 |  |  |  |  |  | 1 x 1 | 0 | ≤ 34 | 0.0 |
+| fixed, 10 images, 2000 steps | 7,840 | 32,808 | 88.7 (1 seed) | 10.5 |  |  |  |  |  | 1 x 1 | 0 | ≤ 58 | 0.0 |
+| fixed, 10 images, 6000 steps | 7,840 | 32,808 | 91.2 (1 seed) | 10.5 |  |  |  |  |  | 1 x 1 | 0 | ≤ 120 | 0.0 |
+| fixed, 10 images | 7,840 | 32,808 | 94.7 (1 seed) | 10.5 | 22.9 (kNN 46.6) | 31.6 (kNN 52.1) | 22.6 (kNN 82.0) | 22.6 (kNN 82.0) |  | 1 x 1 | 0 | ≤ 1,092 | 0.0 |
 
-1 core of AMD EPYC; 2026-11-21; commits 62c74c5, a7c6b1b. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.1, 0.3), those of distilled data at the learned one.
+s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC; 2026-11-21; commits 62c74c5, a7c6b1b. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.1, 0.3), those of distilled data at the learned one.
 
 end of table
 
@@ -75,11 +75,11 @@ augmented), which free labels, large as they may grow, make diverge where nothin
 
 table: mnist_dd_transfer (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | before the steps | convnet | mlp | ordinary convnet | ordinary lenet | ordinary mlp | random | best_random | kmeans | class_mean | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| random, 100 images, soft labels | 79,400 | 160,808 | 85.8 (1 seed) | 10.2 | 89.2 | 77.4 | 78.9 | 8.9 | 9.3 | 58.5 (kNN 72.1) | 57.0 (kNN 71.6) | 61.0 (kNN 92.6) | 26.0 (kNN 82.0) | 4.9 | 1 x 200 | 0 | ≤ 651 |
+| run | floats | bytes | test accuracy % | before the steps | convnet | mlp | ordinary convnet | ordinary lenet | ordinary mlp | random | best_random | kmeans | class_mean | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| random, 100 images, soft labels | 79,400 | 160,808 | 85.8 (1 seed) | 10.2 | 89.2 | 77.4 | 78.9 | 8.9 | 9.3 | 58.5 (kNN 72.1) | 57.0 (kNN 71.6) | 61.0 (kNN 92.6) | 26.0 (kNN 82.0) | 4.9 | 1 x 200 | 0 | ≤ 651 | 0.0 |
 
-sd of students: of the run's, within a seed. 1 core of AMD EPYC; 2026-11-21; commits a7c6b1b. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.03, 0.1), those of distilled data at the learned one.
+sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC; 2026-11-21; commits a7c6b1b. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too. Baselines' students train at the best of several learning rates (chosen: 0.03, 0.1), those of distilled data at the learned one.
 
 end of table
 """

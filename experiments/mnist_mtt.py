@@ -22,12 +22,12 @@ experts, of which there is no validation figure, had 94.1 in the test: it likely
 
 table: mnist_mtt (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-| 1 image per class | 7,840 | 16,840 | 89.6 (1 seed) | 0.7 | 1 x 5 | 198 | 660 |
-| 10 images per class | 78,400 | 157,968 | 95.1 (1 seed) | 0.4 | 1 x 5 | 1,676 | 2,168 |
+| run | floats | bytes | test accuracy % | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 1 image per class | 7,840 | 16,840 | 89.6 (1 seed) | 0.7 | 1 x 5 | 198 | 660 | 1.4 |
+| 10 images per class | 78,400 | 157,968 | 95.1 (1 seed) | 0.4 | 1 x 5 | 1,676 | 2,168 | 14 |
 
-sd of students: of the run's, within a seed. 1 core of AMD EPYC; 2026-11-22; commits 932f596, cb576ce+. +: with changes that were committed later.
+sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC; 2026-11-22; commits 932f596, cb576ce+. +: with changes that were committed later.
 
 end of table
 """

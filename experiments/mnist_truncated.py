@@ -15,12 +15,12 @@ aim on the test images. Learned images and curves: pictures/mnist_truncated_*.pn
 
 table: mnist_truncated (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | before the steps | ordinary students | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| 1 image per class | 7,840 | 18,336 | 89.5 (1 seed) | 10.4 | 90.7 | 1.2 | 1 x 50 | 0 | ≤ 1,270 |
-| 10 images per class | 78,400 | 159,400 | 97.4 (1 seed) | 10.4 | 97.4 | 0.2 | 1 x 50 | 0 | 4,897 |
+| run | floats | bytes | test accuracy % | before the steps | ordinary students | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 1 image per class | 7,840 | 18,336 | 89.5 (1 seed) | 10.4 | 90.7 | 1.2 | 1 x 50 | 0 | ≤ 1,270 | 0.4 |
+| 10 images per class | 78,400 | 159,400 | 97.4 (1 seed) | 10.4 | 97.4 | 0.2 | 1 x 50 | 0 | 4,897 | 3.1 |
 
-sd of students: of the run's, within a seed. 1 core of AMD EPYC; 2026-11-22; commits 02c079b, 7d7a873, cabc844. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too.
+sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC; 2026-11-22; commits 02c079b, 7d7a873, cabc844. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too.
 
 end of table
 

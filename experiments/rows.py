@@ -92,13 +92,14 @@ def _pooled_row(rows: Sequence[Row]) -> Row:
     first = rows[0]
     runs = [len(row["seeds"]) for row in rows]
 
-    def average(values: Iterable[float | None]) -> float:
+    def average(values: Iterable[float | None]) -> float | None:
         known = [(n, value) for n, value in zip(runs, values, strict=True) if value is not None]
-        return sum(n * value for n, value in known) / sum(n for n, _ in known)
+        return sum(n * value for n, value in known) / sum(n for n, _ in known) if known else None
 
     joined = {
         "seeds": [seed for row in rows for seed in row["seeds"]],
         "experts_cpu_seconds": average(row["experts_cpu_seconds"] for row in rows),
+        "student_seconds": average(row.get("seconds", {}).get("student") for row in rows),
     }
     # Older rows have but the whole run's, students and baselines too.
     exact = all("distill_cpu_seconds" in row for row in rows)
@@ -140,3 +141,9 @@ def percent(accuracy: dict[str, Any], seeds: int | None = None) -> str:
     spread = "" if accuracy["sd"] is None else f" ± {100 * accuracy['sd']:.1f}"
     told = number == seeds if seeds is not None else number > 1
     return mean + spread + ("" if told else " (1 seed)" if number == 1 else f" ({number} seeds)")
+
+
+def seconds(row: Row) -> str:
+    """Of a row of `by_label`: the wall seconds of training a student; nothing where not known."""
+    found = row["student_seconds"]
+    return "" if found is None else f"{found:.0f}" if found >= 10 else f"{found:.1f}"

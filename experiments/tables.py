@@ -23,7 +23,7 @@ from benchmarks.suite import peers_table
 from d3jax.host.files import write_text
 from d3jax.run.pictures import markdown_table
 from experiments import overview
-from experiments.rows import by_label, percent
+from experiments.rows import by_label, percent, seconds
 
 ROOT = Path(__file__).parent.parent
 FILES = (
@@ -63,7 +63,8 @@ def rendered(name: str) -> str:
     header += [{"before": "before the steps", "attack": "flipped; other classes"}[n] for n in more]
     header += [key.removeprefix("accuracy_").replace("_", " ") for key in subsets]
     header += [", ".join(name.rsplit("_", 1)) if name in KNOWN[5:] else name for name in baselines]
-    header += ["sd of students", "seeds x students", "CPU s, experts", "CPU s, outer steps"]
+    header += ["sd of students", "seeds x students", "CPU s, experts", "CPU s, outer steps",
+               "s, a student"]  # fmt: skip
     table = []
     for row in rows:
         cells = [row["label"], f"{row['floats']:,}", f"{row['bytes']:,}", percent(row["accuracy"])]
@@ -79,6 +80,7 @@ def rendered(name: str) -> str:
         cells += [f"{row['experts_cpu_seconds']:,.0f}" if trained else ""]
         exact = "distill_cpu_seconds" in row
         cells += [f"{row['distill_cpu_seconds']:,.0f}" if exact else f"≤ {row['cpu_seconds']:,.0f}"]
+        cells += [seconds(row)]
         table.append(cells)
     machines = sorted({row["hardware"] for row in runs})
     dates = sorted({row["date"] for row in runs})
@@ -88,6 +90,7 @@ def rendered(name: str) -> str:
         note += "±: between seeds, students averaged. "
     if any(row["accuracy"]["students_sd"] is not None for row in rows):
         note += "sd of students: of the run's, within a seed. "
+    note += "s, a student: wall seconds of training, by those that train at once. "
     note += f"{', '.join(machines)}; {', '.join(dates)}; commits {', '.join(commits)}."
     if any(commit.endswith("+") for commit in commits):
         note += " +: with changes that were committed later."

@@ -10,13 +10,13 @@ on those of an expert of all classes (800 bytes more).
 
 table: tiny_imagenet_subtasks (python -m experiments.tables)
 
-| run | floats | bytes | test accuracy % | expert labels | sd of students | seeds x students | CPU s, experts | CPU s, outer steps |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| 1 subtask | 217,219 | 439,566 | 18.1 (1 seed) | 11.2 | 0.9 | 1 x 3 | 346 | ≤ 1,877 |
-| 2 subtasks | 220,278 | 449,236 | 18.8 (1 seed) | 13.1 | 1.7 | 1 x 3 | 350 | ≤ 1,655 |
-| 4 subtasks | 217,612 | 450,920 | 20.3 (1 seed) | 11.4 | 3.0 | 1 x 3 | 416 | ≤ 1,457 |
+| run | floats | bytes | test accuracy % | expert labels | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 1 subtask | 217,219 | 439,566 | 18.1 (1 seed) | 11.2 | 0.9 | 1 x 3 | 346 | ≤ 1,877 | 51 |
+| 2 subtasks | 220,278 | 449,236 | 18.8 (1 seed) | 13.1 | 1.7 | 1 x 3 | 350 | ≤ 1,655 | 31 |
+| 4 subtasks | 217,612 | 450,920 | 20.3 (1 seed) | 11.4 | 3.0 | 1 x 3 | 416 | ≤ 1,457 | 30 |
 
-sd of students: of the run's, within a seed. 1 core of AMD EPYC; 2026-11-21, 2026-11-22; commits 62c74c5, 76131c4. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too.
+sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC; 2026-11-21, 2026-11-22; commits 62c74c5, 76131c4. ≤: the whole run's CPU seconds: compilation, students, baselines and source networks too.
 
 end of table
 

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from d3jax import losses, networks
 from d3jax.distill.objectives import batch_items, statistics_matching
-from d3jax.methods.dwa import SRE2L, DWAOptions, dwa
+from d3jax.methods.dwa import SRE2L, DWAOptions, dwa, smallest_crop
 from d3jax.synthetic import gaussian, labels, pixels, spectral
 from d3jax.types import InputError
 from experiments import statistics_diagnoses
@@ -199,6 +199,26 @@ def test_steps_follow_adam_and_the_cosine_and_stay_within_black_and_white(teache
     assert images.max() <= (1 - mean) / sd + 1e-6
 
 
+def test_a_curriculum_shows_large_crops_first(teacher, real):
+    """CDA's schedule: see `shared/methods`. In its first step the crop is all of the image."""
+    found = [smallest_crop(jnp.asarray(step), 4) for step in range(5)]
+    np.testing.assert_allclose(found, [1, 0.865269, 0.54, 0.214731, 0.08], atol=1e-6)
+    own = {"adjustment_steps": 0, "roll": 0}
+    method, state = started(teacher, real, crop=True, curriculum=True, **own)
+    fixed, _ = started(teacher, real, crop=True, **own)
+    whole, _ = started(teacher, real, **own)
+
+    @jax.jit
+    def losses(state):  # by a key that mirrors neither batch
+        return [m.step(jax.random.key(0), state, real)[1]["statistics/loss"]
+                for m in (method, fixed, whole)]  # fmt: skip
+
+    begun, last = losses(state), losses(state._replace(step=jnp.asarray(4)))
+    np.testing.assert_allclose(begun[0], begun[2], rtol=1e-5)
+    np.testing.assert_allclose(last[0], last[1], rtol=1e-6)
+    assert abs(float(last[0] - last[2])) > 1e-3
+
+
 def test_clipping_is_to_what_pixels_can_be(real):
     """CIFAR-10's bounds: see `shared/methods`."""
     cifar = real._replace(
@@ -241,6 +261,7 @@ def test_other_parametrizations_run_under_the_same_objective(teacher, real, data
         ({"adjustment_steps": -1}, "adjustment_steps must not be negative"),
         ({"variance_weight": -1.0}, "variance_weight must not be negative"),
         ({"data_learning_rate": -1.0}, "data_learning_rate must not be negative"),
+        ({"curriculum": True}, "give --crop too"),
     ],
 )
 def test_options_out_of_range(teacher, options, message):

@@ -44,16 +44,30 @@ def check(views: Views) -> None:
         raise InputError(f"a mix's concentration must be positive, not {views.concentration}")
 
 
-def view(key: Array, images: Array, views: Views, *, shared: bool = False) -> Array:
+def view(
+    key: Array,
+    images: Array,
+    views: Views,
+    *,
+    shared: bool = False,
+    smallest: Array | None = None,
+) -> Array:
     """A view of normalized `images` f[B, H, W, C], as f[B, H, W, C].
 
-    shared: one crop and one flip of the whole batch, not of each image.
+    shared: one crop and one flip of the whole batch, not of each image. smallest: f[], in place of
+    `views.smallest`.
     """
-    return labelled_view(key, images, None, views, shared=shared)[0]
+    return labelled_view(key, images, None, views, shared=shared, smallest=smallest)[0]
 
 
 def labelled_view(
-    key: Array, images: Array, targets: Any, views: Views, *, shared: bool = False
+    key: Array,
+    images: Array,
+    targets: Any,
+    views: Views,
+    *,
+    shared: bool = False,
+    smallest: Array | None = None,
 ) -> tuple[Array, Any]:
     """`view`, and targets f[B, K], or None, mixed as its images are.
 
@@ -66,7 +80,8 @@ def labelled_view(
         images = augment(for_crop, images, ("crop",), shared=shared)
     elif views.crop == "resized":
         number = 1 if shared else len(images)
-        boxes = jax.vmap(lambda k: draw_box(k, images.shape[1:3], views.smallest))(
+        least = views.smallest if smallest is None else smallest
+        boxes = jax.vmap(lambda k: draw_box(k, images.shape[1:3], least))(
             jax.random.split(for_crop, number)
         )
         boxes = jnp.broadcast_to(boxes, (len(images), 4))
@@ -87,7 +102,7 @@ def rolled(key: Array, images: Array, most: int) -> Array:
 def draw_box(
     key: Array,
     shape: tuple[int, ...],
-    smallest: float,
+    smallest: float | Array,
     ratio: tuple[float, float] = _RATIO,
 ) -> Array:
     """A box (top, left, height, width) f32[4] in pixels, whole numbers, within (H, W).

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -30,7 +31,7 @@ from d3jax.types import InputError, Method, Network, PyTree, Real, State, Synthe
 @dataclasses.dataclass(frozen=True)
 class DWAOptions:
     """The outer step of DWA, as for small images. SRe2L is --start noise --variance-weight 1
-    --adjustment-steps 0."""
+    --adjustment-steps 0; CDA is that with --crop --curriculum."""
 
     statistics_weight: float = 0.01
     """Factor on the distance of batch norm's statistics, beside the cross entropy."""
@@ -53,6 +54,9 @@ class DWAOptions:
     crop: bool = False
     """Besides, it sees a random part of them, resized, mirrored one time in two: the same of all
     images of a batch (Tiny-ImageNet, ImageNet)."""
+    curriculum: bool = False
+    """Large parts first: the smallest falls over the run, from all of the area to 0.08, along a
+    cosine (CDA, arXiv 2311.18838, which is SRe2L otherwise)."""
     data_learning_rate: float = 0.25
     """Adam's learning rate for images, in normalized units (Tiny-ImageNet: 0.1), or for another
     parametrization's own data (latents: 0.01)."""
@@ -74,7 +78,7 @@ def dwa(network: Network, synthetic: Synthetic, options: DWAOptions, outer_steps
         of `batch_classes` of them, are a batch, for which the teacher is adjusted, and whose
         statistics are matched.
       options: see `DWAOptions`.
-      outer_steps: the length of the run, for the cosine schedule.
+      outer_steps: the length of the run, for the cosine schedules.
 
     The adjusted weights of each batch are part of the state: as many times the teacher's size as
     there are items of a class.
@@ -102,7 +106,9 @@ def dwa(network: Network, synthetic: Synthetic, options: DWAOptions, outer_steps
         variance_weight=options.variance_weight,
         first_weight=options.first_weight,
         batch_classes=options.batch_classes,
-        view=lambda key, images: _seen(options, key, images),
+        view=lambda key, images, step: _seen(
+            options, key, images, _smallest(options, step, outer_steps)
+        ),
         updates=synthetic.groups,
     )
     rates = {"decoder": options.decoder_learning_rate}
@@ -160,15 +166,26 @@ def _adjusted(
         targets = jax.nn.one_hot(labels, classes, dtype=images.dtype)
         return losses.cross_entropy(outputs.logits, targets)
 
-    seen = _seen(options, for_view, images)
+    seen = _seen(options, for_view, images, None)
     return adjust(loss, teacher, seen, options.adjustment_steps, options.adjustment_radius)
 
 
-def _seen(options: DWAOptions, key: Array, images: Array) -> Array:
+def smallest_crop(step: Array, outer_steps: int) -> Array:
+    """The least share f[] of the area that the teacher sees in an outer step (CDA, milestone 1)."""
+    progress = step.astype(jnp.float32) / jnp.float32(outer_steps)
+    least = jnp.float32(Views.smallest)
+    return least + (1 - least) * (1 + jnp.cos(jnp.float32(math.pi) * progress)) / 2
+
+
+def _smallest(options: DWAOptions, step: Array, outer_steps: int) -> Array | None:
+    return smallest_crop(step, outer_steps) if options.curriculum else None
+
+
+def _seen(options: DWAOptions, key: Array, images: Array, smallest: Array | None) -> Array:
     """What the teacher sees of a batch: one view of all its images."""
     for_view, for_roll = jax.random.split(key)
     if options.crop:
-        images = view(for_view, images, Views("resized"), shared=True)
+        images = view(for_view, images, Views("resized"), shared=True, smallest=smallest)
     return rolled(for_roll, images, options.roll) if options.roll else images
 
 
@@ -181,6 +198,8 @@ def _check(options: DWAOptions) -> None:
         value = getattr(options, name)
         if value < 0:
             raise InputError(f"{name} must not be negative, it is {value}")
+    if options.curriculum and not options.crop:
+        raise InputError("a curriculum is one of crops: give --crop too")
     check_rates(options)
 
 

@@ -21,7 +21,7 @@ def statistics_matching(
     variance_weight: float = 1.0,
     first_weight: float = 10.0,
     batch_classes: int | None = None,
-    view: Callable[[Array, Array], Array] = lambda key, images: images,
+    view: Callable[[Array, Array, Array], Array] = lambda key, images, step: images,
     updates: tuple[str, ...],
 ) -> Objective:
     """A teacher should name the class of synthetic images, and find its training data's statistics.
@@ -34,7 +34,7 @@ def statistics_matching(
       batch_classes: only of so many classes, in order; the others' make more batches.
       statistics_weight: the factor on the statistics' distance, beside the cross entropy.
       variance_weight, first_weight: as `losses.statistics_distance` takes them.
-      view: (key, images f[K, H, W, C]) -> the images that the teacher sees.
+      view: (key, images f[K, H, W, C], outer step i32[]) -> the images that the teacher sees.
       updates: the groups of theta that it moves.
 
     `aux` holds the teacher's `statistics` of random training images, without augmentation, and its
@@ -65,7 +65,7 @@ def statistics_matching(
         return {"params": params[None], "statistics": found}
 
     def loss(theta, sample, aux, step, key, real: Real):
-        del step, real
+        del real
         for_sample, for_views = jax.random.split(key)
         decoded = sample(theta, for_sample, rows.reshape(-1)).images
         images = decoded.reshape(*rows.shape, *decoded.shape[1:])
@@ -76,7 +76,7 @@ def statistics_matching(
 
             def value(batch: Array) -> tuple[Array, PyTree]:
                 outputs = network.forward(
-                    unravel(params), view(key, batch), statistics=aux["statistics"]
+                    unravel(params), view(key, batch, step), statistics=aux["statistics"]
                 )
                 error = losses.cross_entropy(outputs.logits, targets)
                 distance = losses.statistics_distance(
