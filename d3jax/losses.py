@@ -118,6 +118,10 @@ def solve_ridge(
     lambda is at least 4 n times the precision of the matrix's type, since below that a matrix of
     images that are nearly alike has no Cholesky factor: in float32 1e-6 is met up to two images,
     and at 100 it is 5e-5. A matrix of zeros gives NaN.
+
+    On a CPU, a program with two of these under `vmap` that do not depend on each other may wait for
+    ever: batched factorizations of jaxlib before 0.11 share one pool of threads, and wait in it for
+    their parts. `jax.lax.map` in place of `vmap`, or one batched call, does not.
     """
     ridge = ridge_of(matrix, regularization, number) * jnp.eye(len(matrix), dtype=matrix.dtype)
     return jax.scipy.linalg.solve(matrix + ridge, right, assume_a="pos")

@@ -323,9 +323,13 @@ def of_steps(
 
 
 def over_seeds(function: Callable[[Array], dict[str, Array]], seeds: int) -> dict[str, np.ndarray]:
-    """What the function says of every seed, f[seeds, ...]; all of them are one program."""
+    """What the function says of every seed, f[seeds, ...]; all of them are one program.
+
+    One after another: see `losses.solve_ridge` on several solutions under vmap.
+    """
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    return {name: np.asarray(value) for name, value in jax.jit(jax.vmap(function))(keys).items()}
+    found = jax.jit(lambda keys: jax.lax.map(function, keys))(keys)
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def needed(sizes: Sequence[int], errors: np.ndarray, wanted: float) -> float:

@@ -209,7 +209,9 @@ def test_a_generator_is_a_file_that_other_runs_begin_with(meta, tmp_path):
     load_generator(meta.out, 3, 4, whitened=False)  # one for grey images takes coloured ones
 
     # As it is, on other images and for another number; the images are stored, and nothing else.
-    own = dataclasses.replace(meta.mgdd, classes=None, meta="joint", generator=meta.out)
+    file = tmp_path / "generator.safetensors"
+    artifact.save(stored, file)
+    own = dataclasses.replace(meta.mgdd, classes=None, meta="joint", generator=file)
     sizes = Parametrization(generator_width=4, images_per_class=3)
     other = dataclasses.replace(
         meta,
@@ -228,6 +230,11 @@ def test_a_generator_is_a_file_that_other_runs_begin_with(meta, tmp_path):
     candidates = generate(generated.generator(1, 4), params, real.gather(jnp.arange(200)))
     distances = np.abs(np.asarray(made.sample().images)[:, None] - candidates[None]).max((2, 3, 4))
     assert distances.min(1).max() < 1e-5, "each is what the generator makes of a real image"
+
+    changed = {**stored.theta, "decoder": jax.tree.map(lambda x: 2 * x, stored.theta["decoder"])}
+    artifact.save(stored._replace(theta=changed), file)
+    with pytest.raises(InputError, match="contents of.mgdd.generator = "):
+        jobs.run(other, Reporter())
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """A run's folder: claimed by one configuration, refused to any other."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from d3jax import artifact, data
@@ -64,6 +66,7 @@ def _claim(
         **configuration(options),
         "architecture": identified(plain(options.architecture), network, dataset.image_shape),
         "images": fingerprint(dataset.train_images, dataset.train_labels),
+        **_contents(options),
     }
     path = out / "config.yaml"
     if path.exists():
@@ -100,6 +103,21 @@ def _claim(
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(path, yaml.safe_dump(values, sort_keys=False))
     return True
+
+
+def _contents(options: Run) -> dict[str, dict[str, str]]:
+    """Hashes of the artifacts that a method's own options name, if any."""
+    own = options.method
+    named = {
+        field.name: artifact.located(value)
+        for field in dataclasses.fields(own)
+        if isinstance(value := getattr(own, field.name), Path)
+    }
+    found = {
+        f"{options.spec.name}.{name}": fingerprint(np.frombuffer(path.read_bytes(), np.uint8))
+        for name, path in named.items()
+    }
+    return {"contents of": found} if found else {}
 
 
 def _told(versions: Any) -> str:
