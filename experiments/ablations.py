@@ -56,6 +56,7 @@ def rows(full: Any) -> dict[str, Any]:
         "separate states": changed(full, d3={"optimizer_states": "separate"}),
         "bandwidth of the median": changed(full, d3={"mmd_bandwidth": "median"}),
         "start real": changed(full, parametrization={"start": "real", "start_steps": 1000}),
+        "start kmeans": changed(full, parametrization={"start": "kmeans", "start_steps": 1000}),
         "one variance a class": changed(full, parametrization={"variance": "class"}),
         "labels learned": changed(full, parametrization={"labels": "learned"}),
         "labels of an expert": changed(full, parametrization={"labels": "expert"}),

@@ -109,7 +109,9 @@ def test_only_what_is_not_the_papers_is_in_the_specification():
     synthetic.create(made)
     with pytest.raises(InputError, match="cannot share a variance: give --variance each or none"):
         chosen.resolved(_dataset(), least=2)
-    with pytest.raises(InputError, match="--start-steps are those of --start real: give both"):
+    with pytest.raises(
+        InputError, match="--start-steps are those of --start real or kmeans: give both"
+    ):
         Parametrization(kind="gaussian", start_steps=3).resolved(_dataset())
     with pytest.raises(InputError, match="--start-steps is not an option of the parametrization"):
         Parametrization(kind="pixels", start="real", start_steps=3).resolved(_dataset())

@@ -4,10 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import random_params
+from conftest import make_real, random_params
+from sklearn.cluster import KMeans
 
 from d3jax import networks, synthetic, types
-from d3jax.synthetic import decoders, gaussian, labels, pixels, regression, spectral, subsets
+from d3jax.synthetic import (
+    decoders,
+    gaussian,
+    labels,
+    pixels,
+    regression,
+    spectral,
+    starts,
+    subsets,
+)
 from d3jax.types import InputError
 
 SHAPE = (8, 8, 1)
@@ -213,6 +223,43 @@ def test_a_real_start_under_vmap_is_that_alone(tiny_real):
     np.testing.assert_allclose(many["data"]["mean"][1], alone["data"]["mean"], atol=1e-5)
 
 
+def test_centres_of_each_class_are_those_of_scikit_learn(tiny_network):
+    """Lloyd's algorithm from the same images, of classes of unequal size; one has fewer than k."""
+    real = make_real(tiny_network, 0, counts=(3, 40, 25))
+    begin = real.sample_different(jax.random.key(0), 4)
+    found = jax.jit(starts.centres)(real, begin)
+    points = np.asarray(real.gather(jnp.arange(68))).reshape(68, -1)
+    for label in (1, 2):
+        first, own = points[begin[label]], points[np.asarray(real.labels) == label]
+        fitted = KMeans(4, init=first, n_init=1, max_iter=20, tol=0).fit(own)
+        np.testing.assert_allclose(
+            np.asarray(found[label]).reshape(4, -1), fitted.cluster_centers_, rtol=1e-4, atol=1e-4
+        )
+    distances = np.abs(np.asarray(found[0]).reshape(4, 1, -1) - points[:3]).max(2)
+    assert sorted(set(distances.argmin(1))) == [0, 1, 2]
+    assert distances.min(1).max() < 1e-6, "three images are their own centres"
+
+
+def test_images_spectra_and_gaussians_start_from_centres(tiny_network):
+    real = make_real(tiny_network, 0, counts=(6, 8, 7))
+    key, shape = jax.random.key(2), {"image_shape": SHAPE, "num_classes": 3}
+    data = pixels.create(**shape, num_items=6, start="kmeans")
+    images = jax.jit(data.init)(key, real)["data"]["images"]
+    centres = starts.images("kmeans", key, real, 2).reshape(6, *SHAPE)
+    np.testing.assert_allclose(images, centres, atol=1e-6)
+    spectra = spectral.create(**shape, spectra_per_class=2, rank=8, start="kmeans")
+    gaussians = gaussian.create(
+        **shape, latents_per_class=2, latent_size=8, width=16, start="kmeans", start_steps=300,
+        shift=[0.3], scale=[1.8],
+    )  # fmt: skip
+    every = np.asarray(real.gather(jnp.arange(21)))
+    for made, each in ((spectra, 4), (gaussians, 1)):
+        theta = jax.jit(made.init)(key, real)
+        seen = np.asarray(jax.jit(made.sample)(theta, None).images)[::each]
+        # Centres of a class have less contrast than its images.
+        assert 0.2 < seen.var() / every.var() < 0.6
+
+
 def test_a_class_embedding_is_a_bias_of_the_projection():
     options = {"image_shape": SHAPE, "num_classes": 3, "latents_per_class": 2, "latent_size": 4}
     plain = gaussian.create(**options, width=8)
@@ -350,7 +397,7 @@ def test_shift_and_scale_map_the_decoders_range_by_channel():
         ({"scale": [1.0, 1.0]}, "one number for each of the 1 channels"),
         ({"decoder": "huge"}, "unknown decoder"),
         ({"variance": "all"}, "unknown variance 'all'; known: each, class, none"),
-        ({"start": "images"}, "unknown start 'images'; known: noise, real"),
+        ({"start": "images"}, "unknown start 'images'; known: noise, real, kmeans"),
         ({"start": "real", "start_steps": 0}, "needs at least 1 step, not 0"),
         (
             {"class_embedding": True, "decoder": "large", "width": 16},

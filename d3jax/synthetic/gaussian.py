@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from d3jax.synthetic import decoders, labels, regression
+from d3jax.synthetic import decoders, labels, regression, starts
 from d3jax.synthetic.arguments import converting
 from d3jax.synthetic.rounding import as_stored
 from d3jax.synthetic.rounding import check_kind as check_rounding
@@ -16,7 +16,6 @@ from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
 
 FREEZE_BATCHES = 64
 VARIANCES = ("each", "class", "none")
-STARTS = ("noise", "real")
 _Decoded = tuple[Array, PyTree]  # normalized images, and the batch's statistics
 _REAL_LOG_VARIANCE = -4.0  # a standard deviation of 0.14, where means are about 1 apart
 
@@ -61,10 +60,10 @@ def create(
         key (the paper's ablation).
       rounding: none, float16 or int8: latents, decoder and learned labels are decoded as they read
         when they are stored so, with straight-through gradients (`synthetic.rounding`).
-      start: `noise`, as in the paper; or `real`: means and decoder are first fitted, by
-        `regression.fit`, to real images of their classes, drawn at random, all different. Log
-        variances then start at -4, not at random: with the paper's N(0, 1) a draw would be as far
-        from its mean as other images are.
+      start: `noise`, as in the paper; or means and decoder are first fitted, by `regression.fit`,
+        to `real` images of their classes, drawn at random, all different, or to their centres by
+        `kmeans` (`starts.centres`). Log variances then start at -4, not at random: with the paper's
+        N(0, 1) a draw would be as far from its mean as other images are.
       start_steps: of that regression.
       class_embedding: the decoder has a learned vector for each class (`decoders.create`).
       label_kind: one of `labels.KINDS`.
@@ -83,8 +82,7 @@ def create(
     check_rounding(rounding)
     if variance not in VARIANCES:
         raise InputError(f"unknown variance {variance!r}; known: {', '.join(VARIANCES)}")
-    if start not in STARTS:
-        raise InputError(f"unknown start {start!r}; known: {', '.join(STARTS)}")
+    starts.check(start)
     if type(start_steps) is not int or start_steps < 1:
         raise InputError(f"the start needs at least 1 step, not {start_steps}")
     if type(class_embedding) is not bool:
@@ -127,10 +125,11 @@ def create(
             logarithms = jax.random.normal(for_variance, size, jnp.float32)
         else:
             logarithms = jnp.full(size, _REAL_LOG_VARIANCE, jnp.float32)
-            drawn = real.sample_different(more[0], latents_per_class).reshape(-1)
+            found = starts.images(start, more[0], real, latents_per_class)
             params, mean = regression.fit(
                 lambda params, z, which: decode(params, z, classes_of(which))[0],
-                params, mean, real.gather(drawn).astype(jnp.float32), more[1], steps=start_steps,
+                params, mean, found.reshape(num_items, *shape).astype(jnp.float32), more[1],
+                steps=start_steps,
             )  # fmt: skip
         theta: dict[str, PyTree] = {"data": {"mean": mean}, "decoder": params}
         if variances:

@@ -38,6 +38,7 @@ _COUNT = {
 _SIZES = ("latents_per_class", "latent_size", "decoder", "decoder_width")
 _USUAL_BUDGET = 2.0  # images per class, of Gaussians from 16 pixels on
 # Of Gaussians: the paper's; a specification says what is not.
+_FITTED = ("real", "kmeans")  # starts of Gaussians that take steps
 _PLAIN = {"variance": "each", "rounding": "none", "start": "noise", "class_embedding": False}
 
 
@@ -82,7 +83,7 @@ class Parametrization:
     storage costs no accuracy; int8 then stores a byte a number, whatever --storage says; default
     none."""
     start_steps: int | None = None
-    """Gaussian: Adam steps of --start real; default 500."""
+    """Gaussian: Adam steps of --start real or kmeans; default 500."""
     class_embedding: bool = False
     """Gaussian: the decoder adds a learned vector of the class to a latent's projection, so that
     latents need not carry the class."""
@@ -98,9 +99,10 @@ class Parametrization:
     store: Literal["images", "generator"] | None = None
     """Generated: what the artifact holds, the images that were made (default), or the generator and
     the images that it began with, so that it can make others (`mgdd --generator`)."""
-    start: Literal["real", "noise"] | None = None
-    """What images start from: real ones of their classes (default but for gaussian; a
-    Gaussian's means and the decoder are fitted to them first), or noise (default for gaussian)."""
+    start: Literal["real", "kmeans", "noise"] | None = None
+    """What images start from: real ones of their classes, drawn at random (default but for
+    gaussian), the centres of k-means within each class, or noise (default for gaussian). A
+    Gaussian's means and the decoder are fitted to images first."""
     labels: Literal["hard", "learned", "expert", "views", "teacher", "solved"] | None = None
     """Hard labels (default, but for frepo); labels learned with the data, from one-hot ones; the
     first expert's softmax, given once: on the real images that the data starts from, else (and for
@@ -144,8 +146,8 @@ class Parametrization:
                 "the Gaussians of a class are in different subsets, which cannot share a variance: "
                 "give --variance each or none"
             )
-        if self.start_steps is not None and self.start != "real" and kind == "gaussian":
-            raise InputError("--start-steps are those of --start real: give both")
+        if self.start_steps is not None and self.start not in _FITTED and kind == "gaussian":
+            raise InputError("--start-steps are those of --start real or kmeans: give both")
         said = {name: getattr(self, name) for name in _OWN[kind]}
         if items is not None:
             if said[_COUNT[kind]] is not None:
@@ -271,7 +273,7 @@ class Parametrization:
             shift = [float(v) for v in (0.5 - normalization.mean) / normalization.sd]
             scale = [float(v) for v in 0.5 / normalization.sd]
         chosen = {name: getattr(self, name) for name in _PLAIN}
-        if self.start == "real":
+        if self.start in _FITTED:
             chosen["start_steps"] = self.start_steps
         return {
             **common,
@@ -315,5 +317,5 @@ def _defaults(kind: str, options: Parametrization, dataset: data.Dataset) -> dic
         "decoder_width": width,
         "output": "pixels",
         **_PLAIN,
-        "start_steps": 500 if options.start == "real" else None,
+        "start_steps": 500 if options.start in _FITTED else None,
     }

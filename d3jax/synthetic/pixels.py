@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from d3jax.synthetic import labels
+from d3jax.synthetic import labels, starts
 from d3jax.synthetic.arguments import converting
 from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
 
@@ -26,7 +26,8 @@ def create(
       num_classes: K.
       num_items: N; with hard labels a multiple of K, sorted by class.
       label_kind: one of `labels.KINDS`.
-      start: `real` (random real images of the classes, all different) or `noise` (standard normal).
+      start: `real` (random real images of the classes, all different), `kmeans` (centres within
+        each class, see `starts.centres`) or `noise` (standard normal).
 
     Raises:
       InputError: N is not positive, or not a multiple of K where labels are hard.
@@ -39,6 +40,7 @@ def create(
     """
     shape = (num_items, *image_shape)
     labels.check_kind(label_kind)
+    starts.check(start)
     if num_items < 1 or (label_kind == "hard" and num_items % num_classes):
         raise InputError(
             f"the number of images must be a positive multiple of the {num_classes} classes, "
@@ -52,7 +54,7 @@ def create(
             per_class = -(-num_items // num_classes)
             classes = labels.item_classes(num_items, num_classes)
             turns = jnp.arange(num_items, dtype=jnp.int32) % per_class
-            images = real.gather(real.sample_different(key, per_class)[classes, turns])
+            images = starts.images(start, key, real, per_class)[classes, turns]
         theta: dict[str, PyTree] = {"data": {"images": images}}
         if label_kind != "hard":
             theta["labels"] = labels.start(num_items, num_classes)

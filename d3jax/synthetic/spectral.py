@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from d3jax.synthetic import labels
+from d3jax.synthetic import labels, starts
 from d3jax.synthetic.arguments import converting
 from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
 
@@ -40,7 +40,8 @@ def create(
       rank: r, the side of a spectrum, at most H; default half of H, rounded up.
       label_kind: one of `labels.KINDS`.
       start: `real`: spectra are random real images of their classes in the r principal directions
-        of rows and columns, from which all transformations start, 10 % apart; `noise`: all random.
+        of rows and columns, from which all transformations start, 10 % apart; `kmeans`: likewise of
+        centres within each class (`starts.centres`); `noise`: all random.
 
     Raises:
       InputError: a number that is not positive, or a rank above the image's side.
@@ -62,6 +63,7 @@ def create(
     if side > min(height, width):
         raise InputError(f"a spectrum's rank is at most {min(height, width)} here, not {side}")
     labels.check_kind(label_kind)
+    starts.check(start)
     num_spectra = num_classes * spectra_per_class
     num_items = num_spectra * transformations
 
@@ -77,7 +79,9 @@ def create(
             drawn = real.sample_different(for_images, max(_SEEN, spectra_per_class))
             seen = real.gather(drawn[:, :_SEEN].reshape(-1))
             rows, columns = _principal(seen, 1, side), _principal(seen, 2, side)
-            chosen = real.gather(drawn[:, :spectra_per_class].reshape(-1))
+            begin = drawn[:, :spectra_per_class]
+            chosen = starts.centres(real, begin) if start == "kmeans" else real.gather(begin)
+            chosen = chosen.reshape(num_spectra, *image_shape)
             spectra = jnp.einsum("nhwc,ha,wb->nabc", chosen, rows, columns)
         theta: dict[str, PyTree] = {
             "data": {"spectra": spectra},
