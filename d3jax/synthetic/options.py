@@ -37,8 +37,8 @@ _COUNT = {
 }
 _SIZES = ("latents_per_class", "latent_size", "decoder", "decoder_width")
 _USUAL_BUDGET = 2.0  # images per class, of Gaussians from 16 pixels on
-# Of Gaussians: the paper's; a specification says what is not.
 _FITTED = ("real", "kmeans")  # starts of Gaussians that take steps
+# Of Gaussians: the paper's; a specification says what is not.
 _PLAIN = {"variance": "each", "rounding": "none", "start": "noise", "class_embedding": False}
 
 
