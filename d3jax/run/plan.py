@@ -70,10 +70,10 @@ def plan(options: Plan, reporter: Reporter, dataset: Dataset | None = None) -> d
     dataset = run.data.read(run.seed) if dataset is None else dataset
     dataset = _as_if(dataset, options.classes, options.images)
     devices = options.devices or len(jax.devices())
-    run, pieces = _pieces(run, dataset)
+    run, pieces = pieces_of(run, dataset)
     store = run.experts or run.out
     with reporter.working("compiling the outer step"):
-        prepared = [_Prepared(piece, run, dataset.image_shape) for piece in pieces]
+        prepared = [Prepared(piece, run, dataset.image_shape) for piece in pieces]
     device = max(one.device_bytes(devices) for one in prepared)
     rows: dict[str, Any] = {
         "subtasks": sum(piece.number for piece in pieces),
@@ -100,7 +100,7 @@ def plan(options: Plan, reporter: Reporter, dataset: Dataset | None = None) -> d
 
 
 def _seconds(
-    run: Run, dataset: Dataset, prepared: "list[_Prepared]", rows: dict[str, Any], devices: int
+    run: Run, dataset: Dataset, prepared: "list[Prepared]", rows: dict[str, Any], devices: int
 ) -> dict[str, float]:
     """Of every part of the run, as far as it can be told."""
     turns = [-(-one.piece.number // devices) for one in prepared]
@@ -124,7 +124,7 @@ def _seconds(
     return {**seconds, "total": sum(seconds.values())}
 
 
-def _stored(run: Run, prepared: "list[_Prepared]") -> Stored:
+def _stored(run: Run, prepared: "list[Prepared]") -> Stored:
     """The size of what would be distilled."""
     floats = sum(one.piece.number * one.stored_floats for one in prepared)
     rounded = run.parametrization.rounding
@@ -149,7 +149,7 @@ def _as_if(dataset: Dataset, classes: int | None, images: int | None) -> Dataset
     )
 
 
-def _pieces(run: Run, dataset: Dataset) -> tuple[Run, list[Piece]]:
+def pieces_of(run: Run, dataset: Dataset) -> tuple[Run, list[Piece]]:
     """The run with its defaults filled in, and what it consists of."""
     run = resolved(run, dataset)
     parts: Sequence[Sequence[int]] = [range(dataset.num_classes)]
@@ -200,7 +200,7 @@ def _machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _host_memory(prepared: "list[_Prepared]", dataset: Dataset, device_bytes: int) -> int:
+def _host_memory(prepared: "list[Prepared]", dataset: Dataset, device_bytes: int) -> int:
     """Bytes of this machine's memory: what this process has needed, compiling; all images, the
     largest snapshots while they are read, and, where the device is a CPU, the device's."""
     images = (len(dataset.train_labels) + len(dataset.test_labels)) * math.prod(dataset.image_shape)
@@ -242,7 +242,7 @@ jax.tree_util.register_pytree_node(
 )
 
 
-class _Prepared:
+class Prepared:
     """A piece with its outer step compiled."""
 
     def __init__(self, piece: Piece, run: Run, image_shape: tuple[int, int, int]):
