@@ -37,6 +37,7 @@ NAMES = (
     "students",
     "subtasks",
     "mtt_gradient",
+    "growth",
 )
 RESULTS = Path(__file__).parent / "results"
 QUICK = Path("runs/benchmarks")

@@ -26,11 +26,14 @@ from benchmarks.suite import Cases, Row, Table, elsewhere, lines
 from d3jax import distill
 from d3jax.data import Dataset, Normalization
 from d3jax.experts import Options as ExpertOptions
+from d3jax.methods.d3 import D3Options
 from d3jax.methods.dd import DDOptions
+from d3jax.methods.mtt import MTTOptions
+from d3jax.methods.registry import METHODS
 from d3jax.networks import parameter_count
-from d3jax.run import plan
 from d3jax.run.job import prepared
 from d3jax.run.options import Architecture, Parametrization, Run, command
+from d3jax.run.pieces import Piece, Prepared, pieces_of
 from d3jax.types import Real
 
 BASE = {"classes": 10, "side": 32, "items": 1, "T": 10}
@@ -47,30 +50,21 @@ _EACH = 100  # images of a class
 
 def options(method: str, classes: int, side: int, items: int, T: int) -> Run:
     """The run of a point."""
+    norm = METHODS[method].norm
     depth = 3 if side < 48 else 4 if side < 96 else 5
-    norm = {"dwa": "batch", "frepo": "none"}.get(method, "instance")
+    stored = Parametrization(images_per_class=items)
     own: dict[str, Any] = {}
-    stored = {"images_per_class": items}
+    if method == "mtt":
+        own = {"mtt": MTTOptions(inner_steps=T)}
     if method == "dd":
-        own, stored = {"dd": DDOptions(steps=T, networks=1)}, {}
+        own, stored = {"dd": DDOptions(steps=T, networks=1)}, Parametrization()
     if method == "d3":
-        stored = {"latents_per_class": items, "latent_size": 64, "decoder_width": 64}
-    run = command(method)
+        stored = Parametrization(latents_per_class=items, latent_size=64, decoder_width=64)
+        own = {"d3": D3Options(inner_steps=T, inner_batch_size=min(2, items) * classes)}
     if method in ("mtt", "d3"):
-        made = run(expert=ExpertOptions(count=2, epochs=10))
-        changed = {"inner_steps": T, "inner_batch_size": None if method == "mtt" else 2 * classes}
-        if method == "d3":
-            changed["inner_batch_size"] = min(2, items) * classes
-        own = {
-            "expert": made.expert,
-            method: made.method.__class__(**changed),
-        }
-    return run(
-        architecture=Architecture(width=32, depth=depth, norm=norm),
-        parametrization=Parametrization(**stored),
-        baselines=(),
-        **own,
-    )
+        own["expert"] = ExpertOptions(count=2, epochs=10)
+    network = Architecture(width=32, depth=depth, norm=norm)
+    return command(method)(architecture=network, parametrization=stored, baselines=(), **own)
 
 
 def dataset(classes: int, side: int) -> Dataset:
@@ -86,8 +80,8 @@ def point(method: str, **quantities: int) -> Row:
     """A row: what `plan` says of a point, and what was measured."""
     sizes = {**BASE, **quantities}
     data = dataset(sizes["classes"], sizes["side"])
-    run, pieces = plan.pieces_of(options(method, **sizes), data)
-    said = plan.Prepared(pieces[0], run, data.image_shape)
+    run, pieces = pieces_of(options(method, **sizes), data)
+    said = Prepared(pieces[0], run, data.image_shape)
     row: Row = {
         "planned_bytes": said.device_bytes(1),
         "planned_seconds": said.seconds_per_step(),
@@ -112,7 +106,7 @@ def point(method: str, **quantities: int) -> Row:
     return {**row, **measured, "steps": done - 1}
 
 
-def _real(real: Real, piece: plan.Piece) -> Real:
+def _real(real: Real, piece: Piece) -> Real:
     """With the snapshots that distillation reads."""
     experts, epochs = piece.snapshots
     if not experts:

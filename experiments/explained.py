@@ -16,7 +16,7 @@ import d3jax
 from d3jax import data, networks
 from d3jax.data.augment import default_strategy
 from d3jax.distill.inner import mean_learning_rate
-from d3jax.evaluate import baselines, students
+from d3jax.evaluate import comparison, students
 from d3jax.run import pictures
 from d3jax.synthetic import pixels
 from experiments.overview import PICTURES
@@ -38,7 +38,7 @@ def main() -> None:
 
     method = d3jax.mtt(network, pixels.create(num_items=10, **shape), d3jax.MTTOptions(), STEPS[-1])
     protocol = d3jax.Protocol(augmentation=default_strategy("digits"))
-    choosing = baselines.choosing(dataset, normalization, seed=0)
+    choosing = comparison.choosing(dataset, normalization, seed=0)
     step, state = jax.jit(method.step), jax.jit(method.init)(jax.random.key(0), real)
     shown, reached = [], []
     for number in range(STEPS[-1] + 1):

@@ -8,7 +8,7 @@ import pytest
 
 from d3jax import artifact, data
 from d3jax.data import Dataset, Normalization
-from d3jax.evaluate import Evaluation, baselines
+from d3jax.evaluate import Evaluation, baselines, comparison
 from d3jax.host.progress import Reporter
 from d3jax.types import InputError
 
@@ -207,7 +207,7 @@ def compared(names, distilled, counts=(6, 9, 4), known=None, solve=None):
     test = data.held_out(world.test_images, world.test_labels, normalization)
     reporter = Reporter()
     reporter.console.quiet = True
-    rows = baselines.compare(
+    rows = comparison.compare(
         names, [0.1], distilled, world, normalization, test, test, judge, 0, reporter, known=known,
         solve=solve,
     )  # fmt: skip
@@ -305,9 +305,9 @@ def test_more_floats_than_the_smallest_class_has_are_refused():
     """As many as `compare` would take: with the teacher's labels, which baselines get too, out."""
     world, enough = dataset(), np.zeros(4 * 3 * 64, np.float32)
     theta = {"data": enough, "labels": np.zeros(12, np.float32)}
-    baselines.check(baselines.NAMES, {"data": enough}, world, labels=True)
-    baselines.check(baselines.NAMES, theta, world, labels=False)
+    comparison.check(baselines.NAMES, {"data": enough}, world, labels=True)
+    comparison.check(baselines.NAMES, theta, world, labels=False)
     with pytest.raises(InputError, match=r"5 whole .* has 4; leave random and herding out"):
-        baselines.check(
+        comparison.check(
             ("random", "class_mean", "kmeans_uint8", "herding"), theta, world, labels=True
         )

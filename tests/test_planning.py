@@ -117,7 +117,7 @@ def test_networks_of_dataset_distillation(tmp_path, changes, networks):
 )
 def test_what_does_not_fit_is_not_timed(tmp_path, monkeypatch, what, message):
     monkeypatch.setattr(f"d3jax.run.plan.{what}", lambda *_: 1000)
-    monkeypatch.setattr("d3jax.run.plan.Prepared.seconds_per_step", None)
+    monkeypatch.setattr("d3jax.run.pieces.Prepared.seconds_per_step", None)
     with pytest.raises(InputError, match=message):
         plan(commands.Plan(matching(tmp_path)), Reporter())
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from d3jax import artifact, data, evaluate
 from d3jax.artifact import exchange
-from d3jax.evaluate import Protocol, baselines, replay, sequence, unseen
+from d3jax.evaluate import Protocol, comparison, replay, sequence, unseen
 from d3jax.evaluate.lessons import teaching_of
 from d3jax.host import files
 from d3jax.host.progress import Reporter
@@ -60,7 +60,7 @@ def judge(
     judging = architectures(header, options, path)
     networks = [a.create(dataset.image_shape, dataset.num_classes) for a in judging]
     test = dataset.held_out(normalization)
-    choosing = baselines.choosing(dataset, normalization, header["seed"]) if chooses else None
+    choosing = comparison.choosing(dataset, normalization, header["seed"]) if chooses else None
     found = {}
     for architecture, network in zip(judging, networks, strict=True):
         if options.networks is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from d3jax import artifact, evaluate
-from d3jax.evaluate import baselines, replay, unseen
+from d3jax.evaluate import comparison, replay, unseen
 from d3jax.evaluate.lessons import teaching_of
 from d3jax.evaluate.recipe import recipe_of
 from d3jax.host.progress import Reporter
@@ -24,7 +24,7 @@ class Judge(NamedTuple):
     # what else belongs into the report: `learning_rates` that were tried, where it was chosen
     reached: Callable[[artifact.Artifact, HeldOut, HeldOut], tuple[evaluate.Evaluation, Entries]]
     # (baseline, images that choose the learning rate, test images) -> what it reached
-    best: Callable[[artifact.Artifact, HeldOut, HeldOut], baselines.Judged]
+    best: Callable[[artifact.Artifact, HeldOut, HeldOut], comparison.Judged]
     # (baseline, images that choose) -> accuracy, quickly, where draws are to be compared
     score: Callable[[artifact.Artifact, HeldOut], float] | None = None
 
@@ -66,7 +66,7 @@ def _students_judge(
             made, network, test, options.student, key, reporter, rates=chosen, choosing=choosing
         )
 
-    def best(made: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
+    def best(made: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> comparison.Judged:
         return evaluate.evaluate_best(
             network, made.synthetic, made.decodable(), choosing, test, plainly,
             options.baseline_learning_rates, key, reporter, teaching_of(made),
@@ -97,7 +97,7 @@ def _replay_judge(
         del choosing  # its steps have learned rates of their own
         return replay.judge(made, network, weights, test, key, reporter, seen)
 
-    def best(baseline: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> baselines.Judged:
+    def best(baseline: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> comparison.Judged:
         data_ = baseline.synthetic
         return replay.evaluate_best(
             network, data_, baseline.decodable(), recipe.dealt(data_.num_items), weights,

@@ -16,7 +16,7 @@ from rich.filesize import decimal
 from d3jax import artifact
 from d3jax.artifact import Artifact
 from d3jax.distill import metrics
-from d3jax.evaluate import baselines
+from d3jax.evaluate import baselines, comparison
 from d3jax.experts.store import fingerprint
 from d3jax.host import clocks, compilation, files
 from d3jax.host.clocks import Spent
@@ -108,13 +108,13 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
         if lent is not None and lent.soft:
             reporter.say(taught.as_told(options, made))
     judge = judge_of(made, world.network, options, job.trained_on, students, reporter)
-    choosing = baselines.choosing(dataset, normalization, options.seed)
+    choosing = comparison.choosing(dataset, normalization, options.seed)
     test = dataset.held_out(normalization)
     own = _own_row(job, made, judge, choosing, test, rows)
     if options.baselines:
         reporter.say(_announced(options, students))
     known = {n: row for n, row in rows.known().items() if row.get("asked_students") == students}
-    for name, row in baselines.compare(
+    for name, row in comparison.compare(
         options.baselines, options.baseline_learning_rates, made, dataset, normalization,
         choosing, test, judge.best, options.seed, reporter,
         known=known, score=judge.score, neighbours=judge.score is not None, lent=lent,

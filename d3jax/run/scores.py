@@ -12,7 +12,7 @@ from rich.table import Table
 from d3jax import artifact, evaluate, experts
 from d3jax.data import Dataset, Normalization
 from d3jax.data.augment import default_strategy
-from d3jax.evaluate import Protocol, baselines, population, scores
+from d3jax.evaluate import Protocol, comparison, population, scores
 from d3jax.experts.store import Snapshots
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
@@ -63,7 +63,7 @@ def scored(
       InputError: it has fewer items than classes, or random images are more than there are.
     """
     seed = distilled.header["seed"]
-    choosing = baselines.choosing(dataset, normalization, seed)
+    choosing = comparison.choosing(dataset, normalization, seed)
     test = dataset.held_out(normalization)
     key = stage_key(options.seed, Stage.STUDENTS)
     learned = distilled.header["student_learning_rate"]

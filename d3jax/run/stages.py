@@ -10,7 +10,7 @@ from d3jax import artifact, distill
 from d3jax.artifact import Artifact
 from d3jax.distill import metrics
 from d3jax.distill.inner import mean_learning_rate
-from d3jax.evaluate import Protocol, baselines
+from d3jax.evaluate import Protocol, comparison
 from d3jax.host import clocks, compilation, files
 from d3jax.host.clocks import Spent
 from d3jax.host.events import EventWriter, check_installed
@@ -44,7 +44,7 @@ def opened(
         lambda k, real: data_.freeze(data_.init(k, real), k), jax.random.key(0), world.real
     )
     counts = not taught.lends_labels(options, world.dataset)
-    baselines.check(options.baselines, shapes, world.dataset, labels=counts)
+    comparison.check(options.baselines, shapes, world.dataset, labels=counts)
     if options.tensorboard:
         check_installed()
     out = options.out

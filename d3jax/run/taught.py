@@ -10,7 +10,7 @@ import numpy as np
 from d3jax.artifact import Artifact
 from d3jax.data import Dataset
 from d3jax.evaluate import Protocol, lessons
-from d3jax.evaluate.baselines import Teacher
+from d3jax.evaluate.comparison import Teacher
 from d3jax.host import compilation
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
