@@ -28,9 +28,10 @@ table: cifar10_budgets (python -m experiments.tables)
 | d3, 2 | 60,693 | 125,346 | 48.6 ± 0.5 | 43.5 (1 seed) | 40.1 (1 seed) | 37.8 (1 seed) | 48.8 ± 0.4 | 17.0 ± 3.0 | 26.9 ± 0.2 | 22.5 ± 0.3 | 22.4 ± 0.9 | 28.3 ± 0.5 | 26.7 ± 0.2 | 0.5 | 3 x 5 | 326 | 728 | 35 |
 | pixels, 2 | 61,440 | 124,160 | 35.8 (1 seed) | 32.4 | 29.9 | 28.7 | 36.3 |  |  |  |  |  |  | 0.4 | 1 x 5 | 170 | 322 | 2.4 |
 | spectra, 2 | 57,892 | 117,360 | 40.2 (1 seed) |  |  |  | 40.9 |  |  |  |  |  |  | 0.8 | 1 x 5 | 170 | 315 | 61 |
+| d3, 5 | 152,948 | 310,032 | 49.8 (1 seed) |  |  |  |  | 23.9 | 29.3 | 28.8 | 28.6 | 31.3 | 31.0 | 0.4 | 1 x 5 | 562 | 1,492 | 183 |
 | d3 of 400 steps, 2 | 60,693 | 125,346 | 45.1 (1 seed) |  |  |  |  |  |  |  |  |  |  | 0.7 | 1 x 5 | 152 | 234 | 28 |
 
-±: between seeds, students averaged. sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC, 1 core of Intel(R) Xeon(R) Processor; 2026-11-27; commits 081aec8, 2aea6ca, 2c38071, 2c38071+, 3caa184, 70b59a6. +: with changes that were committed later. uint8: a byte a pixel, for as many bytes as the row's arrays have; other baselines for as many floats. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1), those of distilled data at the best of those and the learned one.
+±: between seeds, students averaged. sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC, 1 core of Intel(R) Xeon(R) Processor; 2026-11-27; commits 081aec8, 2aea6ca, 2c38071, 2c38071+, 3caa184, 70b59a6, 9ba5fe1. +: with changes that were committed later. uint8: a byte a pixel, for as many bytes as the row's arrays have; other baselines for as many floats. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1), those of distilled data at the best of those and the learned one.
 
 end of table
 
