@@ -24,7 +24,7 @@ from benchmarks.suite import Row, compile_quickly, stamp
 from d3jax.host.files import write_json
 from d3jax.host.interrupt import ended_at_once
 from d3jax.host.progress import Reporter
-from d3jax.run.pictures import markdown_table
+from d3jax.run.tables import markdown_table
 from d3jax.types import InputError
 
 NAMES = (

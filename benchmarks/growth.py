@@ -50,7 +50,7 @@ _EACH = 100  # images of a class
 
 def options(method: str, classes: int, side: int, items: int, T: int) -> Run:
     """The run of a point."""
-    norm = METHODS[method].norm
+    norm: Any = METHODS[method].norm
     depth = 3 if side < 48 else 4 if side < 96 else 5
     stored = Parametrization(images_per_class=items)
     own: dict[str, Any] = {}

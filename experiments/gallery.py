@@ -26,7 +26,7 @@ from d3jax.host import files
 from d3jax.methods.dd import DDOptions
 from d3jax.methods.seqmatch import SeqMatchOptions
 from d3jax.run import options as config
-from d3jax.run.pictures import markdown_table
+from d3jax.run.tables import markdown_table
 from experiments import runner
 from experiments.cifar10_budgets import D3, PIXELS
 

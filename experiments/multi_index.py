@@ -52,7 +52,7 @@ from matplotlib.figure import Figure
 
 from d3jax import losses, unroll
 from d3jax.host.files import write_json
-from d3jax.run.pictures import markdown_table
+from d3jax.run.tables import markdown_table
 from experiments.frontier import PICTURES
 from experiments.provenance import COMMIT, hardware
 from experiments.rows import RESULTS

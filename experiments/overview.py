@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from d3jax.methods.registry import METHODS
-from d3jax.run.pictures import markdown_table
+from d3jax.run.tables import markdown_table
 from experiments import rows
 from experiments.rows import percent
 

@@ -11,7 +11,7 @@ import statistics
 import sys
 from typing import Any
 
-from d3jax.run.pictures import markdown_table
+from d3jax.run.tables import markdown_table
 from experiments import rows
 
 # (one, other, what the difference is of); `row: baseline` is a baseline beside a row.

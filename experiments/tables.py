@@ -21,7 +21,7 @@ from benchmarks.accelerator import table as accelerator_table
 from benchmarks.accelerator import tables as accelerator_tables
 from benchmarks.suite import peers_table
 from d3jax.host.files import write_text
-from d3jax.run.pictures import markdown_table
+from d3jax.run.tables import markdown_table
 from experiments import overview
 from experiments.rows import by_label, percent, seconds
 

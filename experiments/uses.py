@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from d3jax.host.files import write_json
-from d3jax.run.pictures import markdown_table
+from d3jax.run.tables import markdown_table
 from d3jax.synthetic import pixels
 from d3jax.types import PyTree, Synthetic
 from experiments import rows

@@ -20,6 +20,7 @@ from PIL import Image
 
 from d3jax import artifact, cli, data, evaluate, experts
 from d3jax.data import subtasks
+from d3jax.data.sources import dataset_name
 from d3jax.evaluate import Evaluation
 from d3jax.host import files
 from d3jax.host.exits import UNFINISHED
@@ -31,7 +32,6 @@ from d3jax.run import run as jobs
 from d3jax.run.experts import train_experts
 from d3jax.run.judges import Judge
 from d3jax.run.options import command
-from d3jax.run.show import dataset_name
 from d3jax.types import InputError
 
 OPTIONS = [

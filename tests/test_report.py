@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from d3jax.host import events
-from d3jax.run import pictures as report
+from d3jax.run import pictures, tables
 from d3jax.types import InputError
 
 
@@ -32,7 +32,7 @@ def test_picture_shows_every_image_enlarged_without_smoothing(tmp_path, channels
     rows[1, 4, :, :, 0] = 201  # one image of a colour that occurs nowhere else
     rows[1, 4, 0, 0] = 7
     title = "Two of $n$ classes" if channels == 3 else None
-    report.picture(tmp_path / "images.png", rows, ["cat", "$1$"], title)
+    pictures.picture(tmp_path / "images.png", rows, ["cat", "$1$"], title)
     pixels = _pixels(tmp_path / "images.png")
     assert pixels.shape[0] == 2 * 16 + 2 * 64 + 4 + (40 if title else 0)
     pixels = pixels[:, 60:]  # right of the names, whose letters are of every grey
@@ -46,10 +46,10 @@ def test_picture_shows_every_image_enlarged_without_smoothing(tmp_path, channels
 
 def test_picture_draws_no_more_than_is_legible_and_says_so(tmp_path, monkeypatch):
     titles = []
-    original = report._plain
-    monkeypatch.setattr(report, "_plain", lambda text: titles.append(text) or original(text))
+    original = pictures._plain
+    monkeypatch.setattr(pictures, "_plain", lambda text: titles.append(text) or original(text))
     rows = np.zeros((25, 50, 8, 8, 1), np.uint8)
-    report.picture(tmp_path / "images.png", rows, [f"class {i}" for i in range(25)], title="Many")
+    pictures.picture(tmp_path / "images.png", rows, [f"class {i}" for i in range(25)], title="Many")
     assert "Many (first 20 of 25 rows, first 40 of 50 columns)" in titles
     assert "class 19" in titles
     assert "class 20" not in titles
@@ -70,7 +70,7 @@ def test_picture_draws_no_more_than_is_legible_and_says_so(tmp_path, monkeypatch
 )
 def test_picture_refuses_what_does_not_fit(tmp_path, rows, names):
     with pytest.raises(InputError, match="a picture"):
-        report.picture(tmp_path / "images.png", rows, names)
+        pictures.picture(tmp_path / "images.png", rows, names)
     assert not list(tmp_path.iterdir())
 
 
@@ -91,7 +91,7 @@ _BROKEN = {"loss": math.nan, "mmd_distance": None, "accuracy": math.inf}
     ids=["none", "one", "not-finite", "many"],
 )
 def test_curves_take_what_a_run_may_leave(tmp_path, metrics):
-    report.curves(tmp_path / "curves.png", metrics)
+    pictures.curves(tmp_path / "curves.png", metrics)
     pixels = _pixels(tmp_path / "curves.png")
     names = {name for row in metrics for name in row} - {"step", "seconds", "cpu_seconds"}
     assert pixels.shape[1] == 420 * max(1, len(names))
@@ -100,7 +100,7 @@ def test_curves_take_what_a_run_may_leave(tmp_path, metrics):
 
 def test_running_median_is_the_median_of_its_window():
     values = np.random.default_rng(0).normal(size=100)
-    median = report._running_median(values)
+    median = pictures._running_median(values)
     assert median[50] == np.median(values[48:53])
     assert median[0] == np.median(values[:3])
     assert median[99] == np.median(values[97:])
@@ -115,7 +115,7 @@ def test_comparison_table_shows_per_cents_floats_bytes_and_seconds():
         {"name": "D3", "accuracy": accuracy} | known,
         {"name": "random [real]", "accuracy": single} | unknown,
     ]
-    lines = _text(report.comparison_table(rows)).splitlines()
+    lines = _text(tables.comparison_table(rows)).splitlines()
     (first,) = [line for line in lines if "D3" in line]
     cells = re.split("  +", first)
     assert cells == ["D3", "91.23", "0.45 (5)", "61,083", "122.2 kB", "3.20"]
@@ -135,8 +135,8 @@ def test_tables_fit_the_terminal(width, encoding):
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding)  # an error where it cannot be shown
     console = Console(width=width, file=file, color_system=None)
-    console.print(report.comparison_table(rows))
-    console.print(report.ledger_table({"total": 133386, "latents": 133000, "other": 386}))
+    console.print(tables.comparison_table(rows))
+    console.print(tables.ledger_table({"total": 133386, "latents": 133000, "other": 386}))
     lines = raw.getvalue().decode().splitlines()
     assert max(map(len, lines)) <= width
     rows = [re.split("  +", line.strip()) for line in lines]
@@ -151,7 +151,7 @@ def test_comparison_table_says_what_a_baseline_in_bytes_is(as_html):
     rows += [{"name": "kmeans_uint8", "bytes": 1234, "note": "4 of <5> images", **known}]
 
     def text(rows):
-        return report.html_table(rows) if as_html else _text(report.comparison_table(rows))
+        return tables.html_table(rows) if as_html else _text(tables.comparison_table(rows))
 
     assert "a byte a pixel" not in text(rows[:1])
     assert "a byte a pixel" in text(rows)
@@ -161,17 +161,17 @@ def test_comparison_table_says_what_a_baseline_in_bytes_is(as_html):
 
 def test_ledger_table_shows_bytes_and_shares_of_the_total():
     ledger = {"total": 4000, "images": 0, "latents": 1000, "decoder": 3000, "labels": 0, "other": 0}
-    lines = _text(report.ledger_table(ledger)).splitlines()
+    lines = _text(tables.ledger_table(ledger)).splitlines()
     assert any(all(c in line for c in ("latents", "1,000", "25.0 %")) for line in lines)
     assert any(all(c in line for c in ("total", "4,000", "4.0 kB")) for line in lines)
-    assert "total" in _text(report.ledger_table({"total": 0, "images": 0}))
+    assert "total" in _text(tables.ledger_table({"total": 0, "images": 0}))
 
 
 def test_markdown_table():
-    text = report.markdown_table(["method", "accuracy"], [["a|b", 1.5], ["c", 2]])
+    text = tables.markdown_table(["method", "accuracy"], [["a|b", 1.5], ["c", 2]])
     assert text == "| method | accuracy |\n| --- | ---: |\n| a\\|b | 1.5 |\n| c | 2 |\n"
     with pytest.raises(InputError, match="2 columns"):
-        report.markdown_table(["a", "b"], [[1]])
+        tables.markdown_table(["a", "b"], [[1]])
 
 
 def test_event_file_reads_back(tmp_path):

@@ -24,7 +24,7 @@ from benchmarks.accelerator.dispatch import smallest as smallest
 from benchmarks.outer_steps import lowered_by
 from benchmarks.suite import Row, Table, stamp
 from d3jax.host.files import write_json
-from d3jax.run.pictures import markdown_table
+from d3jax.run.tables import markdown_table
 
 Rows = dict[tuple[str, str], Row]  # by section and work
 

@@ -26,6 +26,12 @@ from d3jax.types import InputError
 _log = logging.getLogger(__name__)
 
 
+def dataset_name(name: str) -> str:
+    """How a data set is named in files: as given, but without the folders of a path."""
+    is_path = name.endswith(".npz") or name.startswith((".", "/", "~")) or Path(name).exists()
+    return Path(name).name if is_path else name
+
+
 def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
     """The folder that holds prepared data: the argument, else $D3JAX_DATA_DIR, else TFDS's own."""
     chosen = data_dir or os.environ.get("D3JAX_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")

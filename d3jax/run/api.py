@@ -15,8 +15,8 @@ from d3jax.data import Dataset
 from d3jax.host.progress import Reporter
 from d3jax.methods.registry import METHODS
 from d3jax.run import judge as judging
-from d3jax.run import pictures
 from d3jax.run import show as showing
+from d3jax.run import tables
 from d3jax.run.commands import Judgement
 from d3jax.run.options import Architecture, Data, Parametrization, command, with_preset
 from d3jax.run.run import run as run_options
@@ -27,7 +27,7 @@ class Report(dict[str, Any]):
     """A run's report: accuracy, baselines, bytes and seconds; a notebook shows it as a table."""
 
     def _repr_html_(self) -> str:
-        return pictures.html_table(judging.accuracy_rows(self))
+        return tables.html_table(tables.accuracy_rows(self))
 
 
 class Distilled(NamedTuple):

@@ -10,16 +10,16 @@ from rich.table import Table
 
 from d3jax.host.files import read_json
 from d3jax.host.progress import Reporter
-from d3jax.run import pictures
+from d3jax.run import pictures, tables
 from d3jax.run.folder import flat
-from d3jax.run.judge import accuracy_rows
+from d3jax.run.tables import accuracy_rows
 from d3jax.types import InputError
 
 
 def compare(runs: Sequence[Path], picture: Path, reporter: Reporter) -> list[dict[str, Any]]:
     """Runs `d3jax compare`: how runs differ, a table of accuracies and sizes, and their plot.
 
-    Returns the table's rows, as `pictures.comparison_table` takes them.
+    Returns the table's rows, as `tables.comparison_table` takes them.
 
     Raises:
       InputError: fewer than two runs, or one that is not finished.
@@ -33,7 +33,7 @@ def compare(runs: Sequence[Path], picture: Path, reporter: Reporter) -> list[dic
     options = [flat(configuration_of(run, report)) for run, report in zip(runs, reports)]
     reporter.console.print(_differences(names, options))
     rows = _rows(names, reports)
-    reporter.console.print(pictures.comparison_table(rows))
+    reporter.console.print(tables.comparison_table(rows))
     pictures.sizes(picture, rows)
     reporter.say(f"picture: {picture}")
     return rows
@@ -72,7 +72,7 @@ def configuration_of(run: Path, report: dict[str, Any]) -> dict[str, Any]:
 
 def _differences(names: list[str], options: list[dict[str, Any]]) -> Table:
     """The options that are not the same in all runs; one that a run does not have says nothing."""
-    table = pictures.plain_table("What differs")
+    table = tables.plain_table("What differs")
     table.add_column("option", no_wrap=True)
     for name in names:
         table.add_column(escape(name), overflow="fold")

@@ -13,6 +13,7 @@ from d3jax.artifact.exchange import Published
 from d3jax.data import Dataset, Normalization
 from d3jax.data.augment import default_strategy
 from d3jax.data.given import Reading
+from d3jax.data.sources import dataset_name
 from d3jax.evaluate import Protocol
 from d3jax.experts.store import fingerprint
 from d3jax.host.progress import Reporter
@@ -21,7 +22,6 @@ from d3jax.run.commands import Export, Import, Judgement, OtherFiles
 from d3jax.run.options import Architecture, plain
 from d3jax.run.real import real_data
 from d3jax.run.resolve import resolved_architecture
-from d3jax.run.show import dataset_name
 from d3jax.types import InputError
 
 _RATE, _WIDTH = 0.01, 128  # of students in DC's and MTT's code

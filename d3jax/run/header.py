@@ -5,11 +5,11 @@ from typing import Any
 from d3jax import artifact
 from d3jax.artifact import Artifact
 from d3jax.data.augment import default_strategy
+from d3jax.data.sources import dataset_name
 from d3jax.evaluate import Protocol
 from d3jax.experts.store import fingerprint
 from d3jax.run.job import Job
 from d3jax.run.options import plain
-from d3jax.run.show import dataset_name
 from d3jax.types import PyTree
 
 

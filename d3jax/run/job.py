@@ -13,12 +13,12 @@ from jax import Array
 from d3jax import evaluate, experts, synthetic
 from d3jax.data import Dataset, Normalization, subtasks
 from d3jax.data.given import DEFAULT
+from d3jax.data.sources import dataset_name
 from d3jax.experts import source as pretrained
 from d3jax.keys import Stage, stage_key
 from d3jax.methods.registry import Reads, Setting, Spec
 from d3jax.run.options import Architecture, Run
 from d3jax.run.resolve import labels_at_start, resolved
-from d3jax.run.show import dataset_name
 from d3jax.synthetic import labels
 from d3jax.types import Method, Network, PyTree, Real, Synthetic
 

@@ -8,12 +8,13 @@ import numpy as np
 
 from d3jax import artifact, data, evaluate, experts
 from d3jax.artifact import join as joining
+from d3jax.data.sources import dataset_name
 from d3jax.evaluate import population
 from d3jax.experts.store import Snapshots
 from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
 from d3jax.networks import unraveler
-from d3jax.run import pictures
+from d3jax.run import tables
 from d3jax.run.commands import Join
 from d3jax.run.experts import stored_experts
 from d3jax.run.job import World, make_world
@@ -21,7 +22,6 @@ from d3jax.run.judge import stored_architecture
 from d3jax.run.options import Architecture
 from d3jax.run.real import stored_normalization
 from d3jax.run.resolve import resolved_experts
-from d3jax.run.show import dataset_name
 from d3jax.types import InputError
 
 
@@ -58,7 +58,7 @@ def join(options: Join, reporter: Reporter) -> artifact.Artifact:
     elif options.label_storage != "float":
         raise InputError("--label-storage int8 is for labels of an expert: add --labels expert")
     artifact.save(whole, options.out)
-    reporter.console.print(pictures.ledger_table(whole.ledger["bytes"]))
+    reporter.console.print(tables.ledger_table(whole.ledger["bytes"]))
     reporter.say(f"{len(parts)} subtasks joined: {options.out}")
     return whole
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jax import Array
-from rich.table import Table
 
 from d3jax import artifact, data, evaluate
 from d3jax.artifact import exchange
+from d3jax.data.sources import dataset_name
 from d3jax.evaluate import Protocol, comparison, replay, sequence, unseen
 from d3jax.evaluate.lessons import teaching_of
 from d3jax.host import files
@@ -20,12 +20,11 @@ from d3jax.networks import known_options
 from d3jax.networks.blocks import has_statistics
 from d3jax.networks.own import is_own
 from d3jax.run import exchange as other
-from d3jax.run import pictures, scores
+from d3jax.run import scores, tables
 from d3jax.run.commands import Judgement
 from d3jax.run.options import Architecture, plain
 from d3jax.run.real import real_data
 from d3jax.run.resolve import resolved_architecture
-from d3jax.run.show import dataset_name
 from d3jax.types import HeldOut, InputError, Network, Real
 
 
@@ -96,7 +95,7 @@ def judge(
     }
     if options.json is not None:
         files.write_json(options.json, finished)
-    reporter.console.print(accuracy_table(finished))
+    reporter.console.print(tables.accuracy_table(finished))
     return finished
 
 
@@ -327,24 +326,3 @@ def by_students(
     reporter.say(f"student learning rate {found.learning_rate:.3g} of {shown}")
     tried = dict(zip(candidates, tried))
     return found, {"learning_rates": {"learned": learned, "tried": tried}}
-
-
-def accuracy_table(finished: dict[str, Any]) -> Table:
-    """A report's method and baselines, one row each."""
-    return pictures.comparison_table(accuracy_rows(finished))
-
-
-def accuracy_rows(finished: dict[str, Any]) -> list[dict[str, Any]]:
-    """A report's method, or each network that judged it, and its baselines, as
-    `pictures.comparison_table` takes them."""
-    rows = [
-        {
-            "name": name,
-            "accuracy": own["accuracy"],
-            "floats": finished["floats"],
-            "bytes": finished["bytes"]["total"],
-            "seconds": own["seconds"]["student"],
-        }
-        for name, own in finished.get("networks", {finished["method"]: finished}).items()
-    ]
-    return rows + [{"name": name, **row} for name, row in finished.get("baselines", {}).items()]

@@ -16,8 +16,8 @@ from d3jax.host.progress import Reporter
 from d3jax.run import effort, machine
 from d3jax.run.commands import Plan
 from d3jax.run.options import Run, Studied
-from d3jax.run.pictures import plain_table
 from d3jax.run.pieces import Piece, Prepared, as_if, pieces_of
+from d3jax.run.tables import plain_table
 from d3jax.types import InputError
 
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from d3jax.host.progress import Reporter
-from d3jax.run.pictures import plain_table
+from d3jax.run.tables import plain_table
 
 _SHOWN = 10
 

@@ -15,6 +15,7 @@ from rich.filesize import decimal
 
 from d3jax import artifact
 from d3jax.artifact import Artifact
+from d3jax.data.sources import dataset_name
 from d3jax.distill import metrics
 from d3jax.evaluate import baselines, comparison
 from d3jax.experts.store import fingerprint
@@ -22,13 +23,13 @@ from d3jax.host import clocks, compilation, files
 from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
-from d3jax.run import machine, pictures, show, taught
+from d3jax.run import machine, pictures, show, tables, taught
 from d3jax.run.effort import students_of_baselines
 from d3jax.run.folder import configuration
 from d3jax.run.job import Job
-from d3jax.run.judge import accuracy_table
 from d3jax.run.judges import Judge, judge_of
 from d3jax.run.options import JUDGING, Run, Studied
+from d3jax.run.tables import accuracy_table
 from d3jax.types import HeldOut
 
 Report = dict[str, Any]
@@ -63,7 +64,7 @@ class Rows:
         kept = [each for each in self._all if (each["name"], each["by"]) != (name, self._by)]
         files.write_json(self._path, [*kept, {"name": name, "by": self._by, "row": row}])
         self._all = files.read_json(self._path)
-        self._reporter.say(pictures.row_line({"name": name, **row}))
+        self._reporter.say(tables.row_line({"name": name, **row}))
         return self.known()[name]
 
 
@@ -172,7 +173,7 @@ def _report(job: Job, made: Artifact, spent: Spent, own: Row, rows: Rows) -> Rep
     apart = ("seconds", "judging_seconds", "learning_rate")
     return {
         "method": job.spec.name,
-        "dataset": show.dataset_name(options.data.dataset),
+        "dataset": dataset_name(options.data.dataset),
         "network": options.architecture.network,
         **{name: value for name, value in own.items() if name not in apart},
         "baselines": ordered,

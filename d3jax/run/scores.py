@@ -16,7 +16,7 @@ from d3jax.evaluate import Protocol, comparison, population, scores
 from d3jax.experts.store import Snapshots
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, stage_key
-from d3jax.run import pictures
+from d3jax.run import tables
 from d3jax.run.commands import Judgement
 from d3jax.run.experts import stored_experts
 from d3jax.run.job import make_world
@@ -153,7 +153,7 @@ def _real(
 
 def scores_table(found: Entries) -> Table:
     """The scores, in fractions, and DD-Ranking 0.2.0's numbers of the two that it has."""
-    table = pictures.plain_table("Scores, fractions of 1")
+    table = tables.plain_table("Scores, fractions of 1")
     table.add_column("score")
     table.add_column("value", justify="right")
     table.add_column("DD-Ranking 0.2.0", justify="right")

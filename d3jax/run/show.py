@@ -9,16 +9,11 @@ import numpy as np
 from jax import Array
 
 from d3jax import artifact, data
+from d3jax.data.sources import dataset_name
 from d3jax.host.progress import Reporter
 from d3jax.keys import check_seed
-from d3jax.run import pictures
+from d3jax.run import pictures, tables
 from d3jax.types import InputError
-
-
-def dataset_name(name: str) -> str:
-    """How a data set is named in files: as given, but without the folders of a path."""
-    is_path = name.endswith(".npz") or name.startswith((".", "/", "~")) or Path(name).exists()
-    return Path(name).name if is_path else name
 
 
 def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> None:
@@ -38,7 +33,7 @@ def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> Non
     check_seed(seed)
     reporter.console.print_json(data=distilled.header)
     ledger = distilled.ledger
-    reporter.console.print(pictures.ledger_table(ledger["bytes"]))
+    reporter.console.print(tables.ledger_table(ledger["bytes"]))
     ipc = ledger["ipc_equivalent"]
     reporter.say(
         f"{ledger['floats']} stored floats; as many bytes as {ipc['float32']:.2f} float32 or "

@@ -21,10 +21,10 @@ from d3jax.run import augmented, header, profile, result, show, taught
 from d3jax.run.experts import trained
 from d3jax.run.folder import claim
 from d3jax.run.job import Job, World, turn_steps
-from d3jax.run.judge import accuracy_table
 from d3jax.run.options import Run
 from d3jax.run.resolve import labels_at_start
 from d3jax.run.result import Report
+from d3jax.run.tables import accuracy_table
 from d3jax.types import PyTree, Synthetic
 
 
