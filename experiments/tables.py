@@ -35,7 +35,7 @@ FILES = (
 )
 KNOWN = ("random", "best_random", "kmeans", "herding", "class_mean",
          "random_uint8", "kmeans_uint8", "herding_uint8",
-         "random_solved", "kmeans_solved", "herding_solved")  # fmt: skip
+         "random_solved", "kmeans_solved", "herding_solved", "rded", "random_hard")  # fmt: skip
 _TABLE = re.compile(r"(?m)^(.*\btable: (\w+).*\n)((?:.*\n)*?)(.*\bend of table\b.*\n)")
 
 

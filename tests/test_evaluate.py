@@ -296,6 +296,20 @@ def test_candidates_are_met_by_as_many_students_as_there_are(few, monkeypatch, s
     assert reached.learning_rate == 0.3
 
 
+def test_a_single_candidate_is_trained_once(few, monkeypatch):
+    network, parametrization, theta, test = few
+    trained, calls = train_students, []
+    monkeypatch.setattr(
+        "d3jax.evaluate.students.train_students",
+        lambda *a, **named: calls.append(1) or trained(*a, **named),
+    )
+    protocol, key = Protocol(students=2, epochs=1, augmentation=()), jax.random.key(0)
+    reached, _ = evaluate_best(network, parametrization, theta, test, test, protocol, (0.1,), key)
+    assert len(calls) == 1
+    alone = evaluate(network, parametrization, theta, test, protocol, 0.1, key)
+    np.testing.assert_array_equal(reached.per_student, alone.per_student)
+
+
 def test_students_that_diverge_are_counted(few, capsys):
     network, parametrization, theta, test = few
     protocol = Protocol(students=2, epochs=30, augmentation=(), momentum=0.0, weight_decay=100.0)

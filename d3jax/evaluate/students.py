@@ -122,11 +122,13 @@ def evaluate_best(
         return params, seconds / len(params), statistics
 
     last = len(rates) - 1
-    params, _, statistics = trained(rates[np.minimum(rows, last)], np.minimum(rows, last) % each)
+    compared = np.minimum(rows, last)
+    params, seconds, statistics = trained(rates[compared], compared % each)
     every = np.asarray(accuracy(network, params, choosing, statistics))[: len(rates)]
     found = every.reshape(len(candidates), each).mean(1)
     rate = candidates[int(found.argmax())]
-    params, seconds, statistics = trained(rate, rows % protocol.students)
+    if len(candidates) > 1:  # else these are the students that are to be tested
+        params, seconds, statistics = trained(rate, rows % protocol.students)
     own = jax.tree.map(lambda x: x[: protocol.students], (params, statistics))
     reached = tested(network, own[0], test, rate, seconds, reporter, own[1])
     return reached, tuple(float(value) for value in found)
