@@ -47,9 +47,10 @@ def of_students(options: Studied, items: int) -> int:
 
 
 def _trained(options: Studied, visits: int, students: int, rates: int) -> int:
-    """Networks are trained twice: to choose a learning rate, and at the best."""
+    """Networks are trained twice: to choose a learning rate, and at the best; one rate is no choice."""
+    times = 2 if rates > 1 else 1
     networks = max(students, rates * max(1, students // rates))
-    return 2 * _GRADIENT * options.student.epochs_of(visits) * visits * networks
+    return times * _GRADIENT * options.student.epochs_of(visits) * visits * networks
 
 
 def distillation(options: Run, dataset: Dataset) -> int | None:
