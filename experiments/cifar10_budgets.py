@@ -11,7 +11,7 @@ augmentation inside, MTT's defaults here; the baselines are real images at as ma
 images that are set aside.
 
 "d3 of 400 steps" has experts of 10 epochs, so that all of it takes about the seconds of pixels.
-Rows of budget 1 were made on a busier machine, whose seconds are not to be compared with the others'.
+Rows of budgets 1 and 5 were made on a busier machine, whose seconds compare with one another alone.
 
 D3's options and experts (20 epochs at 0.1) were chosen on the images that `cifar10_ablations.py`
 judges by, in trials of one seed (docs/choose-sizes.md). These experts' steps are too long for pixels
@@ -29,6 +29,7 @@ table: cifar10_budgets (python -m experiments.tables)
 | pixels, 2 | 61,440 | 124,160 | 35.8 (1 seed) | 32.4 | 29.9 | 28.7 | 36.3 |  |  |  |  |  |  | 0.4 | 1 x 5 | 170 | 322 | 2.4 |
 | spectra, 2 | 57,892 | 117,360 | 40.2 (1 seed) |  |  |  | 40.9 |  |  |  |  |  |  | 0.8 | 1 x 5 | 170 | 315 | 61 |
 | d3, 5 | 152,948 | 310,032 | 49.8 (1 seed) |  |  |  |  | 23.9 | 29.3 | 28.8 | 28.6 | 31.3 | 31.0 | 0.4 | 1 x 5 | 562 | 1,492 | 183 |
+| pixels, 5 | 153,600 | 308,624 | 40.6 (1 seed) |  |  |  |  |  |  |  |  |  |  | 0.8 | 1 x 5 | 317 | 1,803 | 12 |
 | d3 of 400 steps, 2 | 60,693 | 125,346 | 45.1 (1 seed) |  |  |  |  |  |  |  |  |  |  | 0.7 | 1 x 5 | 152 | 234 | 28 |
 
 ±: between seeds, students averaged. sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC, 1 core of Intel(R) Xeon(R) Processor; 2026-11-27; commits 081aec8, 2aea6ca, 2c38071, 2c38071+, 3caa184, 70b59a6, 9ba5fe1. +: with changes that were committed later. uint8: a byte a pixel, for as many bytes as the row's arrays have; other baselines for as many floats. Baselines' students train at the best of several learning rates (chosen: 0.01, 0.03, 0.1), those of distilled data at the best of those and the learned one.

@@ -47,7 +47,7 @@ def of_students(options: Studied, items: int) -> int:
 
 
 def _trained(options: Studied, visits: int, students: int, rates: int) -> int:
-    """Networks are trained twice: to choose a learning rate, and at the best; one rate is no choice."""
+    """To choose a learning rate networks are trained twice, the second time at the best."""
     times = 2 if rates > 1 else 1
     networks = max(students, rates * max(1, students // rates))
     return times * _GRADIENT * options.student.epochs_of(visits) * visits * networks
