@@ -39,7 +39,13 @@ WORLDS = (
     World(
         "CIFAR-10",
         "cifar10",
-        ("cifar10_budgets", "cifar10_matching", "seqmatch_cifar10", "cifar10_dd"),
+        (
+            "cifar10_budgets",
+            "cifar10_matching",
+            "seqmatch_cifar10",
+            "cifar10_dd",
+            "cifar10_statistics",
+        ),
     ),
     World(
         "MNIST",
