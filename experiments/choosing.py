@@ -26,7 +26,7 @@ import d3jax
 from d3jax import Dataset, Protocol, networks
 from d3jax.data import Normalization, held_out
 from d3jax.data.augment import default_strategy
-from d3jax.evaluate import baselines, students
+from d3jax.evaluate import baselines, classify, students
 from d3jax.types import HeldOut, Network, PyTree, Synthetic
 from experiments import rows, uses
 
@@ -116,7 +116,7 @@ def at_rates(
         network, lesson.data, lesson.theta, protocol, RATES, jax.random.key(seed),
         students=np.zeros(len(RATES), int),
     )  # fmt: skip
-    return [float(a) for a in students.accuracy(network, params, test)], spent
+    return [float(a) for a in classify.accuracy(network, params, test)], spent
 
 
 def ranking(few: list[float], whole: list[float]) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import d3jax
 from d3jax import data, networks
 from d3jax.data.augment import default_strategy
 from d3jax.distill.inner import mean_learning_rate
-from d3jax.evaluate import comparison, students
+from d3jax.evaluate import classify, comparison, students
 from d3jax.run import pictures
 from d3jax.synthetic import pixels
 from experiments.overview import PICTURES
@@ -33,7 +33,7 @@ def main() -> None:
     network = networks.create("convnet", width=32, **shape)
     real, test = dataset.real(), dataset.held_out(normalization)
     experts = d3jax.train_experts(network, real, d3jax.experts.Options(count=4, epochs=30))
-    whole = float(np.mean(students.accuracy(network, experts[:, -1], test)))
+    whole = float(np.mean(classify.accuracy(network, experts[:, -1], test)))
     real = real._replace(trajectories=experts)
 
     method = d3jax.mtt(network, pixels.create(num_items=10, **shape), d3jax.MTTOptions(), STEPS[-1])

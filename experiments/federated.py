@@ -29,7 +29,7 @@ from d3jax import Batch, Protocol, losses, networks
 from d3jax.data import Dataset, Normalization, host_arrays, padded
 from d3jax.data.augment import default_strategy
 from d3jax.distill.objectives import feature_mmd
-from d3jax.evaluate import students
+from d3jax.evaluate import classify, students
 from d3jax.networks import initial_parameters, parameter_count
 from d3jax.synthetic import pixels
 from d3jax.types import Method, Network, PyTree, Real
@@ -199,7 +199,7 @@ def compared(
             yield f"{name}, {number} a class", size, float(reached.per_student.mean())
     trained = fedavg(network, dataset.real(norm), clients, ROUNDS, own.local_steps, for_rounds)
     for number, params in zip(ROUNDS, trained):
-        right = students.accuracy(network, ravel_pytree(params)[0][None], test)
+        right = classify.accuracy(network, ravel_pytree(params)[0][None], test)
         size = sent_by_fedavg(number, parameter_count(params))
         yield f"FedAvg, {number} round{'s' if number > 1 else ''}", size, float(right[0])
 

@@ -16,7 +16,7 @@ table: statistics_diagnoses (python -m experiments.tables)
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | dwa | 6.55 | 0.5 | 0.579 | 0.406 | 0.513 | 0.000941 | 6.19 |
 
-Teachers and images of cifar10_statistics. 1 seed. 1 core of AMD EPYC; 2026-11-27; 36e3e2d+.
+Teachers and images of cifar10_statistics. 1 seed. 1 core of AMD EPYC; 2026-11-27; c369e5f.
 
 end of table
 """

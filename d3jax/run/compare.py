@@ -12,7 +12,6 @@ from d3jax.host.files import read_json
 from d3jax.host.progress import Reporter
 from d3jax.run import pictures, tables
 from d3jax.run.folder import flat
-from d3jax.run.tables import accuracy_rows
 from d3jax.types import InputError
 
 
@@ -93,7 +92,7 @@ def _rows(names: list[str], reports: list[dict[str, Any]]) -> list[dict[str, Any
     """Each run, and then the baselines; those that several runs share once."""
     own, others = [], []
     for name, report in zip(names, reports, strict=True):
-        first, *rest = accuracy_rows(report)
+        first, *rest = tables.accuracy_rows(report)
         own.append({**first, "name": name})
         for row in rest:
             known = [(seen["accuracy"], seen["bytes"]) for seen in others]

@@ -16,7 +16,6 @@ from d3jax.host.progress import Reporter
 from d3jax.run import tables
 from d3jax.run.compare import configuration_of, read_report
 from d3jax.run.folder import flat
-from d3jax.run.tables import accuracy_rows, accuracy_table
 
 _PICTURES = {
     "start.png": "Before the first outer step",
@@ -48,7 +47,7 @@ def report(out: Path, page: bool, reporter: Reporter) -> Path | None:
     """
     found = read_report(out)
     if not page:
-        reporter.console.print(accuracy_table(found))
+        reporter.console.print(tables.accuracy_table(found))
         reporter.console.print(tables.ledger_table(found["bytes"]))
         return None
     path = out / "report.html"
@@ -65,7 +64,7 @@ def html_page(out: Path, found: Mapping[str, Any]) -> str:
         f"<p>{html.escape(_told(found))}</p>",
         *(_picture(out / name, said) for name, said in _PICTURES.items() if name != "curves.png"),
         "<h2>Accuracy</h2>",
-        tables.html_table(accuracy_rows(dict(found))),
+        tables.html_table(tables.accuracy_rows(dict(found))),
         "<h2>Stored bytes</h2>",
         _ledger(found["bytes"]),
         _picture(out / "curves.png", _PICTURES["curves.png"]),

@@ -29,7 +29,6 @@ from d3jax.run.folder import configuration
 from d3jax.run.job import Job
 from d3jax.run.judges import Judge, judge_of
 from d3jax.run.options import JUDGING, Run, Studied
-from d3jax.run.tables import accuracy_table
 from d3jax.types import HeldOut
 
 Report = dict[str, Any]
@@ -124,7 +123,7 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
         rows.add(name, {**row, "asked_students": students})
     finished = _report(job, made, spent, own, rows)
     files.write_json(options.out / "report.json", finished)
-    reporter.console.print(accuracy_table(finished))
+    reporter.console.print(tables.accuracy_table(finished))
     reporter.say(_told(finished))
     reporter.say(f"written to {options.out}")
     return finished

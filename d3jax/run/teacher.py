@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from d3jax.evaluate import population, students
+from d3jax.evaluate import classify, population
 from d3jax.host import files
 from d3jax.host.progress import Reporter
 from d3jax.run.job import World
@@ -54,7 +54,7 @@ def _accuracy(params: Array, world: World) -> tuple[float, float]:
     labels = real.labels[chosen]
     some = HeldOut(real.images[chosen], labels, real.mean, real.sd)
     statistics = population.of_images(world.network, params[None], real)
-    accuracy = students.accuracy(world.network, params[None], some, statistics)
+    accuracy = classify.accuracy(world.network, params[None], some, statistics)
     largest = float(np.bincount(np.asarray(labels)).max()) / len(chosen)
     error = math.sqrt(largest * (1 - largest) / len(chosen))
     return float(jnp.mean(accuracy)), largest + 3 * error
