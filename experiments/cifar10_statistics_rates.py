@@ -19,9 +19,7 @@ from experiments import ablations, runner
 from experiments.ablations import changed
 from experiments.cifar10_statistics import DWA
 
-TRIAL = changed(
-    ablations.trial(DWA), outer_steps=DWA.outer_steps, data={"train_limit": None}, baselines=()
-)
+TRIAL = changed(ablations.trial(DWA), outer_steps=DWA.outer_steps)
 FIRST = "rate 0.25"
 CHANGES = {
     FIRST: {},
