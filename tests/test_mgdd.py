@@ -233,7 +233,7 @@ def test_a_generator_is_a_file_that_other_runs_begin_with(meta, tmp_path):
 
     changed = {**stored.theta, "decoder": jax.tree.map(lambda x: 2 * x, stored.theta["decoder"])}
     artifact.save(stored._replace(theta=changed), file)
-    with pytest.raises(InputError, match=r"contents of\.mgdd\.generator = "):
+    with pytest.raises(InputError, match=r"mgdd\.generator's contents = "):
         jobs.run(other, Reporter())
 
 

@@ -304,14 +304,14 @@ def test_an_experts_epoch_is_chosen_with_its_training_images_statistics(tmp_path
         expert=experts.Options(epochs=8, learning_rate=0.1, batch_size=15, augmentation=()),
         experts=tmp_path,
     )  # fmt: skip
-    measured = []
+    measured, given = [], []
 
     def noted(*arguments):
         measured.append(accuracy(*arguments))
         return measured[-1]
 
     monkeypatch.setattr(join.evaluate, "accuracy", noted)
-    monkeypatch.setattr(join.joining, "labelled", lambda whole, *more: whole)
+    monkeypatch.setattr(join.joining, "labelled", lambda _, *more: given.append(more))
     join.labelled(None, world, architecture, options, Reporter())
     (path,) = (folder for folder in tmp_path.iterdir() if folder.is_dir())
     epochs = Snapshots(path).read_all()[0]
@@ -325,3 +325,7 @@ def test_an_experts_epoch_is_chosen_with_its_training_images_statistics(tmp_path
         expected.append(np.mean(predicted == dataset.validation_labels))
     np.testing.assert_allclose(measured[0], expected, atol=1e-6)
     assert max(expected) > 0.8
+    ((_, params, _, statistics),) = given  # with which the chosen epoch labels, too
+    (mean, variance), (own_mean, own_variance) = *statistics, *forward(params, train)[1]
+    np.testing.assert_allclose(mean, own_mean, atol=1e-5)
+    np.testing.assert_allclose(variance, own_variance, rtol=1e-4)

@@ -89,17 +89,23 @@ def specification(
 
 
 def labelled(
-    whole: Artifact, network: Network, params: PyTree, label_dtype: str = "float"
+    whole: Artifact,
+    network: Network,
+    params: PyTree,
+    label_dtype: str = "float",
+    statistics: PyTree = (),
 ) -> Artifact:
     """The joined artifact with soft labels f[N, K]: what a network of all classes says of it.
 
     Each label is the softmax of the network's logits on an item's deterministic decode, and serves
     its random samples too (D3, arXiv 2403.00999, section 3.3): students of Gaussians visit the
     deterministic decodes as well. Labels are stored as the other arrays are, or a byte each (int8).
+    `statistics` are what batch norms normalize by, see `labels.by_network`.
     """
     theta = {name: group for name, group in whole.theta.items() if name != "labels"}
     plain = whole._replace(theta=theta)
-    soft = np.asarray(labels.by_network(network, params, plain.synthetic, plain.decodable()))
+    found = labels.by_network(network, params, plain.synthetic, plain.decodable(), statistics)
+    soft = np.asarray(found)
     half = all(leaf.dtype != np.float32 for leaf in jax.tree.leaves(theta))
     soft_kind = {**whole.header["parametrization"], "label_kind": "probabilities"}
     protocol = whole.header["protocol"]

@@ -105,7 +105,7 @@ def _claim(
     return True
 
 
-def _contents(options: Run) -> dict[str, dict[str, str]]:
+def _contents(options: Run) -> dict[str, str]:
     """Hashes of the artifacts that a method's own options name, if any."""
     own = options.method
     named = {
@@ -113,11 +113,12 @@ def _contents(options: Run) -> dict[str, dict[str, str]]:
         for field in dataclasses.fields(own)
         if isinstance(value := getattr(own, field.name), Path)
     }
-    found = {
-        f"{options.spec.name}.{name}": fingerprint(np.frombuffer(path.read_bytes(), np.uint8))
+    return {
+        f"{options.spec.name}.{name}'s contents": fingerprint(
+            np.frombuffer(path.read_bytes(), np.uint8)
+        )
         for name, path in named.items()
     }
-    return {"contents of": found} if found else {}
 
 
 def _told(versions: Any) -> str:

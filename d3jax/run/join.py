@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -88,21 +89,21 @@ def labelled(
     dataset, normalization = world.dataset, world.normalization
     on_device = make_world(dataset, normalization, architecture)
     path = stored_experts(on_device, architecture, one, options.experts, options.seed, reporter)
-    stored = Snapshots(path)
-    epoch = stored.shape[1] - 1
-    if len(dataset.validation_labels):
-        epochs = jnp.asarray(stored.read_all()[0], jnp.float32)
-        statistics = population.of_images(world.network, epochs, on_device.real)
-        del on_device
+    chooses = len(dataset.validation_labels) > 0
+    read = Snapshots(path).read_all(slice(1), slice(None) if chooses else slice(-1, None))[0]
+    snapshots, epoch = jnp.asarray(read, jnp.float32), 0
+    statistics = population.of_images(world.network, snapshots, on_device.real)
+    del on_device
+    if chooses:
         choosing = data.held_out(
             dataset.validation_images, dataset.validation_labels, normalization
         )
-        found = evaluate.accuracy(world.network, epochs, choosing, statistics)
+        found = evaluate.accuracy(world.network, snapshots, choosing, statistics)
         epoch = int(jnp.argmax(found))
         reporter.say(f"labels: an expert's after epoch {epoch}, the best on validation images")
     else:
-        del on_device
         reporter.say("labels: an expert's after its last epoch; no validation images to choose by")
-    params = unraveler(world.network)(jnp.asarray(stored.read(0, epoch), jnp.float32))
-    made = joining.labelled(whole, world.network, params, options.label_storage)
+    params, own = jax.tree.map(lambda x: x[epoch], (snapshots, statistics))
+    params = unraveler(world.network)(params)
+    made = joining.labelled(whole, world.network, params, options.label_storage, own)
     return made, experts.training_time(path)
