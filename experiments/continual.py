@@ -31,6 +31,8 @@ from d3jax.data import Dataset, Normalization, padded, subtasks
 from d3jax.data.augment import default_strategy
 from d3jax.evaluate import baselines, students
 from d3jax.experts import Options as Experts
+from d3jax.methods.registry import METHODS
+from d3jax.run.resolve import resolved_experts
 from d3jax.synthetic import budget, joined
 from d3jax.synthetic.options import Parametrization
 from d3jax.types import Method, Network, PyTree, Real, Synthetic
@@ -55,7 +57,7 @@ class Setting(NamedTuple):
 
 SETTINGS = {
     "moved_digits": Setting(
-        (2,), 16, 300, D3Options(), Experts(count=2, epochs=10), 2, 300, images=8, rate=0.03
+        (2,), 16, 500, D3Options(), Experts(count=2, epochs=10), 2, 300, images=8, rate=0.03
     ),
     "digits": Setting(
         (2, 5), 16, 150, D3Options(trajectory=False), Experts(count=2, epochs=5), 2, 200
@@ -122,7 +124,8 @@ def learned(
     first = subtasks.of(dataset, range(each))
     how = {kind: distiller(kind, first, norm, own) for kind in KINDS[:2]}
     kinds = default_strategy(dataset.name, dataset.class_names)
-    expert = dataclasses.replace(own.expert, learning_rate=0.1, augmentation=kinds)
+    parts = [range(step * each, (step + 1) * each) for step in range(number)]
+    expert = resolved_experts(own.expert, dataset, parts, METHODS["d3"].expert_learning_rate)
     protocol = Protocol(students=own.students, epochs=own.epochs, augmentation=kinds)
     for seed in seeds:
         order = class_order(dataset.num_classes, seed)
