@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _leave(f"error: {error}", UNFINISHED)
         if isinstance(error, OSError):  # a folder that is a file, no permission
             _leave(f"error: {error}", REFUSED)
-        if "RESOURCE_EXHAUSTED" in str(error):
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             from d3jax.run.help import out_of_memory
 
             _leave(f"error: {out_of_memory(error, options)}", OUT_OF_MEMORY)

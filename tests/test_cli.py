@@ -724,6 +724,11 @@ OUT_OF_MEMORY = jax.errors.JaxRuntimeError(
             "--mmd-classes, --inner-batch-size, --width, --expert.at-once, --student.students need "
             "less; `d3jax plan` says how much a run takes",
         ),
+        (
+            MemoryError("Unable to allocate 3.7 TiB for an array"),
+            71,
+            "memory: 3.7 TiB are not free",
+        ),
         (PermissionError(errno.EACCES, "Permission denied"), 2, "Permission denied"),
         (ModuleNotFoundError("no", name="orbax.checkpoint"), 2, "needs the package orbax, which"),
     ],

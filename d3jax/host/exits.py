@@ -9,6 +9,6 @@ MEANINGS = {
     "0": "done",
     str(DIVERGED): "diverged: numbers are not finite",
     str(REFUSED): "refused: the line says what would be right",
-    str(OUT_OF_MEMORY): "out of device memory: the line names flags that need less",
+    str(OUT_OF_MEMORY): "out of memory: the line names flags that need less",
     str(UNFINISHED): "not finished (interrupted, files in use, disk full): run it again",
 }

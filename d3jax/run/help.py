@@ -68,7 +68,7 @@ def summary(name: str, kind: str) -> str:
 
 
 def out_of_memory(error: Exception, options: Any) -> str:
-    """What would need less device memory, of the flags that a command has."""
+    """What would need less memory, the device's or the machine's, of the flags of a command."""
     asked = re.search(r"allocat\w+ ([\d.]+) ?([kMGT]?i?[Bb]\w*)", str(error))
     size = ""
     if asked:
@@ -77,7 +77,8 @@ def out_of_memory(error: Exception, options: Any) -> str:
     flags = dict(_named(options))
     less = ", ".join(flags[name] for name in _MEMORY if name in flags)
     hint = f"; smaller {less} need less" if less else ""
-    return f"out of device memory{size}{hint}; `d3jax plan` says how much a run takes"
+    short_of = "memory" if isinstance(error, MemoryError) else "device memory"
+    return f"out of {short_of}{size}{hint}; `d3jax plan` says how much a run takes"
 
 
 def _named(options: Any, prefix: str = "--") -> Iterator[tuple[str, str]]:
