@@ -10,7 +10,7 @@ file's `faster` row; 28 images per class are 7 spectra of rank 16 under 4 transf
 
 Yardstick, measured before in a PyTorch loop, one seed, on the first 2000 test images: MTT 36.4, D3
 34.0 (standard deviation of 3 students 0.8 and 0.5). Other networks' students (a ResNet-18 of width 16) are those of the artifact's protocol and
-learning rate, judged on the same 2000. A student of the 280 spectral images takes some 25 times as
+learning rate, judged on the same 2000. A student of the 280 spectral images takes some 22 times as
 long as one of 20 images.
 
 table: cifar10_matching (python -m experiments.tables)
@@ -69,7 +69,7 @@ if __name__ == "__main__":
             "cifar10_matching",
             {row: ROWS[row]},  # type: ignore[arg-type]
             seeds=seeds,
-            # A student of 280 images takes 25 times as long: that row has no other networks.
+            # A student of 280 images takes 22 times as long: that row has no other networks.
             judgements=FIRST if row == "spectral" else {**FIRST, **ON_OTHERS},
             labels=list(ROWS),
         )

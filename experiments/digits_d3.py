@@ -1,4 +1,4 @@
-"""The main job with its defaults on the embedded digits, as README's first command runs it.
+"""D3 with its defaults on the embedded digits.
 
 The second row stores the same distilled arrays in float32: what float16, the default, costs. The
 third computes the networks' convolutions and linear layers in bfloat16, experts' and students' too,

@@ -4,8 +4,8 @@
 
 LeNet with Xavier-normal weights; 58 000 training images (the attack: 10 000), 2000 of the training
 split set aside to choose the baselines' learning rates; test accuracy on all 10 000 test images
-right after the distilled steps. `mnist to usps` has a ConvNet of depth 2 and width 32, as LeNet does
-not take 16x16, 6791 training images, 500 set aside, and USPS's 2007 test images. Random initialization
+right after the distilled steps. `mnist to usps` has a ConvNet of depth 2 and width 32, as a LeNet
+leaves one pixel of 16x16, 6791 training images, 500 set aside, and USPS's 2007 test images. Random initialization
 and pretrained networks: mean over 200 networks that distillation has not seen (60 of USPS, 100
 attacked), and in a column of its own their standard deviation; a fixed initialization is one
 network. Baselines go through as many steps on whole real images at no fewer floats, with one learning rate; best_random is the

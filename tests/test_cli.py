@@ -175,19 +175,19 @@ def test_the_report_is_as_promised(finished):
     assert all(type(value) is float and value > 0 for value in report["seconds"].values())
     assert {"d3jax", "jax"} <= set(report["versions"])
     assert all(type(value) is str for value in report["versions"].values())
-    assert list(report["baselines"]) == ["random", "kmeans", "class_mean", "kmeans_uint8"]
+    assert list(report["baselines"]) == ["random", "kmeans", "kmeans_uint8", "herding_uint8"]
     for name, row in report["baselines"].items():
         assert {"accuracy", "floats", "bytes", "seconds"} <= set(row)
         check_accuracy(row["accuracy"])
         assert type(row["bytes"]) is int
         assert row["seconds"] > 0
         # Whole images per class, rounded up in their favour.
-        images = 1 if name == "class_mean" else -(-report["floats"] // 640)
-        if name == "kmeans_uint8":  # for the bytes of the arrays, which are float16
+        images, in_bytes = -(-report["floats"] // 640), name.endswith("_uint8")
+        if in_bytes:  # for the bytes of the arrays, which are float16
             images = -(-2 * report["floats"] // 640)
         assert row["floats"] == 640 * images
         assert row["images_per_class"] == images
-        header = row["bytes"] - (1 if name == "kmeans_uint8" else 2) * row["floats"]
+        header = row["bytes"] - (1 if in_bytes else 2) * row["floats"]
         assert 1000 < header < 4000
 
 
@@ -198,7 +198,7 @@ def test_progress_is_plain_lines(finished):
     for stage in ("expert epochs 4/4", "outer steps 40/40", "student epochs 10/10"):
         assert stage in text
     said = []
-    for name in ("d3", "random", "kmeans", "class_mean", "kmeans_uint8"):
+    for name in ("d3", "random", "kmeans", "kmeans_uint8", "herding_uint8"):
         assert f"\n{name} " in text
         said.append(text.index(f" {name}: test accuracy "))  # as soon as it is known
     assert said[0] == min(said)
@@ -211,7 +211,7 @@ def test_run_again_it_says_so(finished, capsys):
     before = contents(out)
     text = called(capsys, "distill", "d3", "--out", out, *OPTIONS)
     assert "is finished" in text
-    assert "class_mean" in text
+    assert "herding_uint8" in text
     assert contents(out) == before
     # What changes no number may differ.
     called(capsys, "distill", "d3", "--out", out, *OPTIONS, "--chunk=3")
@@ -261,8 +261,8 @@ def test_a_finished_run_is_judged_otherwise(finished, capsys, tmp_path, judges):
     before = json.loads((out / "report.json").read_text())
     command = ["distill", "d3", "--out", out, *OPTIONS, "--experts", finished[0] / "experts"]
 
-    stop.append("herding_uint8")
-    more = [*command, "--baselines", "herding", "class_mean", "herding_uint8"]
+    stop.append("random_uint8")
+    more = [*command, "--baselines", "herding", "kmeans", "random_uint8"]
     with pytest.raises(SystemExit) as caught:
         cli.main([str(word) for word in more])
     assert caught.value.code == 75
@@ -270,7 +270,7 @@ def test_a_finished_run_is_judged_otherwise(finished, capsys, tmp_path, judges):
     assert " herding: test accuracy 50.00 %" in capsys.readouterr().out
     stop.clear()
     called(capsys, *more)
-    assert judged == ["herding", "herding_uint8"]
+    assert judged == ["herding", "random_uint8"]
     report = json.loads((out / "report.json").read_text())
     assert {**before["baselines"], **report["baselines"]} == report["baselines"]
     assert {*report["baselines"]} - {*before["baselines"]} == {"herding", "herding_uint8"}
@@ -689,7 +689,7 @@ def test_help(capsys):
             assert "--student.momentum" in rest
             assert "(default: None)" not in captured.out
             assert captured.out.count("None}") == 1  # --unroll-clip, which is a number by default
-            assert "(default: random kmeans class_mean kmeans_uint8)" in captured.out
+            assert "(default: random kmeans kmeans_uint8 herding_uint8)" in captured.out
             assert "--rank" not in captured.out
 
 

@@ -101,7 +101,7 @@ class Spec(NamedTuple):
     )
     judge: Literal["students", "replay"] = "students"  # or in the steps that it was learned for
     expert_learning_rate: float = 0.01  # the default, from 5000 images on
-    baselines: tuple[str, ...] = ("random", "kmeans", "class_mean", "kmeans_uint8")
+    baselines: tuple[str, ...] = ("random", "kmeans", "kmeans_uint8", "herding_uint8")
     baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     network: Callable[[tuple[int, int, int]], str] = lambda image_shape: "convnet"  # the default
     initialization: str = "uniform_fan_in"  # of weights, the default
