@@ -1,5 +1,6 @@
 """Sizes that fit a budget of stored numbers or bytes."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -161,6 +162,13 @@ def test_subtasks_share_a_budget():
     )
     resolved = resolve.resolved(run, CIFAR).parametrization
     assert stored(resolved, dataset(32, 3, classes=5))[0] <= 30_720
+    # An expert of all ten classes labels each of the subtask's items.
+    given = dataclasses.replace(run, parametrization=Parametrization(budget=2, labels="expert"))
+    made = resolve.resolved(given, CIFAR).parametrization
+    labels = 5 * 5 * made.latents_per_class  # of the other five classes
+    assert made.decoder_width == resolved.decoder_width
+    assert stored(made, dataset(32, 3, classes=5))[0] + labels <= 30_720
+    assert made.latents_per_class < resolved.latents_per_class
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,10 @@ def test_steps_are_dealt_out_with_all_classes_alike():
         np.testing.assert_array_equal(np.bincount(classes[row]), [2, 2, 2])
     with pytest.raises(InputError, match="cannot be dealt out"):
         objectives.step_items(10, 3, 1)
+    recipe = Recipe(2, 3, (0.1,) * 6, "random")
+    assert recipe.dealt(12, 3) == recipe
+    for number in (3, 4):  # no even number; and 4 items, 2 in a step, of which one class has none
+        assert recipe.dealt(number, 3) == dataclasses.replace(recipe, steps=1, passes=6)
 
 
 @pytest.mark.parametrize(

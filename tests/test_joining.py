@@ -267,6 +267,7 @@ def test_labels_in_bytes(tmp_path):
     [
         ({"subtasks": None, "subtask": 0}, "say how many there are"),
         ({"subtask": 2}, "subtask must be from 0 to 1, not 2"),
+        ({"subtasks": "6"}, "a subtask needs two classes or more to tell apart"),
         ({"subtasks": "11"}, "cut into 1 to 10"),
         ({"subtask": 0, "labels": "expert"}, "leave --labels expert out"),
         ({"label_storage": "int8"}, "add --labels expert"),

@@ -15,7 +15,7 @@ from d3jax.evaluate import Protocol, sequence
 from d3jax.methods.mtt import MTTOptions, mtt
 from d3jax.methods.seqmatch import seqmatch
 from d3jax.networks import unraveler
-from d3jax.synthetic import gaussian, pixels, spectral, subsets
+from d3jax.synthetic import gaussian, generated, pixels, spectral, subsets
 from d3jax.types import InputError
 
 OPTIONS = MTTOptions(inner_steps=2, max_start_epoch=2, inner_augmentation=())
@@ -120,6 +120,12 @@ def test_turns_need_what_the_turns_before_have_made(tiny_network):
     for subset, theta in ((1, None), (0, {}), (2, {}), (-1, None)):
         with pytest.raises(InputError, match="needs the data of the turns before it"):
             seqmatch(tiny_network, _pixels(), OPTIONS, 10, subsets=2, subset=subset, theta=theta)
+
+
+def test_data_whose_items_share_all_that_is_learned_makes_no_sequence(tiny_network):
+    data = generated.create(**SHAPE, num_items=2 * NUM_CLASSES)
+    with pytest.raises(InputError, match="no subset but the first has anything to learn"):
+        seqmatch(tiny_network, data, OPTIONS, 10, subsets=2)
 
 
 def test_students_go_through_the_stages_in_turn(tiny_network, tiny_real):

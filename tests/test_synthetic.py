@@ -91,6 +91,7 @@ def test_other_sizes_are_cropped_about_the_centre():
     ("options", "message"),
     [
         ({"name": "huge"}, "unknown decoder 'huge'; known decoders: small, medium, large"),
+        ({"image_shape": (8, 16, 1)}, "images are square, not 8x16"),
         ({"width": 12}, "needs a width divisible by 8, not 12"),
         ({"width": 4}, "needs a width divisible by 8, not 4"),
         ({"latent_size": 0}, "needs a latent size of at least 1, not 0"),
@@ -478,6 +479,8 @@ def test_targets_of_each_kind():
     stored = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
     theta, index = {"labels": jnp.asarray(stored)}, jnp.asarray([3, 0])
     classes = labels.item_classes(4, 2, index)
+    last = labels.item_classes(209_000, 10_450, jnp.asarray([208_999], jnp.int32))
+    assert int(last[0]) == 10_449  # the product of both is no int32
     np.testing.assert_array_equal(classes, [1, 0])
     hard = labels.targets({}, "hard", classes, index, 2)
     np.testing.assert_array_equal(hard, [[0, 1], [1, 0]])

@@ -137,7 +137,8 @@ def compare(
         if name != "best_random":
             return drawn(name, seed)
         assert score is not None
-        draws = [drawn("random", seed + 1 + draw) for draw in range(_DRAWS)]
+        seeds = np.random.SeedSequence((seed, 1)).generate_state(_DRAWS)  # of no other run
+        draws = [drawn("random", int(own)) for own in seeds]
         return draws[int(np.argmax([score(draw, choosing) for draw in draws]))]
 
     def reached_by(name: str, stored: artifact.Artifact) -> Row:

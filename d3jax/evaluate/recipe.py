@@ -22,9 +22,10 @@ class Recipe:
         """The same steps, all at one learning rate."""
         return dataclasses.replace(self, learning_rates=(rate,) * len(self.learning_rates))
 
-    def dealt(self, num_items: int) -> "Recipe":
-        """As many steps on `num_items` items: on all at once, if they cannot be dealt out."""
-        if num_items % self.steps == 0:
+    def dealt(self, num_items: int, num_classes: int) -> "Recipe":
+        """As many steps on `num_items` items: on all at once, where they cannot be dealt out to
+        steps that have an item for each class."""
+        if num_items % self.steps == 0 and num_items // self.steps >= num_classes:
             return self
         return dataclasses.replace(self, steps=1, passes=self.steps * self.passes)
 

@@ -101,7 +101,7 @@ def frepo(
         dtype = images.dtype
         labels = losses.margin_loss(targets, 1 / classes)
         targets = targets - jnp.mean(targets, -1, keepdims=True)
-        if options.flip:
+        if options.flip is not False:
             images = jnp.concatenate([images, images[:, :, ::-1]])
             targets = jnp.concatenate([targets, targets])
         params = unravel(jax.lax.stop_gradient(aux.current).astype(dtype))

@@ -75,6 +75,11 @@ def seqmatch(
     if subsets == 1:
         return first
     rows = {"data": np.unique(own // synthetic.items_per_row), "labels": own}
+    if not set(seen.groups) & set(rows):
+        raise InputError(
+            "no subset but the first has anything to learn: its items share all that is learned; "
+            "give another --parametrization, or --labels learned"
+        )
     groups = seen.groups if subset == 0 else tuple(g for g in seen.groups if g in rows)
     optimizers = mtt.optimizers(seen, options, outer_steps)
     for group in set(groups) & set(rows):

@@ -99,14 +99,14 @@ def _replay_judge(
 
     def best(baseline: artifact.Artifact, choosing: HeldOut, test: HeldOut) -> comparison.Judged:
         data_ = baseline.synthetic
+        dealt = recipe.dealt(data_.num_items, data_.num_classes)
         return replay.evaluate_best(
-            network, data_, baseline.decodable(), recipe.dealt(data_.num_items), weights,
-            choosing, test, rates, key,
-        )  # fmt: skip
+            network, data_, baseline.decodable(), dealt, weights, choosing, test, rates, key
+        )
 
     def score(baseline: artifact.Artifact, choosing: HeldOut) -> float:
         data_ = baseline.synthetic
-        dealt = recipe.dealt(data_.num_items).at(rates[len(rates) // 2])
+        dealt = recipe.dealt(data_.num_items, data_.num_classes).at(rates[len(rates) // 2])
         theta, few = baseline.decodable(), weights[:4]
         return replay.score(network, data_, theta, dealt, few, choosing, key)
 

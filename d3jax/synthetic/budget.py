@@ -18,15 +18,19 @@ _BYTES = {"float16": 2, "float32": 4}
 
 
 def stored_size(
-    specification: dict[str, Any], storage: str, beside: PyTree = None
+    specification: dict[str, Any], storage: str, beside: PyTree = None, other_classes: int = 0
 ) -> tuple[int, int]:
     """How many numbers a frozen theta of this specification holds, and the bytes of its arrays.
 
     storage: as the artifact stores them: float16, float32 or int8 (a parametrization that rounds in
       training is stored as it rounds). Labels that are given are counted as the rest.
     beside: shapes of more groups of theta, such as a teacher.
+    other_classes: how many more classes the labels have that an expert of all will give.
     """
     theta = {**_shapes(specification), **(beside or {})}
+    if other_classes:
+        items, classes = theta["labels"].shape
+        theta["labels"] = jax.ShapeDtypeStruct((items, classes + other_classes), jnp.float32)
     kind = specification.get("rounding", "none")
     kind = storage if kind == "none" else kind
     if kind != "int8":

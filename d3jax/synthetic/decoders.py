@@ -124,14 +124,16 @@ def create(
         classes beside the latent are the same). Default none.
 
     Raises:
-      InputError: an unknown name, a width that the later stages cannot divide, a wrong z, or a
-        class embedding of `large`, which projects nothing.
+      InputError: an unknown name, images that are not square, a width that the later stages cannot
+        divide, a wrong z, or a class embedding of `large`, which projects nothing.
 
     Batch normalization uses the statistics of the decoded batch (as the authors' code does in all
     but one script), unless frozen `statistics` are passed, as a saved artifact does.
     """
     if name not in _RECIPES:
         raise InputError(f"unknown decoder {name!r}; known decoders: {', '.join(NAMES)}")
+    if image_shape[0] != image_shape[1]:
+        raise InputError(f"a decoder's images are square, not {image_shape[0]}x{image_shape[1]}")
     recipe = _RECIPES[name]
     recipe = recipe if width is None else recipe._replace(width=width)
     if recipe.width < recipe.narrowest or recipe.width % recipe.narrowest:

@@ -161,6 +161,8 @@ def by_solving(
 def item_classes(num_items: int, num_classes: int, index: Array | None = None) -> Array:
     """The classes i32[B] of the items `index` (default all): items are sorted by class, equally."""
     index = jnp.arange(num_items, dtype=jnp.int32) if index is None else index
+    if num_items % num_classes == 0:
+        return index // (num_items // num_classes)
     return index * num_classes // num_items
 
 

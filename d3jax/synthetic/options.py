@@ -201,11 +201,12 @@ class Parametrization:
         own = dataset._replace(class_names=names)
         half = np.full(dataset.image_shape[2], 0.5, np.float32)
         known = {**defaults, **_known(said)}
+        others = dataset.num_classes - number if self.labels == "expert" else 0
 
         def size(**sizes: int) -> tuple[int, int]:
             options = Parametrization(kind=kind, labels=self.labels, **{**known, **sizes})  # type: ignore[arg-type]
             made = options.specification(own, data.Normalization(half, half))
-            return budget.stored_size(made, storage, beside)
+            return budget.stored_size(made, storage, beside, others)
 
         if self.budget is not None and self.budget_bytes is not None:
             raise InputError("give --budget or --budget-bytes, not both")

@@ -50,12 +50,14 @@ def feature_mmd(
 
     The loss is the sum over classes of an unbiased estimate of the MMD^2 between the mixture of the
     class's items, in equal shares, and its real images in `real`. (Unbiased as far as decodes do
-    not depend on each other, as through batch norm, and with bandwidths that do not depend on the
-    draws, as the median does.) Update 2 of D3, arXiv 2403.00999, whose code has one item per class
-    in it. All classes (of a group) are decoded as one batch, where the authors' code decodes (and
-    so batch-normalizes) each class alone: a saved artifact's frozen statistics then mean the same
-    as those of training. Features are those before the classifier, the only ones that a `Network`
-    gives.
+    not depend on each other, as through batch norm; bandwidths do not depend on the draws, as the
+    median does; and images are not augmented, since the parameters that the i-th decoded and the
+    i-th real image share make it smaller by a part of order 1 / `samples`.)
+
+    Update 2 of D3, arXiv 2403.00999, whose code has one item per class in it. All classes (of a
+    group) are decoded as one batch, where the authors' code decodes (and so batch-normalizes) each
+    class alone: a saved artifact's frozen statistics then mean the same as those of training.
+    Features are those before the classifier, the only ones that a `Network` gives.
 
     Raises:
       InputError: `classes_at_once` does not divide the classes, or no experts are asked for.

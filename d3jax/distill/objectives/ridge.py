@@ -44,7 +44,7 @@ def kernel_ridge(
     distilled data, where ours are the experts' snapshots.
 
     Raises:
-      InputError: no real images, or items that there are not.
+      InputError: no real images, or items that there are not; by the step, no experts.
     """
     if batch_size < 1:
         raise InputError(f"kernel ridge regression needs real images, not {batch_size}")
@@ -54,8 +54,7 @@ def kernel_ridge(
 
     def loss(theta, sample, aux, step, key, real: Real):
         del step
-        assert real.trajectories is not None
-        trajectories = real.trajectories
+        trajectories = real.snapshots()
         keys = jax.random.split(key, 6)
         expert = jax.random.randint(keys[0], (), 0, trajectories.shape[0])
         epoch = jax.random.randint(keys[1], (), 0, trajectories.shape[1])
