@@ -12,6 +12,8 @@ cosine, crop and flip), 10 images a class, 1000 outer steps. The arms, all under
     random direction       besides, the teacher is moved by 0.015 in a random direction
     dwa                    by 0.015 in 12 steps that raise the start images' loss
     dwa, radius 0.15, 1.5  further
+    dwa, rate 0.03         images move at an eighth of the authors' learning rate, which
+                           `cifar10_statistics_rates.py` has chosen on training images
 
 Beside the row `dwa` stand as many random real images and RDED's crops, with the same labels, and
 random ones with hard labels. Where labels come from, and what they take, is
@@ -91,6 +93,7 @@ ROWS = {
     "dwa": DWA,
     "dwa, radius 0.15": arm(DWAOptions(adjustment_radius=0.15)),
     "dwa, radius 1.5": arm(DWAOptions(adjustment_radius=1.5)),
+    "dwa, rate 0.03": arm(DWAOptions(data_learning_rate=0.03)),
 }
 if __name__ == "__main__":
     chosen, seeds = runner.arguments(ROWS, (0, 1, 2))

@@ -22,9 +22,11 @@ PAIRS = (
     ("dwa", "random direction", "its direction"),
     ("dwa, radius 0.15", "variance weight", "ten times as far"),
     ("dwa, radius 1.5", "variance weight", "a hundred times"),
+    ("dwa, rate 0.03", "dwa", "a smaller learning rate of images"),
     ("dwa", "sre2l", "all of DWA"),
     ("dwa", "dwa: random", "optimizing, against random images of the same labels"),
     ("dwa", "dwa: rded", "optimizing, against RDED"),
+    ("dwa, rate 0.03", "dwa: random", "the same of smaller steps, against random images"),
     ("dwa: random", "dwa: random_hard", "the teacher's labels, of random images"),
     ("gaussian", "dwa", "Gaussians and a decoder for pixels"),
 )
