@@ -12,8 +12,8 @@ cosine, crop and flip), 10 images a class, 1000 outer steps. The arms, all under
     random direction       besides, the teacher is moved by 0.015 in a random direction
     dwa                    by 0.015 in 12 steps that raise the start images' loss
     dwa, radius 0.15, 1.5  further
-    dwa, rate 0.03         images move at an eighth of the authors' learning rate, which
-                           `cifar10_statistics_rates.py` has chosen on training images
+    dwa, rate 0.03         d3jax's default: an eighth of the authors' learning rate of images,
+                           which `cifar10_statistics_rates.py` has chosen on training images
 
 Beside the row `dwa` stand as many random real images and RDED's crops, with the same labels, and
 random ones with hard labels. Where labels come from, and what they take, is
@@ -56,6 +56,7 @@ from d3jax.run.options import Architecture, Data, Parametrization, command
 from experiments import runner
 
 replace = dataclasses.replace
+PUBLISHED = DWAOptions(data_learning_rate=0.25)
 STUDENTS = Protocol(
     steps=2000,
     batch_size=50,
@@ -71,6 +72,7 @@ DWA = command("dwa")(
     data=Data(dataset="cifar10"),
     architecture=Architecture(network="convnet", width=32, norm="batch"),
     parametrization=Parametrization(images_per_class=10, labels="teacher"),
+    dwa=PUBLISHED,
     expert=replace(experts.TEACHER, epochs=20),
     student=STUDENTS,
     outer_steps=1000,
@@ -88,11 +90,11 @@ def arm(own: DWAOptions, **stored: Any) -> Any:
 ROWS = {
     "sre2l": arm(SRE2L, start="noise"),
     "real start": arm(SRE2L),
-    "variance weight": arm(DWAOptions(adjustment_steps=0)),
-    "random direction": arm(DWAOptions(adjustment="random")),
+    "variance weight": arm(replace(PUBLISHED, adjustment_steps=0)),
+    "random direction": arm(replace(PUBLISHED, adjustment="random")),
     "dwa": DWA,
-    "dwa, radius 0.15": arm(DWAOptions(adjustment_radius=0.15)),
-    "dwa, radius 1.5": arm(DWAOptions(adjustment_radius=1.5)),
+    "dwa, radius 0.15": arm(replace(PUBLISHED, adjustment_radius=0.15)),
+    "dwa, radius 1.5": arm(replace(PUBLISHED, adjustment_radius=1.5)),
     "dwa, rate 0.03": arm(DWAOptions(data_learning_rate=0.03)),
 }
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     D3JAX_DATA_DIR=... python -m experiments.cifar10_statistics_labels [ROW ...] [--seeds 0]
 
-The row `dwa` of `cifar10_statistics.py` at 2 and 10 images a class, with one label an item (mixed as
+The row `dwa, rate 0.03` of `cifar10_statistics.py` at 2 and 10 images a class, with one label an item (mixed as
 images are), one a view (2000 steps of 20 or 50), or the teacher shipped, which labels the same views.
 Bytes are those of the whole file, labels and teacher included. The plot:
 
@@ -17,6 +17,7 @@ end of table
 
 import dataclasses
 
+from d3jax.methods.dwa import DWAOptions
 from experiments import runner
 from experiments.cifar10_statistics import DWA
 
@@ -24,6 +25,7 @@ KINDS = {"a label an item": "expert", "a label a view": "views", "teacher shippe
 ROWS = {
     f"{name}, {images}": dataclasses.replace(
         DWA,
+        dwa=DWAOptions(),
         parametrization=dataclasses.replace(
             DWA.parametrization, labels=kind, images_per_class=images
         ),

@@ -75,7 +75,14 @@ COMMON: dict[str, Any] = {
     ),
     "baseline_learning_rates": (1e-3,),
 }
-LARGE = DWAOptions(variance_weight=2.0, adjustment_steps=15, batch_classes=100, roll=32, crop=True)
+LARGE = DWAOptions(
+    variance_weight=2.0,
+    adjustment_steps=15,
+    batch_classes=100,
+    roll=32,
+    crop=True,
+    data_learning_rate=0.25,
+)
 SETTINGS = {
     "dwa": command("dwa")(**COMMON, dwa=LARGE, outer_steps=2000),
     "sre2l": command("dwa")(

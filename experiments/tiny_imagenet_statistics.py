@@ -4,7 +4,7 @@
 
 All 50 000 training images, ConvNet depth 3, width 32, batch norm; one teacher a seed (20 epochs), 10
 images a class, 500 outer steps under it: SRe2L, DWA, and DWA's objective with D3's parametrization,
-Gaussians and a decoder, at the bytes of those pixels. The pixels' A(x) is rolls alone: the images
+Gaussians and a decoder, at the bytes of those pixels. DWA's learning rate is d3jax's. The pixels' A(x) is rolls alone: the images
 are 32 pixels wide, as CIFAR's. Beside `dwa` stand random real images and RDED's crops with the same
 labels, and random ones with hard labels.
 
@@ -21,7 +21,7 @@ end of table
 
 import dataclasses
 
-from d3jax.methods.dwa import SRE2L
+from d3jax.methods.dwa import SRE2L, DWAOptions
 from d3jax.run.options import Data, Parametrization
 from experiments import runner
 from experiments.cifar10_statistics import DWA as CIFAR10
@@ -30,6 +30,7 @@ replace = dataclasses.replace
 IMAGES = 10  # of each class
 DWA = replace(
     CIFAR10,
+    dwa=DWAOptions(),
     data=Data(dataset="tiny_imagenet_100_32"),
     student=replace(CIFAR10.student, students=3, batch_size=100, mix="cutmix"),
     outer_steps=500,

@@ -177,7 +177,7 @@ def test_no_radius_is_no_adjustment_bit_for_bit(teacher, real):
     ]
     chex.assert_trees_all_equal(*states)
     assert states[0].aux[0]["params"].shape[0] == 1
-    same = DWAOptions(variance_weight=1.0, adjustment_steps=0)
+    same = DWAOptions(variance_weight=1.0, adjustment_steps=0, data_learning_rate=0.25)
     assert same == SRE2L
 
 
