@@ -4,8 +4,8 @@
 
 All 50 000 training images, ConvNet depth 3, width 32, batch norm; one teacher a seed (20 epochs), 10
 images a class, 500 outer steps under it: SRe2L, DWA, and DWA's objective with D3's parametrization,
-Gaussians and a decoder, at the bytes of those pixels. DWA's learning rate is d3jax's. The pixels' A(x) is rolls alone: the images
-are 32 pixels wide, as CIFAR's. Beside `dwa` stand random real images and RDED's crops with the same
+Gaussians and a decoder, at the bytes of those pixels. DWA's learning rate is d3jax's. The pixels'
+A(x) is rolls alone: the images are 32 pixels wide, as CIFAR's. Beside `dwa` stand random real images and RDED's crops with the same
 labels, and random ones with hard labels.
 
 Students: 2000 steps of 100 in all rows, however many items an epoch has; else as in
