@@ -90,7 +90,7 @@ def test_quick_starts_run_by_hand():
         'load_data("digits")': 'load_data("digits", train_limit=200, test_limit=50)',
         "width=16, **shape)\nreal": "width=4, depth=1, **shape)\nreal",
         "count=2, epochs=10": "count=1, epochs=9",
-        "d3jax.D3Options()": "d3jax.D3Options(inner_steps=2, mmd_samples=2)",
+        "D3Options(mmd_": "D3Options(inner_steps=2, mmd_samples=2, mmd_",
         "range(100)": "range(2)",
     }
     room = run(blocks("docs/quick-start.md")[2], "docs/quick-start.md", sizes)
