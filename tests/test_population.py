@@ -329,3 +329,9 @@ def test_an_experts_epoch_is_chosen_with_its_training_images_statistics(tmp_path
     (mean, variance), (own_mean, own_variance) = *statistics, *forward(params, train)[1]
     np.testing.assert_allclose(mean, own_mean, atol=1e-5)
     np.testing.assert_allclose(variance, own_variance, rtol=1e-4)
+    # Without validation images it is the last epoch.
+    none = {"validation_images": dataset.validation_images[:0], "validation_labels": two[:0]}
+    world = make_world(dataset._replace(**none), normalization, architecture, on_device=False)
+    join.labelled(None, world, architecture, options, Reporter())
+    last = networks.unraveler(world.network)(jnp.asarray(epochs[-1]))
+    jax.tree.map(np.testing.assert_array_equal, given[-1][1], last)

@@ -89,9 +89,10 @@ def labelled(
     dataset, normalization = world.dataset, world.normalization
     on_device = make_world(dataset, normalization, architecture)
     path = stored_experts(on_device, architecture, one, options.experts, options.seed, reporter)
-    chooses = len(dataset.validation_labels) > 0
-    read = Snapshots(path).read_all(slice(1), slice(None) if chooses else slice(-1, None))[0]
-    snapshots, epoch = jnp.asarray(read, jnp.float32), 0
+    stored, chooses = Snapshots(path), len(dataset.validation_labels) > 0
+    first = 0 if chooses else stored.shape[1] - 1  # of the epochs that may label
+    snapshots = jnp.asarray(stored.read_all(epochs=slice(first, None))[0], jnp.float32)
+    epoch = 0
     statistics = population.of_images(world.network, snapshots, on_device.real)
     del on_device
     if chooses:
