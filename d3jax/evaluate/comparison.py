@@ -137,7 +137,7 @@ def compare(
         if name != "best_random":
             return drawn(name, seed)
         assert score is not None
-        seeds = np.random.SeedSequence((seed, 1)).generate_state(_DRAWS)  # of no other run
+        seeds = np.random.SeedSequence((seed, 1)).generate_state(_DRAWS)  # of no other seed
         draws = [drawn("random", int(own)) for own in seeds]
         return draws[int(np.argmax([score(draw, choosing) for draw in draws]))]
 

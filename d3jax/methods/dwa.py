@@ -58,9 +58,9 @@ class DWAOptions:
     """Large parts first: the smallest falls over the run, from all of the area to 0.08, along a
     cosine (CDA, arXiv 2311.18838, which is SRe2L otherwise)."""
     data_learning_rate: float = 0.03
-    """Adam's learning rate for images, in normalized units (the authors': 0.25, Tiny-ImageNet 0.1,
-    which leave little of real images; from noise it takes that), or for another parametrization's
-    own data (latents: 0.01)."""
+    """Adam's learning rate for images, in normalized units (the authors': 0.25, Tiny-ImageNet 0.1:
+    images that start from noise need that, and real ones lose by it), or for another
+    parametrization's own data (latents: 0.01)."""
     decoder_learning_rate: float = 3e-3
     """Adam's learning rate for a parametrization's decoder, if it has one."""
 

@@ -25,7 +25,8 @@ def stored_size(
     storage: as the artifact stores them: float16, float32 or int8 (a parametrization that rounds in
       training is stored as it rounds). Labels that are given are counted as the rest.
     beside: shapes of more groups of theta, such as a teacher.
-    other_classes: how many more classes the labels have that an expert of all will give.
+    other_classes: classes that are not in the specification, but in the labels, since an expert of
+      all classes will give them.
     """
     theta = {**_shapes(specification), **(beside or {})}
     if other_classes:
