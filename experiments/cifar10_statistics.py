@@ -27,7 +27,7 @@ teacher, start images, views and the students' initial weights, so that differen
     python -m experiments.pairs cifar10_statistics
 
 The row `dwa` trains the baselines too. How long a teacher, the outer steps and a student take stands in
-the table: about 12 minutes an arm on a core that is left alone, and 20 for a teacher.
+the table below. An arm takes about 12 minutes on a core that is left alone, a teacher 20.
 
 table: cifar10_statistics (python -m experiments.tables)
 

@@ -126,8 +126,8 @@ def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: 
         learned are moved by the inner loops alone, and so is the student learning rate: by
         trajectory matching, by unrolled training, which comes after it, or by both.
       options: see `D3Options`. Where a run's defaults follow from the data set, a function has what
-        needs no names: augmentation that is None is of all kinds, flips too
-        (`data.augment.default_strategy` leaves them out for digits), and a batch that is None has all items.
+        needs no names: augmentation that is None is of all kinds, flips too (which
+        `data.augment.default_strategy` leaves out for digits), and a batch that is None has all items.
       outer_steps: the length of the run, for the cosine schedule.
 
     Raises:

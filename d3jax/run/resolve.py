@@ -178,8 +178,8 @@ def _subtasks(options: Run, dataset: data.Dataset) -> Sequence[Sequence[int]]:
     number = len(parts)
     if min(len(part) for part in parts) < 2:
         raise InputError(
-            "a subtask needs two classes or more to tell apart: give --subtasks a smaller number, or "
-            "parts of two classes and more"
+            "a subtask needs two classes or more to tell apart: give --subtasks a smaller number, "
+            "or parts of two classes and more"
         )
     if options.subtask is not None and not 0 <= options.subtask < number:
         raise InputError(f"subtask must be from 0 to {number - 1}, not {options.subtask}")
