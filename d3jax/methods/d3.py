@@ -127,7 +127,7 @@ def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: 
         trajectory matching, by unrolled training, which comes after it, or by both.
       options: see `D3Options`. Where a run's defaults follow from the data set, a function has what
         needs no names: augmentation that is None is of all kinds, flips too (which
-        `data.augment.default_strategy` leaves out for digits), and a batch that is None has all items.
+        `data.augment.default_strategy` leaves out for digits), a batch that is None all items.
       outer_steps: the length of the run, for the cosine schedule.
 
     Raises:
