@@ -28,6 +28,7 @@ ROWS = {
     "experts at 0.03": changed(FULL, expert={"learning_rate": 0.03}),
     "experts at 0.01": changed(FULL, expert={"learning_rate": 0.01}),
     "experts of 10 epochs": changed(FULL, expert={"epochs": 10}),
+    "four times the steps": changed(FULL, outer_steps=4 * FULL.outer_steps),
     "students of 1000 epochs": changed(FULL, student={"epochs": 1000}),
     "pixels": PIXELS,
     "pixels, experts at 0.03": changed(PIXELS, expert={"learning_rate": 0.03}),
