@@ -9,9 +9,13 @@ seen in that step alone; what is kept of them is a memory: D3's Gaussians with a
 pixels, random or herded images, all in a byte a number and within the same bytes. After each step
 fresh networks are trained on all memory so far and tested on all classes so far. That is the
 protocol of DM's and FRePo's experiments on CIFAR-100 (`np.random.seed(0..4)`, each step condensed
-by itself); theirs counts images, not bytes. Both kinds of distilled memory are matched alike, on
-experts of the step's classes: on digits by D3's MMD alone (distribution matching, as in DM), on
-others by its trajectories too.
+by itself); theirs counts images, not bytes. All distilled memories are matched alike, on experts of
+the step's classes: on digits by D3's MMD alone (distribution matching, as in DM), on others by its
+trajectories too.
+
+`d3` has a decoder for each step. `d3 replayed` has one: in each step the memory is distilled anew,
+in the bytes of all steps so far, of the new images and of as many draws from the old memory as its
+classes had images (generative replay, Shin et al., NeurIPS 2017).
 """
 
 import dataclasses
@@ -38,7 +42,8 @@ from d3jax.synthetic.options import Parametrization
 from d3jax.types import Method, Network, PyTree, Real, Synthetic
 from experiments import rows, uses
 
-KINDS = ("d3", "pixels", "random", "herding")
+KINDS = ("d3", "d3 replayed", "pixels", "random", "herding")
+BY_STEP = ("d3", "pixels")  # each step's classes are distilled by themselves
 
 
 class Setting(NamedTuple):
@@ -67,7 +72,7 @@ SETTINGS = {
 
 
 class Distiller(NamedTuple):
-    """One compiled program for the memories of all steps, which have equally many classes."""
+    """One compiled program for all memories of equally many classes."""
 
     network: Network
     method: Method
@@ -115,30 +120,50 @@ def distilled(how: Distiller, real: Real, norm: Normalization, steps: int, key: 
     return {"data": {"images": norm.apply(norm.invert(np.asarray(theta["data"]["images"])))}}
 
 
+def recalled(
+    seen: Dataset, stored: Synthetic, theta: PyTree, norm: Normalization, key: Array
+) -> Dataset:
+    """The classes seen so far; training images of the first of them, the old ones, are draws."""
+    old = np.flatnonzero(seen.train_labels < stored.num_classes)
+    for_items, for_draws = jax.random.split(key)
+    each = stored.num_items // stored.num_classes
+    which = np.asarray(jax.random.randint(for_items, old.shape, 0, each))
+    items = seen.train_labels[old].astype(np.int32) * each + which
+    images = np.array(seen.train_images)
+    images[old] = norm.invert(np.asarray(stored.sample(theta, for_draws, items).images))
+    return seen._replace(train_images=images)
+
+
 def learned(
     dataset: Dataset, number: int, own: Setting, seeds: Sequence[int]
 ) -> Iterator[tuple[int, str, int, int, float]]:
     """(seed, memory, classes seen, its bytes, test accuracy) after each of so many steps."""
     norm, each = Normalization.of(dataset.train_images), dataset.num_classes // number
     longest = int(np.bincount(dataset.train_labels).max())
-    first = subtasks.of(dataset, range(each))
-    how = {kind: distiller(kind, first, norm, own) for kind in KINDS[:2]}
+    firsts = [subtasks.of(dataset, range((step + 1) * each)) for step in range(number)]
+    how = {kind: distiller(kind, firsts[0], norm, own) for kind in BY_STEP}
+    again = [how["d3"], *(distiller("d3", first, norm, own) for first in firsts[1:])]
     kinds = default_strategy(dataset.name, dataset.class_names)
     parts = [range(step * each, (step + 1) * each) for step in range(number)]
     expert = resolved_experts(own.expert, dataset, parts, METHODS["d3"].expert_learning_rate)
     protocol = Protocol(students=own.students, epochs=own.epochs, augmentation=kinds)
+
+    def real_of(part: Dataset, seed: int, network: Network) -> Real:
+        """With its experts; of one shape for all steps of as many classes."""
+        real = padded(part.on_host(norm), part.num_classes * longest, longest)
+        real = jax.tree.map(jnp.asarray, real._replace(number=np.int32(len(part.train_labels))))
+        return real._replace(trajectories=d3jax.train_experts(network, real, expert, seed=seed))
+
     for seed in seeds:
         order = class_order(dataset.num_classes, seed)
-        memories: dict[str, list[PyTree]] = {kind: [] for kind in KINDS}
+        memories: dict[str, list[PyTree]] = {kind: [] for kind in KINDS if kind != "d3 replayed"}
         for step in range(number):
             of_step = jax.random.fold_in(jax.random.key(seed), step)
-            for_memory, for_students = jax.random.split(of_step)
+            for_memory, for_students, for_draws = jax.random.split(of_step, 3)
             part = subtasks.of(dataset, order[step * each : (step + 1) * each])
-            real = padded(part.on_host(norm), each * longest, longest)  # one shape for all steps
-            real = jax.tree.map(jnp.asarray, real._replace(number=np.int32(len(part.train_labels))))
-            experts = d3jax.train_experts(how["d3"].network, real, expert, seed=seed)
-            real = real._replace(trajectories=experts)
             seen = subtasks.of(dataset, order[: (step + 1) * each])
+            real = real_of(part, seed, how["d3"].network)
+            found: dict[str, tuple[Network, Synthetic, PyTree, int]] = {}
             for kind, kept in memories.items():
                 own_way = how.get(kind, how["pixels"])
                 if kind in how:
@@ -148,11 +173,22 @@ def learned(
                     kept.append({"data": {"images": images}})
                 data = own_way.method.synthetic
                 network, stored = of_all(data, step + 1, dataset.image_shape, own.width)
-                theta, test = joined.combine(kept), seen.held_out(norm)
+                found[kind] = network, stored, joined.combine(kept), own_way.bytes * len(kept)
+            if step == 0:
+                memory = memories["d3"][0]
+            else:
+                before = again[step - 1].method.synthetic
+                mixed = recalled(seen, before, memory, norm, for_draws)
+                real = real_of(mixed, seed, again[step].network)
+                memory = distilled(again[step], real, norm, own.outer_steps, for_memory)
+            network, method, size = again[step]
+            found["d3 replayed"] = network, method.synthetic, memory, size
+            for kind in KINDS:
+                network, stored, theta, size = found[kind]
+                test = seen.held_out(norm)
                 reached = students.evaluate(
                     network, stored, theta, test, protocol, own.rate, for_students
                 )
-                size = own_way.bytes * len(kept)
                 yield seed, kind, seen.num_classes, size, float(reached.per_student.mean())
 
 
@@ -175,7 +211,7 @@ def picture(found: list[rows.Row]) -> Figure:
     for axes, steps in zip(figure.subplots(1, len(cuts), sharey=True, squeeze=False)[0], cuts):
         for kind in KINDS:
             own = [row for row in found if (row["steps"], row["memory"]) == (steps, kind)]
-            uses.line(axes, "classes", own, kind, "-" if kind in KINDS[:2] else "--")
+            uses.line(axes, "classes", own, kind, "--" if kind in ("random", "herding") else "-")
         axes.set(title=f"{steps} steps", xlabel="classes seen")
     figure.axes[0].legend()
     return figure

@@ -111,7 +111,26 @@ def test_a_memory_grows_by_equal_bytes(digits, kept):
         assert [sizes[kind, classes] for classes in (5, 10)] == [3200, 6400]
     assert 0.8 * 3200 < sizes["d3", 5] <= 3200
     assert sizes["d3", 10] == 2 * sizes["d3", 5]
+    assert sizes["d3 replayed", 5] == sizes["d3", 5]
+    assert 0.8 * 6400 < sizes["d3 replayed", 10] <= 6400
     assert all(0 <= row["accuracy"]["mean"] <= 1 for row in found)
+
+
+def test_a_memory_is_recalled_in_draws_of_its_classes(digits):
+    """Images of class k are drawn all in the shade 10 k; new classes keep theirs."""
+    norm = Normalization.of(digits.train_images)
+    shades = np.repeat(10 * np.arange(3, dtype=np.uint8), 2)
+    images = norm.apply(np.broadcast_to(shades[:, None, None, None], (6, 8, 8, 1)))
+    shape = {"image_shape": (8, 8, 1), "num_classes": 3}
+    stored = d3jax.synthetic.create({"kind": "pixels", "num_items": 6, **shape})
+    theta = {"data": {"images": jnp.asarray(images)}}
+    found = continual.recalled(digits, stored, theta, norm, jax.random.key(0))
+    old = digits.train_labels < 3
+    expected = 10 * digits.train_labels[old][:, None, None, None]
+    np.testing.assert_array_equal(
+        found.train_images[old], np.broadcast_to(expected, (old.sum(), 8, 8, 1))
+    )
+    np.testing.assert_array_equal(found.train_images[~old], digits.train_images[~old])
 
 
 def test_clients_send_once(digits, kept, monkeypatch):
