@@ -32,6 +32,7 @@ runpy.run_module("benchmarks", run_name="__main__")
 """
 
 
+@pytest.mark.long
 def test_the_dry_run_measures_every_kind_of_row_without_the_packages_that_it_may_lack(
     tmp_path, capsys
 ):

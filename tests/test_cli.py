@@ -789,6 +789,7 @@ def test_evaluate_with_a_lying_protocol(protocol, finished, capsys, tmp_path):
     assert "protocol" in refused(capsys, "evaluate", path, "--network=mlp", "--width=4")
 
 
+@pytest.mark.long
 def test_experts_trained_alone_are_the_ones_that_distillation_finds(tmp_path):
     store = tmp_path / "store"
     (trained,) = train_experts(

@@ -74,6 +74,7 @@ def test_another_jax_that_draws_other_weights_is_noticed(fixed, capsys, tmp_path
     assert "cannot be replayed" in refused(capsys, "evaluate", tmp_path / "lie.safetensors")
 
 
+@pytest.mark.long
 def test_other_judges(fixed, capsys, tmp_path):
     path = fixed[0] / "artifact.safetensors"
     result = tmp_path / "judged.json"
@@ -108,6 +109,7 @@ def test_stored_weights_are_counted(fixed, capsys, tmp_path):
     assert report["accuracy"] == json.loads((fixed[0] / "report.json").read_text())["accuracy"]
 
 
+@pytest.mark.long
 def test_random_networks_and_fewer_images_than_classes(capsys, tmp_path):
     out = tmp_path / "dd"
     called(
@@ -121,6 +123,7 @@ def test_random_networks_and_fewer_images_than_classes(capsys, tmp_path):
     assert report["bytes"]["labels"] == 2 * 50
 
 
+@pytest.mark.long
 def test_adaptation_and_attack(capsys, tmp_path):
     source = ["--source.count=5", "--source.epochs=2", "--source.batch-size=64", "--networks=2"]
     store = ["--experts", tmp_path / "experts"]
@@ -169,6 +172,7 @@ def test_adaptation_and_attack(capsys, tmp_path):
         assert np.isfinite(found[name]["mean"])
 
 
+@pytest.mark.long
 def test_attacked_networks_with_batch_norm(capsys, tmp_path):
     """Before the attack their statistics are of the images that they were pretrained on."""
     options = [o for o in NONE if o not in ("--network=mlp", "--width=8")]

@@ -774,6 +774,7 @@ def test_arrays_refuse_a_class_without_images():
 # The shared data
 
 
+@pytest.mark.long
 @needs_data
 def test_mnist_of_tfds_is_mnist_of_the_idx_files(tmp_path):
     records = load("mnist")
@@ -801,6 +802,7 @@ def test_mnist_of_tfds_is_mnist_of_the_idx_files(tmp_path):
     )
 
 
+@pytest.mark.long
 @needs_data
 def test_cifar10_is_in_official_order():
     data = load("cifar10", train_limit=4000)

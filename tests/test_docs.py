@@ -63,6 +63,7 @@ def test_readmes_first_python_prints_what_its_comments_say(capsys):
     assert capsys.readouterr().out.startswith("(5, 8, 3)\n")
 
 
+@pytest.mark.long
 def test_readmes_run_judgement_and_picture(tmp_path, monkeypatch, capsys):
     """As printed but for sizes."""
     monkeypatch.chdir(tmp_path)
@@ -84,6 +85,7 @@ def test_readmes_run_judgement_and_picture(tmp_path, monkeypatch, capsys):
         d3jax.distill("mtt", room["dataset"], train_limit=3)
 
 
+@pytest.mark.long
 def test_quick_starts_run_by_hand():
     """As printed but for sizes."""
     sizes = {

@@ -100,6 +100,7 @@ def test_one_device_one_after_another_equals_plain_runs(method, reals, one_by_on
         assert_equal(rows(state, row), one_by_one[n])
 
 
+@pytest.mark.long
 def test_devices_and_vmap_equal_plain_runs_to_rounding(method, reals):
     """In float64, where rounding is small enough to be told from a mistake."""
     with jax.enable_x64(True):
@@ -129,6 +130,7 @@ def test_no_collective_in_the_compiled_chunk(over_four):
         assert collective not in text
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_devices(method, reals, over_four, tmp_path):
     """Four, three, four: where a row is does not matter, nor how many only fill up."""
     for steps, devices in ((3, 4), (7, 3), (2 * CHUNK, 4)):
@@ -154,6 +156,7 @@ def drive(program, path, steps):
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_one_that_is_not_finite_stops_alone(method, reals):
     """The others finish their chunk; nothing of it reaches them."""
     slots = sharded.Slots((0, 1), sharded.make_mesh(jax.devices()[:2]))
@@ -166,6 +169,7 @@ def test_one_that_is_not_finite_stops_alone(method, reals):
     np.testing.assert_array_equal(chunk.state.step, [10, 0])
 
 
+@pytest.mark.long
 def test_experts_side_by_side_equal_experts_alone(reals, tmp_path):
     """On one device bit for bit, over devices to rounding; snapshots of each in its own folder."""
     options = experts.Options(

@@ -247,6 +247,7 @@ def test_solved_labels_are_those_of_one_network_by_hand(tiny_network, tiny_real)
     np.testing.assert_array_equal(sampled, found)
 
 
+@pytest.mark.long
 def test_a_run_says_how_its_students_train_and_evaluate_follows(capsys, tmp_path):
     out = tmp_path / "frepo"
     called(

@@ -54,6 +54,7 @@ def sequence(store, tmp_path_factory):
     return options, jobs.run(options, Reporter())
 
 
+@pytest.mark.long
 def test_spectral_mtt_with_an_experts_labels(store, tmp_path):
     options = command("mtt")(
         **SMALL,
@@ -97,6 +98,7 @@ def test_a_sequence_and_its_artifact(sequence, tmp_path):
     assert judged["accuracy"] == report["accuracy"]
 
 
+@pytest.mark.long
 def test_an_interrupted_sequence_resumes_at_its_subset(sequence, tmp_path, capsys):
     options, report = sequence
     again = tmp_path / "again"
@@ -152,6 +154,7 @@ def test_dds_expert_labels_need_real_images(options, message, tmp_path):
         jobs.run(run, Reporter())
 
 
+@pytest.mark.long
 def test_dd_on_spectra_with_an_experts_labels(tmp_path):
     options = command("dd")(
         data=SMALL["data"],

@@ -59,6 +59,7 @@ def test_every_item_is_where_its_class_says(tiny_network):
     assert (start["data"]["0"]["images"][0] == of_class_2).all((1, 2, 3)).any()
 
 
+@pytest.mark.long
 def test_a_part_decodes_as_it_does_alone():
     data = both("gaussian")
     parts = [synthetic.create(specification("gaussian", len(own))) for own in CLASSES]

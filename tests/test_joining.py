@@ -121,6 +121,7 @@ def test_a_part_is_judged_on_its_own_classes(apart, tmp_path):
     assert artifact.load(apart[0]).header["class_names"] == ["7", "8", "9"]
 
 
+@pytest.mark.long
 def test_d3_in_parts_with_an_experts_labels(store, tmp_path):
     """Each part has a decoder and statistics of its own; students visit the means too."""
     plain = options(tmp_path / "d3", store, labels="expert")

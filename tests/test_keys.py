@@ -69,6 +69,7 @@ def world(monkeypatch):
     return uses, network, data, theta, real
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [2, 6])  # three steps an epoch, and one
 def test_students_use_no_key_twice(world, batch_size):
     uses, network, data, theta, real = world
@@ -77,6 +78,7 @@ def test_students_use_no_key_twice(world, batch_size):
     uses.check()
 
 
+@pytest.mark.long
 def test_students_with_views_use_no_key_twice(world):
     uses, network, data, theta, real = world
     protocol = dataclasses.replace(PROTOCOL, batch_size=6, views="padded", mix="cutmix")
@@ -84,6 +86,7 @@ def test_students_with_views_use_no_key_twice(world):
     uses.check()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [2, 6])
 def test_students_of_subsets_in_turn_use_no_key_twice(world, batch_size):
     uses, network, data, theta, real = world

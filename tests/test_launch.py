@@ -79,6 +79,7 @@ def alone(tmp_path_factory):
     return (folder / "artifact.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_a_process_is_lost_and_the_run_goes_on(alone, tmp_path):
     """Two processes, of which one is killed; then two again, to the bytes of an undisturbed one."""
     folder = tmp_path / "run"

@@ -87,7 +87,7 @@ def _skeleton(network):
 
 
 # name: network -> Method, tiny, on images of conftest.IMAGE_SHAPE. To register is to be tested; the
-# other rows are of options.
+# other rows are of options, and long.
 METHODS = {name: spec.tiny for name, spec in registry.METHODS.items()} | {
     "skeleton": _skeleton,
     "d3-options": lambda network: _d3(
@@ -170,7 +170,12 @@ class Case:
         return self.keys, stack(self.starts), stack(self.reals)
 
 
-@pytest.fixture(scope="module", params=METHODS)
+def _param(name):
+    plain = name in registry.METHODS or name == "skeleton"
+    return name if plain else pytest.param(name, marks=pytest.mark.long)
+
+
+@pytest.fixture(scope="module", params=map(_param, METHODS))
 def case(request, tiny_network):
     name = request.param.partition("-")[0]
     spec = registry.METHODS[name if name in registry.METHODS else "d3"]
@@ -284,6 +289,7 @@ def test_subtasks_sharded_and_under_vmap_equal_separate_runs(case):
             chex.assert_trees_all_close(picked, step(*arguments), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.long
 def test_subtasks_may_be_sharded_one_after_another_and_seeds_on_the_same_data(case):
     spread = PartitionSpec("subtask")
     keys, states, reals = case.stacked()
@@ -357,6 +363,7 @@ def test_gradient_of_d3s_unrolled_training_against_finite_differences(tiny_netwo
         check_gradient(loss, theta, step=1e-6, tolerance=2e-5)
 
 
+@pytest.mark.long
 def test_inner_loops_learn_labels_and_the_learning_rate_in_turn(tiny_network, tiny_real):
     """Trajectory matching and unrolled training; the MMD moves neither."""
     method = _d3(
@@ -377,6 +384,7 @@ def test_inner_loops_learn_labels_and_the_learning_rate_in_turn(tiny_network, ti
     assert after.theta["learning_rates"].shape == ()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("states", ["shared", "separate"])
 def test_d3s_cosine_ends_with_the_run(tiny_network, tiny_real, states):
     data = gaussian.create(image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, width=8)

@@ -119,6 +119,7 @@ def test_seven_generated_are_the_first_of_twenty_and_no_number_compiles_again():
     assert np.abs(more - images[:20]).max() > 0.1
 
 
+@pytest.mark.long
 def test_reptile_that_goes_all_the_way_is_its_inner_steps(tiny_network, alike):
     """On data of which all draws are the same."""
     plain = _method(tiny_network)
@@ -200,6 +201,7 @@ def meta(tmp_path_factory):
     return run
 
 
+@pytest.mark.long
 def test_a_generator_is_a_file_that_other_runs_begin_with(meta, tmp_path):
     stored = artifact.load(meta.out)
     assert stored.ledger["bytes"]["decoder"] > 0
@@ -237,6 +239,7 @@ def test_a_generator_is_a_file_that_other_runs_begin_with(meta, tmp_path):
         jobs.run(other, Reporter())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -261,6 +264,7 @@ def test_runs_that_cannot_be_are_refused(meta, changes, message):
         resolved(run, meta.data.read(0))
 
 
+@pytest.mark.long
 def test_files_without_a_fitting_generator_are_refused(meta, tmp_path):
     with pytest.raises(InputError, match="is for 3 channels, images have 4"):
         load_generator(meta.out, 4, 4, whitened=False)

@@ -41,6 +41,7 @@ def matching(tmp_path, kind="mtt", own=(), **changes):
     )
 
 
+@pytest.mark.long
 def test_subtasks_of_unequal_size(tmp_path):
     """10 classes in 3 subtasks: one of four classes, two of three."""
     run = matching(tmp_path, subtasks="3")
@@ -76,6 +77,7 @@ def test_as_if_the_data_set_were_larger(tmp_path):
     assert many["device_bytes"] - few["device_bytes"] == (400_000 - 400) // 5 * (64 + 8)
 
 
+@pytest.mark.long
 def test_other_methods(tmp_path):
     sequence = matching(tmp_path, "seqmatch", {"subsets": 2})
     found = plan(commands.Plan(sequence, devices=1, timed=False), Reporter())

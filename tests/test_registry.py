@@ -47,6 +47,7 @@ def called(folder, *arguments, code=0):
     return run.stdout + run.stderr
 
 
+@pytest.mark.long
 def test_one_file_elsewhere_is_a_command_like_the_others(elsewhere, tmp_path):
     assert "the skeleton of a method" in called(elsewhere, "distill", "--help")
     text = called(elsewhere, "distill", "mean", "--help")
@@ -100,6 +101,7 @@ def test_two_methods_of_one_name_are_refused():
         registry.METHODS["best"]
 
 
+@pytest.mark.long
 def test_the_main_job_runs_as_the_compiler_is_for_users(tmp_path):
     """README's first command, shortened: without the flags with which these tests compile."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}

@@ -90,6 +90,7 @@ def test_validation_images_are_apart_from_training_images():
     assert set_aside(split, 0) is split
 
 
+@pytest.mark.long
 def test_scores_by_the_command(tmp_path, capsys):
     """Real images as "distilled" ones gain nothing over random ones; rates are kept in the JSON."""
     made, _ = distilled(data.load("digits"), 5)

@@ -77,6 +77,7 @@ def test_a_teacher_is_trained_once_and_labels_what_was_made(made, store, tmp_pat
     assert len(patches) == 10
 
 
+@pytest.mark.long
 def test_a_teacher_that_is_shipped_labels_baselines_too_and_is_counted(store, tmp_path):
     """Beside whole images of the same number: a random choice and RDED's, and hard labels."""
     student = Protocol(students=1, epochs=2, augmentation=(), views="whole", temperature=4.0)
@@ -110,6 +111,7 @@ def test_a_teacher_that_is_shipped_labels_baselines_too_and_is_counted(store, tm
         artifact.load(tmp_path / "bad.safetensors")
 
 
+@pytest.mark.long
 def test_labels_of_views_are_stored_and_those_of_other_views_refused(store, tmp_path):
     student = Protocol(students=1, steps=6, batch_size=4, augmentation=(), views="whole")
     options = command("rded")(

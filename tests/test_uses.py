@@ -99,6 +99,7 @@ def test_spearmans_correlation_and_what_a_choice_costs():
     assert choosing.ranking([0.5] * 5, whole) == (0.0, pytest.approx(0.4))
 
 
+@pytest.mark.long
 def test_a_memory_grows_by_equal_bytes(digits, kept):
     own = continual.Setting(
         (2,), 4, 2, d3jax.D3Options(trajectory=False, mmd_samples=2),
@@ -133,6 +134,7 @@ def test_a_memory_is_recalled_in_draws_of_its_classes(digits):
     np.testing.assert_array_equal(found.train_images[~old], digits.train_images[~old])
 
 
+@pytest.mark.long
 def test_clients_send_once(digits, kept, monkeypatch):
     monkeypatch.setattr(federated, "ROUNDS", (1, 2))
     own = federated.Setting(
@@ -152,6 +154,7 @@ def small(name):
     return own._replace(data=data, outer_steps=2, epochs=1, few=2), d3jax.load_data(name, **data)
 
 
+@pytest.mark.long
 def test_candidates_are_ranked_on_few_images(kept, monkeypatch):
     """All but the distilling, in whose place there are real images."""
     own, dataset = small("digits")
