@@ -35,10 +35,12 @@ table: cifar10_statistics (python -m experiments.tables)
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | sre2l | 332,106 | 666,260 | 28.1 (1 seed) |  |  |  | 0.9 | 1 x 5 | 1,111 | 68 | 409 |
 | real start | 332,106 | 666,260 | 33.4 (1 seed) |  |  |  | 1.9 | 1 x 5 | 1,111 | 78 | 188 |
+| variance weight | 332,106 | 666,260 | 31.2 (1 seed) |  |  |  | 2.5 | 1 x 5 | 1,111 | 81 | 204 |
+| random direction | 332,106 | 666,260 | 31.1 (1 seed) |  |  |  | 1.8 | 1 x 5 | 1,111 | 122 | 548 |
 | dwa | 332,106 | 666,260 | 30.4 (1 seed) | 50.2 | 53.0 | 34.1 | 2.6 | 1 x 5 | 1,111 | 124 | 195 |
 | dwa, rate 0.03 | 332,106 | 666,260 | 49.2 (1 seed) |  |  |  | 0.9 | 1 x 5 | 1,111 | 127 | 184 |
 
-sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC; 2026-11-27, 2026-11-28; commits 03980b1, 15e4672, 15e4672+, 9ba5fe1. +: with changes that were committed later. Baselines' students train at the best of several learning rates (chosen: 0.001), those of distilled data at the best of those and the learned one.
+sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC; 2026-11-27, 2026-11-28; commits 03980b1, 15e4672, 15e4672+, 9ba5fe1, b847edc. +: with changes that were committed later. Baselines' students train at the best of several learning rates (chosen: 0.001), those of distilled data at the best of those and the learned one.
 
 end of table
 
