@@ -19,6 +19,7 @@ def _moved(channels, width=4):
     return jax.jit(lambda images: made.forward(params, images))
 
 
+@pytest.mark.long
 def test_at_first_images_are_the_real_ones_bit_for_bit(tiny_real):
     sizes = {"image_shape": IMAGE_SHAPE, "num_classes": NUM_CLASSES, "num_items": 6}
     made = generated.create(**sizes, generator_width=4)

@@ -67,6 +67,7 @@ def apart(store, tmp_path_factory):
     return [folder / str(number) / "artifact.safetensors" for number in range(2)]
 
 
+@pytest.mark.long
 def test_jobs_of_their_own_joined_are_the_joint_run(together, apart, store, tmp_path):
     report, whole = together
     arguments = commands.Join(
@@ -96,6 +97,7 @@ def test_jobs_of_their_own_joined_are_the_joint_run(together, apart, store, tmp_
     assert plain.header["student_learning_rate"] == pytest.approx(expected)
 
 
+@pytest.mark.long
 def test_classes_come_back_in_their_order(together, apart):
     """The images began as real ones of their classes, and three steps have not moved them far."""
     _, whole = together
@@ -112,6 +114,7 @@ def test_classes_come_back_in_their_order(together, apart):
     assert labels.max() < 1
 
 
+@pytest.mark.long
 def test_a_part_is_judged_on_its_own_classes(apart, tmp_path):
     judged = judging.judge(apart[0], commands.Judgement(test_limit=50), Reporter())
     dataset = data.load("digits", test_limit=50)

@@ -85,6 +85,7 @@ def test_students_of_soft_labels_take_the_steps_of_the_paper(student, optimizer,
         np.testing.assert_allclose(trained, params, atol=2e-4)
 
 
+@pytest.mark.long
 def test_stored_labels_of_views_teach_as_the_teacher_does(student, teacher):
     network, own = teacher
     data, theta = stored(items=6)

@@ -40,6 +40,7 @@ def alike(tiny_real):
     )
 
 
+@pytest.mark.long
 def test_at_first_all_is_real_images_with_solved_labels(tiny_network, tiny_real):
     """The floor: images bit for bit, and so the labels, students and accuracy."""
     method = _method(tiny_network, items=6)
@@ -146,6 +147,7 @@ def test_reptile_that_goes_all_the_way_is_its_inner_steps(tiny_network, alike):
     assert int(whole.aux[0].steps[0]) == 3
 
 
+@pytest.mark.long
 def test_adapting_lowers_the_loss_and_begins_where_it_is_told(tiny_network, alike):
     """`adapt` is the method's own steps; a generator that is given is what a run begins with."""
     made = generated.generator(1, 4)

@@ -93,6 +93,7 @@ def test_experts_of_later_subsets(tmp_path):
     assert found["experts_bytes"] == 4 * 3 * (3 + 6) * PARAMETERS[10]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "networks"),
     [

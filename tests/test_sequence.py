@@ -70,6 +70,7 @@ def test_one_subset_is_mtt_step_for_step(tiny_network, tiny_real):
     chex.assert_trees_all_equal(*states)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("data", "optimizer"),
     [

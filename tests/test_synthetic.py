@@ -189,6 +189,7 @@ def test_regression_by_minibatches_reaches_every_image():
     np.testing.assert_allclose(latents + offsets[:, None], images, atol=0.02)
 
 
+@pytest.mark.long
 def test_gaussians_start_from_real_images_of_their_class(tiny_real):
     data = gaussian.create(
         image_shape=SHAPE, num_classes=3, latents_per_class=3, latent_size=8, width=16,
@@ -241,6 +242,7 @@ def test_centres_of_each_class_are_those_of_scikit_learn(tiny_network):
     assert distances.min(1).max() < 1e-6, "three images are their own centres"
 
 
+@pytest.mark.long
 def test_images_spectra_and_gaussians_start_from_centres(tiny_network):
     real = make_real(tiny_network, 0, counts=(6, 8, 7))
     key, shape = jax.random.key(2), {"image_shape": SHAPE, "num_classes": 3}

@@ -139,6 +139,7 @@ def seen(epoch, batch):
 """
 
 
+@pytest.mark.long
 def test_the_key_of_epoch_and_batch_gives_the_same_view_in_another_process():
     room: dict = {}
     exec(_PROGRAM, room)
