@@ -7,7 +7,11 @@ The world of `mnist_d3.py`: 10 000 training images. To reach: 93 and 97.5; the p
 
 table: mnist_frepo (python -m experiments.tables)
 
-Not measured here yet.
+| run | floats | bytes | test accuracy % | random | kmeans | random, solved | sd of students | seeds x students | CPU s, experts | CPU s, outer steps | s, a student |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 1 image per class | 7,940 | 17,224 | 81.7 (1 seed) | 63.9 | 82.3 | 74.1 | 1.4 | 1 x 5 | 0 | 209 | 3.2 |
+
+sd of students: of the run's, within a seed. s, a student: wall seconds of training, by those that train at once. 1 core of AMD EPYC; 2026-11-28; commits 656c948. Baselines' students train at the best of several learning rates (chosen: 0.03, 0.1), those of distilled data at the best of those and the learned one.
 
 end of table
 """
