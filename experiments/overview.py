@@ -24,6 +24,7 @@ from experiments.rows import percent
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "docs" / "pictures"
+COLOURS = [f"C{number}" for number in range(10) if number != 7]  # grey is of real images
 REAL = ("random", "kmeans", "herding", "random_uint8", "kmeans_uint8", "herding_uint8")
 
 
@@ -195,16 +196,20 @@ Values = list[tuple[int, float, float]]  # of a line: bytes, mean and sd in perc
 
 
 def accuracies() -> dict[str, tuple[dict[str, Values], dict[str, Values]]]:
-    """Of each data set the lines of real images, and those of methods."""
+    """Lines of real images of each data set, and those of methods: the best row at each size."""
 
     def value(row: rows.Row) -> tuple[int, float, float]:
         accuracy = row["accuracy"]
         return row["bytes"], 100 * accuracy["mean"], 100 * (accuracy["sd"] or 0.0)
 
+    def best(points: list[Point]) -> Values:
+        ascending = sorted((value(point.row) for point in points), key=lambda v: v[:2])
+        return list({size: (size, mean, sd) for size, mean, sd in ascending}.values())
+
     return {
         world.title: (
             {name: sorted(map(value, found)) for name, found in baselines(world).items()},
-            {name: [value(p.row) for p in points] for name, points in lines(world).items()},
+            {name: best(points) for name, points in lines(world).items()},
         )
         for world in WORLDS
     }
@@ -223,7 +228,7 @@ def plot_accuracies(found: dict[str, tuple[dict[str, Values], dict[str, Values]]
         for name, values in methods.items():
             place = names.index(name)
             marker = "osD^<>*ph"[place % 9]
-            legend[name] = _line(axes, values, color=f"C{place % 10}", marker=marker)
+            legend[name] = _line(axes, values, color=COLOURS[place % 9], marker=marker)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set(xscale="log", xlabel="kB stored", ylabel="test accuracy, %")
         sizes = [
