@@ -148,6 +148,30 @@ def test_a_methods_line_is_that_of_the_first_experiment_that_has_it(monkeypatch)
     assert found == {"mtt": [("new", 10), ("new", 30)], "d3": [("old", 50)]}
 
 
+def test_a_plot_has_the_best_row_of_a_size_and_the_table_methods_that_are_baselines(monkeypatch):
+    def row(label, size, mean, **baselines):
+        configuration = {"method": "mtt", "data": {"dataset": "mnist"}, "parametrization": {}}
+        return {
+            **{"label": label, "bytes": size, "accuracy": {"mean": mean, "sd": None}},
+            **{"configuration": configuration, "baselines": baselines},
+        }
+
+    rded = {"bytes": 9, "accuracy": {"mean": 0.7, "sd": None}}
+    found = [row("worse", 10, 0.25, rded=rded), row("best", 10, 0.5), row("large", 20, 0.375)]
+    world = overview.World("MNIST", "mnist", ("all",))
+    monkeypatch.setattr(overview, "WORLDS", (world,))
+    monkeypatch.setattr(overview.rows, "read", {"all": found}.get)
+    monkeypatch.setattr(overview.rows, "by_label", lambda found: found)
+    _, methods = overview.accuracies()["MNIST"]
+    assert methods == {"mtt": [(10, 50.0, 0.0), (20, 37.5, 0.0)]}
+    (point,) = overview._as_baseline("rded", world)
+    assert (point.row["bytes"], point.row["label"], point.row["accuracy"]["mean"]) == (
+        9,
+        "worse",
+        0.7,
+    )
+
+
 @pytest.mark.parametrize(
     "path",
     [*sorted((ROOT / ".github").rglob("*.yml")), ROOT / "CITATION.cff",
