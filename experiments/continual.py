@@ -213,7 +213,7 @@ def picture(found: list[rows.Row]) -> Figure:
             own = [row for row in found if (row["steps"], row["memory"]) == (steps, kind)]
             uses.line(axes, "classes", own, kind, "--" if kind in ("random", "herding") else "-")
         axes.set(title=f"{steps} steps", xlabel="classes seen")
-    figure.axes[0].legend()
+    figure.axes[0].legend(loc="lower left")
     return figure
 
 
