@@ -207,13 +207,14 @@ def of_all(
 def picture(found: list[rows.Row]) -> Figure:
     """Accuracy as classes arrive: a panel for each number of steps, a line for each memory."""
     cuts = sorted({row["steps"] for row in found})
-    figure = Figure(figsize=(4.5 * len(cuts), 3.6), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(cuts) + 1.3, 3.6), layout="constrained")
     for axes, steps in zip(figure.subplots(1, len(cuts), sharey=True, squeeze=False)[0], cuts):
         for kind in KINDS:
             own = [row for row in found if (row["steps"], row["memory"]) == (steps, kind)]
             uses.line(axes, "classes", own, kind, "--" if kind in ("random", "herding") else "-")
         axes.set(title=f"{steps} steps", xlabel="classes seen")
-    figure.axes[0].legend(loc="lower left")
+    found_lines = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*found_lines, loc="outside right upper", frameon=False)
     return figure
 
 
