@@ -157,6 +157,7 @@ def learned(
     for seed in seeds:
         order = class_order(dataset.num_classes, seed)
         memories: dict[str, list[PyTree]] = {kind: [] for kind in KINDS if kind != "d3 replayed"}
+        memory: PyTree = None  # of "d3 replayed"
         for step in range(number):
             of_step = jax.random.fold_in(jax.random.key(seed), step)
             for_memory, for_students, for_draws = jax.random.split(of_step, 3)
