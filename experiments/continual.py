@@ -184,9 +184,9 @@ def learned(
                 memory = distilled(again[step], real, norm, own.outer_steps, for_memory)
             network, method, size = again[step]
             found["d3 replayed"] = network, method.synthetic, memory, size
+            test = seen.held_out(norm)
             for kind in KINDS:
                 network, stored, theta, size = found[kind]
-                test = seen.held_out(norm)
                 reached = students.evaluate(
                     network, stored, theta, test, protocol, own.rate, for_students
                 )

@@ -141,7 +141,8 @@ def methods_table() -> str:
             if own:
                 best = max(own, key=lambda point: point.row["accuracy"]["mean"])
                 made = command(best.experiment, best.row["label"])
-                cells = [_measured(world, best), f"`{made}`"]
+                role = "" if best.row["configuration"]["method"] == name else ", a baseline of it"
+                cells = [_measured(world, best), f"`{made}`{role}"]
                 break
         table.append([f"`{name}`", _linked(spec.paper), spec.figure, *cells])
     return markdown_table(header, table)
