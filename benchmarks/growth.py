@@ -63,7 +63,7 @@ def options(method: str, classes: int, side: int, items: int, T: int) -> Run:
         own = {"d3": D3Options(inner_steps=T, inner_batch_size=min(2, items) * classes)}
     if method in ("mtt", "d3"):
         own["expert"] = ExpertOptions(count=2, epochs=10)
-    network = Architecture(width=32, depth=depth, norm=norm)
+    network = Architecture(network="convnet", width=32, depth=depth, norm=norm)
     return command(method)(architecture=network, parametrization=stored, baselines=(), **own)
 
 

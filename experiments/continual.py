@@ -42,7 +42,8 @@ from d3jax.synthetic.options import Parametrization
 from d3jax.types import Method, Network, PyTree, Real, Synthetic
 from experiments import rows, uses
 
-KINDS = ("d3", "d3 replayed", "pixels", "random", "herding")
+REPLAYED = "d3 replayed"
+KINDS = ("d3", REPLAYED, "pixels", "random", "herding")
 BY_STEP = ("d3", "pixels")  # each step's classes are distilled by themselves
 
 
@@ -156,8 +157,8 @@ def learned(
 
     for seed in seeds:
         order = class_order(dataset.num_classes, seed)
-        memories: dict[str, list[PyTree]] = {kind: [] for kind in KINDS if kind != "d3 replayed"}
-        memory: PyTree = None  # of "d3 replayed"
+        memories: dict[str, list[PyTree]] = {kind: [] for kind in KINDS if kind != REPLAYED}
+        memory: PyTree = None  # of `REPLAYED`
         for step in range(number):
             of_step = jax.random.fold_in(jax.random.key(seed), step)
             for_memory, for_students, for_draws = jax.random.split(of_step, 3)
@@ -183,7 +184,7 @@ def learned(
                 real = real_of(mixed, seed, again[step].network)
                 memory = distilled(again[step], real, norm, own.outer_steps, for_memory)
             network, method, size = again[step]
-            found["d3 replayed"] = network, method.synthetic, memory, size
+            found[REPLAYED] = network, method.synthetic, memory, size
             test = seen.held_out(norm)
             for kind in KINDS:
                 network, stored, theta, size = found[kind]

@@ -36,6 +36,7 @@ from d3jax.types import InputError
 
 OPTIONS = [
     "--network=mlp", "--width=16", "--outer-steps=40", "--inner-steps=3", "--mmd-samples=4",
+    "--mmd-augmentation=color",
     "--expert.count=2", "--expert.epochs=3", "--expert.augmentation", "--max-start-epoch=1",
     "--student.students=2", "--student.epochs=10", "--student.augmentation", "flip",
     "--baseline-students=2",

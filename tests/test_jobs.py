@@ -27,7 +27,7 @@ from d3jax.types import InputError
 SMALL = {
     "data": config.Data(train_limit=200, test_limit=50),
     "architecture": config.Architecture(width=4, depth=2),
-    "expert": ExpertOptions(count=1, epochs=2),
+    "expert": ExpertOptions(count=1, epochs=2, augmentation=()),
     "student": Protocol(students=2, epochs=4, augmentation=()),
     "outer_steps": 4,
     "baselines": (),

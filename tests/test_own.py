@@ -46,6 +46,7 @@ RUN = [
     "distill", "mtt", "--network=nets.own:small", "--outer-steps=2", "--inner-steps=2",
     "--max-start-epoch=1", "--expert-epochs=1", "--expert.count=2", "--expert.epochs=1",
     "--student.students=2", "--student.epochs=2", "--train-limit=200", "--baselines",
+    "--inner-augmentation", "--expert.augmentation", "--student.augmentation",
 ]  # fmt: skip
 
 

@@ -359,7 +359,10 @@ def _build(options: D3Options, setting: Setting) -> Method:
 
 def _tiny(network: Network) -> Method:
     data = gaussian.create(**TINY, latents_per_class=2, latent_size=4, width=8)
-    return d3(network, data, D3Options(inner_steps=2, max_start_epoch=2, mmd_samples=3), 10)
+    options = D3Options(
+        inner_steps=2, max_start_epoch=2, mmd_samples=3, mmd_augmentation=("color", "flip")
+    )
+    return d3(network, data, options, 10)
 
 
 SPEC = register(

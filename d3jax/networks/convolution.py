@@ -127,12 +127,13 @@ def convolution(
         raise ValueError(
             f"winograd is for stride 1 and kernels of {known} pixels, not {stride} and {size}"
         )
+    tile = winograd.tile(images.shape[1] + 2 * padding - size + 1)
     # Here, so that blocks of images share it.
-    taps = winograd.transformed(kernel) if lowering == "winograd" else None
+    taps = winograd.transformed(kernel, tile) if lowering == "winograd" else None
 
     def convolve(images: Array) -> Array:
         if taps is not None:
-            return winograd.convolution(_zeros_around(images, padding), taps)
+            return winograd.convolution(_zeros_around(images, padding), taps, tile)
         return _convolution(images, kernel, stride, padding, lowering)
 
     block = None
@@ -255,9 +256,9 @@ def upsampling_convolution(
     `output_padding=1`).
 
     But for `lax` the four output phases are the features of one 2x2 convolution with 4 D, of whose
-    pixels each phase takes its own H x W, followed by depth-to-space: as many multiplications as by
-    Winograd's tiles (but for the edge), in two products for 16, and exact. By rows instead of
-    `winograd`, which has no tiles for that. On an H100 that takes a quarter of lax's time.
+    pixels each phase takes its own H x W, followed by depth-to-space: four multiplications for an
+    output (but for the edge), in two products, and exact. By rows instead of `winograd`, which has
+    no tiles for that. On an H100 that takes a quarter of lax's time.
     """
     size, _, channels, features = kernel.shape
     lowering = default_lowering() if lowering is None else lowering
@@ -279,8 +280,10 @@ def upsampling_convolution(
     lowering = "rows" if lowering == "winograd" else lowering
     out = convolution(images, windows, padding=1, lowering=lowering)
     batch, height, width, _ = images.shape
-    out = out.reshape(batch, height + 1, width + 1, 2, 2, features)
-    phases = [[out[:, a : a + height, b : b + width, a, b] for b in range(2)] for a in range(2)]
+    quarters = lax.split(out, (features,) * 4, axis=3)
+    phases = [
+        [quarters[2 * a + b][:, a : a + height, b : b + width] for b in range(2)] for a in range(2)
+    ]
     whole = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
     return whole.reshape(batch, 2 * height, 2 * width, features)
 

@@ -1,12 +1,14 @@
 """Convolution with fewer multiplications: Winograd's minimal filtering (Lavin and Gray, CVPR 2016).
 
-m outputs of a row and k taps are two polynomials; multiplied at m + k - 1 points they cost as many
-multiplications, not m * k. For a tile of 2x2 outputs and a 3x3 kernel that is 16 for 36, and the
-16 products of matrices (one for each pair of points, pixels by channels with channels by features)
-read arrays 4 times as large as the images, where patches are 9 times as large. All that surrounds
-the products are sums of contiguous views, so that every derivative is again such sums and products.
+m outputs of a column and k taps are two polynomials; multiplied at m + k - 1 points they cost as
+many multiplications, not m * k: 6 for 12, where 4 outputs and 3 taps are. Along a row the windows
+are side by side, as in patches, so that there are m + k - 1 products of matrices, tiles by k * C
+with k * C by features. All that surrounds the products are sums of contiguous views, so that every
+derivative is again such sums and products.
 
-One batched product of stacked arrays would be fewer operations to compile, but it writes each stack
+Tiles in both dimensions would multiply a ninth less (16 products for 2x2 outputs of 3x3 taps), in
+more and narrower products: such a step takes 2.5 times as many kernels to compile, and no less
+time. One batched product of stacked arrays would be one kernel for m + k - 1, and write each stack
 once more: in a trial second derivatives took longer by a fifth to a half.
 """
 
@@ -16,61 +18,61 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-_POINTS = {3: (0, 1, -1), 5: (0, 1, -1, 2, -0.5)}  # and infinity, by the size of the kernel
-_TILE = 2  # outputs a side
-SIZES = tuple(_POINTS)  # of kernels
-
-Taps = list[list[Array]]  # f[C, D] at each pair of points
+SIZES = (3, 5)  # of kernels
+_POINTS = (0, 0.5, -0.5, 1.5, -1.5, 1, -1)  # the first of these, and infinity
 
 
-def transformed(kernel: Array) -> Taps:
-    """What `convolution` multiplies with, of a kernel f[k, k, C, D], k = 3 or 5."""
-    _, at_taps, _ = _matrices(kernel.shape[0])
-    return [_sums(list(row), at_taps) for row in _sums(list(kernel), at_taps)]
+def tile(rows: int) -> int:
+    """Outputs of a tile, of an image with `rows` of outputs."""
+    return 4 if rows > 2 else 2
 
 
-def convolution(padded: Array, taps: Taps) -> Array:
-    """Cross-correlation of padded images f[B, H, W, C] with `transformed` kernels, stride 1.
+def transformed(kernel: Array, tile: int) -> list[Array]:
+    """What `convolution` multiplies with, of a kernel f[k, k, C, D]: f[k C, D] at each point."""
+    size, _, channels, features = kernel.shape
+    rows = [kernel[i].reshape(size * channels, features) for i in range(size)]
+    return _sums(rows, _matrices(tile, size)[1])
+
+
+def convolution(padded: Array, taps: list[Array], tile: int) -> Array:
+    """Cross-correlation of padded images f[B, H, W, C] with a `transformed` kernel, stride 1.
 
     Returns:
-      f[B, H - k + 1, W - k + 1, D]. In float32 the errors are about those of patches times a matrix
-      for k = 3, and twice as large for k = 5.
+      f[B, H - k + 1, W - k + 1, D]. In float32 the errors are one and a half times those of patches
+      times a matrix for k = 3, and two and a half times for k = 5.
     """
-    size = len(taps) + 1 - _TILE
-    channels, features = taps[0][0].shape
+    size = len(taps) + 1 - tile
     batch, height, width, _ = padded.shape
     rows, columns = height - size + 1, width - size + 1
-    at_outputs, _, at_inputs = _matrices(size)
-    high, wide = -(-rows // _TILE), -(-columns // _TILE)
-    reach = size - 1 + (size - 1) % _TILE  # beyond the outputs, in whole tiles
-    sides = (_TILE * high + reach - height, _TILE * wide + reach - width)
-    if any(sides):
-        padded = jnp.pad(padded, ((0, 0), (0, sides[0]), (0, sides[1]), (0, 0)))
-    inputs = [
-        _sums(_tiles(row, wide, size, axis=2), at_inputs)
-        for row in _sums(_tiles(padded, high, size, axis=1), at_inputs)
-    ]
+    at_outputs, _, at_inputs = _matrices(tile, size)
+    tiles, beyond = -(-rows // tile), -(-(size - 1) // tile)  # the outputs' and the inputs' after
+    lack = tile * (tiles + beyond) - height
+    padded = jnp.pad(padded, ((0, 0), (0, lack), (0, 0), (0, 0))) if lack else padded
+    windows = jnp.concatenate([padded[:, :, j : j + columns] for j in range(size)], axis=-1)
+    split = windows.reshape(batch, tiles + beyond, tile, *windows.shape[2:])
+    # Not `split[:, :, i]`: its transpose is a sum of padded arrays, that of `lax.split` no sum.
+    phases = [lax.squeeze(phase, (2,)) for phase in lax.split(split, (1,) * tile, axis=2)]
+    inputs = [phases[i % tile][:, i // tile : i // tile + tiles] for i in range(tile + size - 1)]
     products = [
-        [(x.reshape(-1, channels) @ t).reshape(batch, high, wide, features) for x, t in zip(*both)]
-        for both in zip(inputs, taps)
+        (x.reshape(-1, x.shape[-1]) @ t).reshape(batch, tiles, columns, -1)
+        for x, t in zip(_sums(inputs, at_inputs), taps)
     ]
-    outputs = _sums([jnp.stack(_sums(row, at_outputs), axis=3) for row in products], at_outputs)
-    whole = jnp.stack(outputs, axis=2).reshape(batch, _TILE * high, _TILE * wide, features)
-    return whole[:, :rows, :columns]
+    outputs = jnp.stack(_sums(products, at_outputs), axis=2)
+    return outputs.reshape(batch, tile * tiles, columns, -1)[:, :rows]
 
 
 @lru_cache
-def _matrices(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _matrices(tile: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What sums products to outputs [m, t], taps [t, k] and inputs [t, t] to values at t points.
 
     Toom's and Cook's multiplication of polynomials, transposed: where a_j is a point, taps are
     evaluated there (and divided by all its distances), inputs interpolated. The last is infinity.
     """
-    points = np.asarray(_POINTS[size], float)
-    number = len(points) + 1
+    number = tile + size - 1
+    points = np.asarray(_POINTS[: number - 1], float)
     distances = [np.prod(points[j] - np.delete(points, j)) for j in range(number - 1)]
-    at_outputs = np.vander(points, _TILE, increasing=True).T
-    at_outputs = np.c_[at_outputs, np.eye(_TILE)[-1]]
+    at_outputs = np.vander(points, tile, increasing=True).T
+    at_outputs = np.c_[at_outputs, np.eye(tile)[-1]]
     at_taps = np.vander(points, size, increasing=True) / np.asarray(distances)[:, None]
     at_taps = np.r_[at_taps, np.eye(size)[-1:]]
     at_inputs = np.zeros((number, number))
@@ -78,17 +80,6 @@ def _matrices(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         at_inputs[j, :-1] = np.poly(np.delete(points, j))[::-1]
     at_inputs[-1] = np.poly(points)[::-1]
     return at_outputs, at_taps, at_inputs
-
-
-def _tiles(images: Array, number: int, size: int, axis: int) -> list[Array]:
-    """Pixel i of every tile along an axis, for each i of a tile's inputs."""
-    shape = images.shape
-    split = images.reshape(*shape[:axis], shape[axis] // _TILE, _TILE, *shape[axis + 1 :])
-    phases = [lax.index_in_dim(split, i, axis + 1, keepdims=False) for i in range(_TILE)]
-    return [
-        lax.slice_in_dim(phases[i % _TILE], i // _TILE, i // _TILE + number, axis=axis)
-        for i in range(_TILE + size - 1)
-    ]
 
 
 def _sums(arrays: list[Array], matrix: np.ndarray) -> list[Array]:

@@ -159,19 +159,14 @@ class Run:
     """Run nothing: say what the run would take, as `d3jax plan` does."""
     out: Path = Path("runs/distill")
     """The run's folder; the same command with the same folder resumes."""
-    baselines: tuple[BaselineName, ...] = (
-        "random",
-        "kmeans",
-        "kmeans_uint8",
-        "herding_uint8",
-    )
+    baselines: tuple[BaselineName, ...] = ()  # `command` fills in the method's, here and below
     """What to compare with under the same protocol: whole images, at no fewer stored floats, or
     (_uint8) at no fewer bytes, a byte a pixel; herding is real images whose mean is the class's;
     class_mean is one a class; best_random, for dd, the best of 20 draws; _solved has the labels of
     --labels solved. Of a method with a teacher (dwa, rded) baselines have labels of the same kind
     as the distilled data, but for random_hard, and as many images; rded is RDED's choice of crops.
     The default has the two in bytes that are best as a rule."""
-    baseline_learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    baseline_learning_rates: tuple[float, ...] = ()
     """Learning rates for baselines; the best is taken, on the validation images or, where none are
     set aside, on 2000 training images."""
 
