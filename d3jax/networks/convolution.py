@@ -127,13 +127,13 @@ def convolution(
         raise ValueError(
             f"winograd is for stride 1 and kernels of {known} pixels, not {stride} and {size}"
         )
-    tile = winograd.tile(images.shape[1] + 2 * padding - size + 1)
+    rows = images.shape[1] + 2 * padding - size + 1
     # Here, so that blocks of images share it.
-    taps = winograd.transformed(kernel, tile) if lowering == "winograd" else None
+    taps = winograd.transformed(kernel, rows) if lowering == "winograd" else None
 
     def convolve(images: Array) -> Array:
         if taps is not None:
-            return winograd.convolution(_zeros_around(images, padding), taps, tile)
+            return winograd.convolution(_zeros_around(images, padding), taps)
         return _convolution(images, kernel, stride, padding, lowering)
 
     block = None

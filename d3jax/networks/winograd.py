@@ -22,27 +22,26 @@ SIZES = (3, 5)  # of kernels
 _POINTS = (0, 0.5, -0.5, 1.5, -1.5, 1, -1)  # the first of these, and infinity
 
 
-def tile(rows: int) -> int:
-    """Outputs of a tile, of an image with `rows` of outputs."""
-    return 4 if rows > 2 else 2
+def transformed(kernel: Array, rows: int) -> list[Array]:
+    """A kernel f[k, k, C, D] at each of m + k - 1 points, f[k C, D], for columns of `rows` outputs.
 
-
-def transformed(kernel: Array, tile: int) -> list[Array]:
-    """What `convolution` multiplies with, of a kernel f[k, k, C, D]: f[k C, D] at each point."""
+    m is 4, but 2 for one or two rows.
+    """
     size, _, channels, features = kernel.shape
-    rows = [kernel[i].reshape(size * channels, features) for i in range(size)]
-    return _sums(rows, _matrices(tile, size)[1])
+    taps = [kernel[i].reshape(size * channels, features) for i in range(size)]
+    return _sums(taps, _matrices(4 if rows > 2 else 2, size)[1])
 
 
-def convolution(padded: Array, taps: list[Array], tile: int) -> Array:
+def convolution(padded: Array, taps: list[Array]) -> Array:
     """Cross-correlation of padded images f[B, H, W, C] with a `transformed` kernel, stride 1.
 
     Returns:
       f[B, H - k + 1, W - k + 1, D]. In float32 the errors are one and a half times those of patches
       times a matrix for k = 3, and two and a half times for k = 5.
     """
-    size = len(taps) + 1 - tile
-    batch, height, width, _ = padded.shape
+    batch, height, width, channels = padded.shape
+    size = taps[0].shape[0] // channels
+    tile = len(taps) + 1 - size
     rows, columns = height - size + 1, width - size + 1
     at_outputs, _, at_inputs = _matrices(tile, size)
     tiles, beyond = -(-rows // tile), -(-(size - 1) // tile)  # the outputs' and the inputs' after
