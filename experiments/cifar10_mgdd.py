@@ -53,6 +53,7 @@ from experiments.cifar10_frepo import DATA
 SIZES = (1, 2, 5, 10, 20, 50)
 STEPS = (20, 100, 300)
 STUDENTS = Protocol(steps=300, students=3)
+RATES = (0.03, 0.1, 0.3)  # by squared error 0.1 was the best of those up to it
 GENERATOR = Parametrization(images_per_class=10, generator_width=8)
 MGDD = command("mgdd")(
     data=DATA,
@@ -61,6 +62,7 @@ MGDD = command("mgdd")(
     mgdd=MGDDOptions(real_batch=256),
     student=STUDENTS,
     baselines=(),
+    baseline_learning_rates=RATES,
 )
 META = dataclasses.replace(
     MGDD,
@@ -76,6 +78,7 @@ FREPO = command("frepo")(
     frepo=FRePoOptions(real_batch=256, data_learning_rate=3e-3),
     student=STUDENTS,
     baselines=(),
+    baseline_learning_rates=RATES,
 )
 
 
