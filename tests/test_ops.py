@@ -74,6 +74,15 @@ def test_convolution_of_one_output_is_the_sum_that_it_should_be():
         np.testing.assert_allclose(out[0, 0, 0, 0], np.sum(images[0] * kernel[..., 0]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_winograds_tiles_of_few_rows(size, rows):
+    images, kernel = _random(2, rows, 4, 3), _random(size, size, 3, 2)
+    expected = convolve(images, kernel, lowering="lax")
+    found = convolve(images, kernel, lowering="winograd")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("lowering", ["patches", "winograd"])
 def test_convolution_over_several_weights_by_vmap(lowering):
     images, kernels = _random(3, 2, 5, 5, 2), _random(3, 3, 3, 2, 4)

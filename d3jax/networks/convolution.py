@@ -127,9 +127,9 @@ def convolution(
         raise ValueError(
             f"winograd is for stride 1 and kernels of {known} pixels, not {stride} and {size}"
         )
-    rows = images.shape[1] + 2 * padding - size + 1
-    # Here, so that blocks of images share it.
-    taps = winograd.transformed(kernel, rows) if lowering == "winograd" else None
+    taps = None
+    if lowering == "winograd":  # here, so that blocks of images share it
+        taps = winograd.transformed(kernel, rows=images.shape[1] + 2 * padding - size + 1)
 
     def convolve(images: Array) -> Array:
         if taps is not None:

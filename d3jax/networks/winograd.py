@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array, lax
 
 SIZES = (3, 5)  # of kernels
-_POINTS = (0, 0.5, -0.5, 1.5, -1.5, 1, -1)  # the first of these, and infinity
+_POINTS = (0, 0.5, -0.5, 1.5, -1.5, 1, -1)  # as many as it takes, in this order, and infinity
 
 
 def transformed(kernel: Array, rows: int) -> list[Array]:
@@ -45,12 +45,14 @@ def convolution(padded: Array, taps: list[Array]) -> Array:
     tile = len(taps) + 1 - size
     rows, columns = height - size + 1, width - size + 1
     at_outputs, _, at_inputs = _matrices(tile, size)
-    tiles, beyond = -(-rows // tile), -(-(size - 1) // tile)  # the outputs' and the inputs' after
+    tiles = -(-rows // tile)
+    beyond = -(-(size - 1) // tile)  # tiles that only inputs of the last outputs are in
     lack = tile * (tiles + beyond) - height
     padded = jnp.pad(padded, ((0, 0), (0, lack), (0, 0), (0, 0))) if lack else padded
     windows = jnp.concatenate([padded[:, :, j : j + columns] for j in range(size)], axis=-1)
     split = windows.reshape(batch, tiles + beyond, tile, *windows.shape[2:])
-    # Not `split[:, :, i]`: its transpose is a sum of padded arrays, that of `lax.split` no sum.
+    # By `lax.split`, whose transpose is a concatenation; that of `split[:, :, i]`, a sum of padded
+    # arrays, took eight times as long.
     phases = [lax.squeeze(phase, (2,)) for phase in lax.split(split, (1,) * tile, axis=2)]
     inputs = [phases[i % tile][:, i // tile : i // tile + tiles] for i in range(tile + size - 1)]
     products = [
