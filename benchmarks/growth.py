@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.suite import Cases, Row, Table, elsewhere, lines
+from benchmarks.suite import Cases, Row, Table, elsewhere
 from d3jax import distill
 from d3jax.data import Dataset, Normalization
 from d3jax.experts import Options as ExpertOptions
@@ -188,9 +188,21 @@ def _series(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Seconds of a step by what grows, in units of the base."""
-    series = {
-        name: [(row["value"] / BASE[name.split(", ")[1]], row["seconds"]) for row in own]
-        for name, own in _series(rows).items()
-    }
-    return lines(series, "times the base", "s a step")
+    """Seconds of a step by what grows, in units of the base; a panel for each method."""
+    figure = Figure(figsize=(9, 5), layout="constrained", dpi=100)
+    panels = dict(zip(SERIES, figure.subplots(2, 3, sharex=True, sharey=True).flat, strict=False))
+    for name, own in _series(rows).items():
+        method, quantity = name.split(", ")
+        base, place = BASE[quantity], list(BASE).index(quantity)
+        points = sorted((row["value"] / base, row["seconds"]) for row in own)
+        panels[method].plot(*zip(*points), f"C{place}o-", markersize=4, label=quantity)
+    for method, axes in panels.items():
+        axes.set_title(method, loc="left", fontsize=10)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[-1].set_axis_off()
+    figure.axes[-1].legend(*figure.axes[0].get_legend_handles_labels(), frameon=False)
+    figure.supxlabel("times the base", fontsize=10)
+    figure.supylabel("s a step", fontsize=10)
+    return figure
