@@ -10,8 +10,9 @@ pixels, random or herded images, all in a byte a number and within the same byte
 fresh networks are trained on all memory so far and tested on all classes so far. That is the
 protocol of DM's and FRePo's experiments on CIFAR-100 (`np.random.seed(0..4)`, each step condensed
 by itself); theirs counts images, not bytes. All distilled memories are matched alike, on experts of
-the step's classes: on digits by D3's MMD alone (distribution matching, as in DM), on others by its
-trajectories too.
+the step's classes: on moved digits as D3 is by default, on others by its MMD alone (distribution
+matching, as in DM). On Tiny-ImageNet students take 500 steps of up to 256 items, whatever a memory
+holds; on others equally many epochs.
 
 `d3` has a decoder for each step. `d3 replayed` has one: in each step the memory is distilled anew,
 in the bytes of all steps so far, of the new images and of as many draws from the old memory as its
@@ -55,21 +56,25 @@ class Setting(NamedTuple):
     outer_steps: int
     d3: D3Options
     expert: Experts
-    students: int = 3
-    epochs: int = 300
+    students: Protocol
     images: int = 10  # real images of a class; each memory has as many bytes for it
     rate: float = 0.01  # of students: that of the published protocol
 
 
 SETTINGS = {
     "moved_digits": Setting(
-        (2,), 16, 500, D3Options(), Experts(count=2, epochs=10), 2, 300, images=8, rate=0.03
+        (2,), 16, 500, D3Options(), Experts(count=2, epochs=10),
+        Protocol(students=2), images=8, rate=0.03,
     ),
     "digits": Setting(
-        (2, 5), 16, 150, D3Options(trajectory=False), Experts(count=2, epochs=5), 2, 200
+        (2, 5), 16, 150, D3Options(trajectory=False), Experts(count=2, epochs=5),
+        Protocol(students=2, epochs=200),
     ),
-    "tiny_imagenet_100_32": Setting((5, 10), 64, 500, D3Options(), Experts(count=2, epochs=10)),
-}
+    "tiny_imagenet_100_32": Setting(
+        (5, 10), 32, 150, D3Options(trajectory=False, mmd_samples=15), Experts(count=1, epochs=5),
+        Protocol(students=1, steps=500), images=4, rate=0.03,
+    ),
+}  # fmt: skip
 
 
 class Distiller(NamedTuple):
@@ -147,7 +152,7 @@ def learned(
     kinds = default_strategy(dataset.name, dataset.class_names)
     parts = [range(step * each, (step + 1) * each) for step in range(number)]
     expert = resolved_experts(own.expert, dataset, parts, METHODS["d3"].expert_learning_rate)
-    protocol = Protocol(students=own.students, epochs=own.epochs, augmentation=kinds)
+    protocol = dataclasses.replace(own.students, augmentation=kinds)
 
     def real_of(part: Dataset, seed: int, network: Network) -> Real:
         """With its experts; of one shape for all steps of as many classes."""
@@ -243,7 +248,7 @@ def main(dataset: Dataset, cuts: Sequence[int], seeds: Sequence[int], own: Setti
             both = [uses.percent(accuracy) for accuracy in (after[-1]["accuracy"], mean)]
             cells.append([str(steps), kind, f"{after[-1]['bytes']:,}", *both])
     header = ["steps", "memory", "bytes of all", "after the last step, %", "mean of all steps, %"]
-    remark = f"{dataset.name}; {own.students} students each."
+    remark = f"{dataset.name}; {own.students.students} students each."
     uses.keep(f"continual_{dataset.name}", found, header, cells, picture(found), seeds, remark)
 
 

@@ -103,7 +103,7 @@ def test_spearmans_correlation_and_what_a_choice_costs():
 def test_a_memory_grows_by_equal_bytes(digits, kept):
     own = continual.Setting(
         (2,), 4, 2, d3jax.D3Options(trajectory=False, mmd_samples=2),
-        d3jax.experts.Options(count=1, epochs=1), students=1, epochs=2,
+        d3jax.experts.Options(count=1, epochs=1), d3jax.Protocol(students=1, epochs=2),
     )  # fmt: skip
     continual.main(digits, (2,), (0,), own)
     found = kept("continual_digits")["rows"]
