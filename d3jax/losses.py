@@ -141,9 +141,10 @@ def ridge_of(matrix: Array, regularization: float = 1e-6, number: Array | None =
 def ridge_predictor(
     features: Array, others: Array, regularization: float = 1e-6, number: Array | None = None
 ) -> Array:
-    """P f[m, n], of which P targets is what `kernel_ridge_regression` predicts.
+    """The matrix P f[m, n] for which `kernel_ridge_regression` predicts P @ targets.
 
-    The arguments are its own; `number` is that of `solve_ridge`, for features that are padded.
+    The arguments are those of `kernel_ridge_regression`; `number` is that of `solve_ridge`, for
+    features that are padded.
     """
     return solve_ridge(features @ features.T, features @ others.T, regularization, number).T
 

@@ -92,7 +92,7 @@ class State(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A distillation method: what distill.py runs, and what a user can jit, vmap and shard."""
+    """A distillation method: what `distill.loop` runs, and what a user can jit, vmap and shard."""
 
     init: Callable[[Array, "Real"], State]
     step: Callable[[Array, State, "Real"], tuple[State, dict[str, Array]]]  # (key, state, real)

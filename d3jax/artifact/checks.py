@@ -226,7 +226,7 @@ def _of_teacher(header: dict[str, Any], path: Path) -> dict[str, PyTree]:
 
 
 def teacher_shapes(network: Network, image_shape: Sequence[int]) -> dict[str, PyTree]:
-    """Of the group that a teacher is stored as: weights, and batch norms' statistics."""
+    """Shapes of the group that a teacher is stored as: weights, and batch norms' statistics."""
     params = jax.eval_shape(network.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     vector = jax.ShapeDtypeStruct((networks.parameter_count(params),), jnp.float32)

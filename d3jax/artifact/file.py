@@ -171,7 +171,7 @@ def create(
       replay: the steps that the data was learned for, if any (`recipe.Recipe`).
       sequence: the subsets that students train on in turn, if any (`sequence.Recipe`).
       subtask: {"classes": their numbers in the whole, "class_names": of the whole}, where these are
-        some of a data set's classes (`joining.join`).
+        some of a data set's classes (`artifact.join.join`).
       teaching: what of a teacher theta holds, if anything: {"labels": "teacher"}, itself, as group
         `teacher`; or {"labels": "views", "epochs": E, "visits": V}, its logits f[E, V, K] of all
         views that students see, as group `view_labels`.

@@ -41,7 +41,7 @@ def unroll(
         (Adam without eps_root has no derivative where a gradient is exactly zero, as behind a dead
         ReLU: its meta-gradient is then NaN.)
       rematerialize: recompute each step's activations on the way back, all but the results of its
-        convolutions (`rematerialize.products`), so that memory is T parameter vectors, those
+        convolutions (`networks.convolution.products`), so that memory is T parameter vectors, those
         results and the activations of one step, not of T. Usually faster too, since recomputing
         moves less memory than storing.
       scan_unroll: steps in one turn of the compiled loop; more take longer to compile.

@@ -81,7 +81,7 @@ class Program(NamedTuple):
     function: Any  # jitted, of `arguments`; gives a Chunk
     arguments: Callable[[State, int], tuple[Any, ...]]  # (state, which is consumed; step to reach)
     rows: Callable[[PyTree], PyTree]  # arrays as NumPy ones [subtasks, ...], in every process
-    # False: the last rows of a state only fill up, and may be more or fewer after a restart
+    # False: the last rows of a state are padding, and may be more or fewer after a restart
     strict: bool = True
 
 

@@ -105,7 +105,7 @@ class Slots(NamedTuple):
         return self.subtasks[min(slot, len(self.subtasks) - 1)]
 
     def local(self) -> list[int]:
-        """The rows that this process holds, those that only fill up too."""
+        """The rows that this process holds, padding rows (which repeat the last subtask) too."""
         each = self.number // self.mesh.size
         owners = [device.process_index for device in self.mesh.devices.ravel()]
         return [s for s in range(self.number) if owners[s // each] == jax.process_index()]
@@ -137,7 +137,7 @@ class Slots(NamedTuple):
         return self.stack(lambda subtask: np.asarray(subtask, np.int32))
 
     def live(self, value: int) -> Array:
-        """i32[slots]: `value` for each subtask, zero for a row that only fills up."""
+        """i32[slots]: `value` for each subtask, zero for a padding row."""
         values = np.where(np.arange(self.number) < len(self.subtasks), value, 0).astype(np.int32)
         return jax.make_array_from_callback(values.shape, self.sharding(), lambda i: values[i])
 
@@ -239,7 +239,7 @@ def training(
     def epoch(
         number: Array, state: Array, members: Array, real: Real, which: Array
     ) -> tuple[Array, Array]:
-        """The epoch of that number, none in a row that only fills up, where it is 0."""
+        """The epoch of that number; none in a padding row, where the number is 0."""
 
         def train(state: Array) -> tuple[Array, Array]:
             root = stage_key(seed, Stage.EXPERTS, number)

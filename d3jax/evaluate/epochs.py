@@ -60,7 +60,7 @@ def epochs_function(
     def loss_alone(
         params: Array, theta: PyTree, keys: Array, choice: Array, visit: Array, weight: Array
     ) -> Array:
-        """Of a student that draws for itself."""
+        """The loss of a student that draws for itself."""
         for_sample, for_augmentation = keys
         images, targets = lessons.decoded(synthetic, theta, for_sample, visit, protocol.with_means)
         targets = lessons.own_targets(synthetic, theta, targets, protocol.temperature)
@@ -74,7 +74,7 @@ def epochs_function(
     def gradients(
         params: Array, theta: PyTree, keys: Array, choice: Array, visit: Array, weight: Array
     ) -> Array:
-        """Of all students, f[S, P]; keys [S, 2]."""
+        """Gradients of all students, f[S, P]; keys [S, 2]."""
         if on_gpu:
             each = (params, keys, visit)
             return jax.lax.map(

@@ -52,8 +52,8 @@ class Protocol:
     """Views: mixed with others of the batch, by a share of Beta(0.8, 0.8) (mixup, as on CIFAR) or
     Beta(1, 1) (cutmix, as on ImageNet)."""
     temperature: float = 1.0
-    """Of an expert's labels and the student that learns them; SGD's loss is multiplied by its
-    square (SRe2L, DWA: 30 on CIFAR-100; RDED, ImageNet: 20)."""
+    """Temperature of an expert's labels and of the student that learns them; SGD's loss is
+    multiplied by its square (SRe2L, DWA: 30 on CIFAR-100; RDED, ImageNet: 20)."""
 
     def epochs_of(self, visits: int) -> int:
         """The epochs where each has so many visits."""

@@ -180,7 +180,7 @@ class Stage:
 
 
 def _rate(seconds_each: float) -> str:
-    """Of steps: 1,200/s, 3.2/s, 7.5 s each."""
+    """Speed of steps: 1,200/s, 3.2/s, 7.5 s each."""
     rate = 1 / seconds_each
     if rate < 1:
         return f"{seconds_each:.3g} s each"

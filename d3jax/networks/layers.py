@@ -1,4 +1,4 @@
-"""Flax layers of networks and decoders, on the operations of `ops`, with PyTorch's defaults."""
+"""Flax layers of networks and decoders, on `convolution` and `norms`, with PyTorch's defaults."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -24,7 +24,7 @@ class Experts:
     subtasks: str | None = None
     """Experts of each subtask's classes alone, for `d3jax distill d3|mtt --subtasks`."""
     seed: int = 0
-    """Of initial weights, order, augmentation, and the validation split."""
+    """Seed of initial weights, order, augmentation and the validation split."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Join:
     experts: Path = Path("runs/experts")
     """Store of the expert for --labels."""
     seed: int = 0
-    """Of the expert, and of the validation split."""
+    """Seed of the expert and of the validation split."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,17 @@ class OtherFiles:
     """How the files of another project are read: images*.pt, res_*.pt, .npz, a folder of images."""
 
     labels: Path | None = None
-    """Of another project's images: their labels, where they are not beside them as usual."""
+    """File of the labels of another project's images, where they are not beside them as usual."""
     mean: tuple[float, ...] = ()
-    """Of another project's images: the channels' means that they were normalized by; default those
-    that the field has for the data set; of pixels the data set's own."""
+    """The channels' means that another project's images were normalized by; default those that the
+    field has for the data set; of pixels the data set's own."""
     sd: tuple[float, ...] = ()
-    """The sds likewise."""
+    """The channels' standard deviations, likewise."""
     whitening: Literal["none", "mtt", "frepo", "kip"] | None = None
-    """Of another project's images: ZCA as these have it; default none, but for coloured .npz files
-    that of KIP (images, labels) or FRePo (image, label)."""
+    """Whose ZCA another project's images have; default none, but for coloured .npz files that of
+    KIP (images, labels) or FRePo (image, label)."""
     hard_labels: bool = False
-    """Of soft labels take the largest as the class."""
+    """Take the class of the largest label where labels are soft."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Export:
     draws: int | None = None
     """Images of each item of a generator (0: its deterministic decodes); default 1."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the draws."""
     hard_labels: bool = False
     """Write the class of the largest label where labels are soft."""
     data_dir: Path | None = None
@@ -203,7 +203,7 @@ class Judgement:
     real_epochs: int = 30
     """For --scores: its epochs."""
     seed: int = 0
-    """Of the students."""
+    """Seed of the students."""
     json: Path | None = None
     """Write the result to this file too."""
 
@@ -227,7 +227,7 @@ class Show:
     picture: Path | None = None
     """The picture's file; default the artifact's name with .png."""
     seed: int = 0
-    """Of the samples drawn."""
+    """Seed of the samples drawn."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class Train:
     data_dir: Path | None = None
     """Where named data sets lie; default $D3JAX_DATA_DIR, else the TFDS default."""
     seed: int = 0
-    """Of initial weights, order, samples and augmentation."""
+    """Seed of initial weights, order, samples and augmentation."""
 
 
 @dataclass(frozen=True)

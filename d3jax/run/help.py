@@ -124,7 +124,7 @@ def _flags(info: StructTypeInfo, left_out: Set[str]) -> StructConstructorSpec | 
 
 
 def _default(field: dataclasses.Field[Any], given: Any) -> Any:
-    """Of a field, in what `given` says where it is an instance."""
+    """A field's default: that of `given`, where that is an instance."""
     if dataclasses.is_dataclass(given):
         return getattr(given, field.name)
     if field.default is not dataclasses.MISSING:

@@ -64,7 +64,7 @@ class Job(NamedTuple):
 
     @property
     def spec(self) -> Spec:
-        """Of the method."""
+        """The method's entry in the registry."""
         return self.options.spec
 
     @property

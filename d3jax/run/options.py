@@ -51,7 +51,7 @@ class Data:
     """Pixels of an image's side: the short one is resized to it, and the centre cut out; default
     images are as they are, and have to be square and of one size."""
     test_fraction: float | None = None
-    """Of each class of an image folder without test images, so many are test images, drawn by
+    """Share of each class of an image folder without test images that are test images, drawn by
     name: the same ones for every seed; default 0.2."""
     skip_unreadable: bool = False
     """Leave out images of a folder that cannot be read; default refuse them."""
@@ -136,7 +136,7 @@ class Run:
     outer_steps: int = 1000
     """Outer steps."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of everything that is drawn."""
     experts: Path | None = None
     """Store of trained networks, shareable between runs; default OUT/experts."""
     storage: Literal["float16", "float32", "int8"] = "float16"
@@ -172,7 +172,7 @@ class Run:
 
     @property
     def spec(self) -> Spec:
-        """Of the method."""
+        """The method's entry in the registry."""
         raise NotImplementedError
 
     @property

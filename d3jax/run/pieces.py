@@ -161,7 +161,7 @@ class Prepared:
         return here * held + self._compiled.memory_analysis().temp_size_in_bytes
 
     def seconds_per_step(self) -> float:
-        """Of one subtask, the first step not counted."""
+        """Seconds of an outer step of one subtask, the first step not counted."""
         begin = compilation.once(self.piece.method.init)(jax.random.key(0), self._real())
         warm = self._compiled(*self._program.arguments(begin, 1))
         state = jax.block_until_ready(warm.state)
@@ -170,7 +170,7 @@ class Prepared:
         return (time.perf_counter() - begun) / int(done.done)
 
     def expert_seconds(self) -> float:
-        """Of all experts of one subtask, from an epoch of three steps."""
+        """Seconds of all experts of one subtask, from an epoch of three steps."""
         return sum(self._seconds_of(options) for options in self.piece.experts)
 
     def _seconds_of(self, options: experts.Options) -> float:

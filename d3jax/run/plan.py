@@ -76,7 +76,7 @@ def plan(options: Plan, reporter: Reporter, dataset: Dataset | None = None) -> d
 def _seconds(
     run: Run, dataset: Dataset, prepared: "list[Prepared]", rows: dict[str, Any], devices: int
 ) -> dict[str, float]:
-    """Of every part of the run, as far as it can be told."""
+    """Seconds of every part of the run, as far as it can be told."""
     turns = [-(-one.piece.number // devices) for one in prepared]
     trained = [one.expert_seconds() for one in prepared]
     steps = zip(rows["seconds_per_step"], turns, strict=True)

@@ -66,7 +66,7 @@ class Whole(NamedTuple):
 
     @property
     def store(self) -> Path:
-        """Of the experts."""
+        """The folder of the experts."""
         assert self.options.experts is not None
         return self.options.experts
 
@@ -157,7 +157,7 @@ def _prepared(
 
 
 def _normalization(dataset: Dataset, parts: Sequence[Part], zca: bool) -> Normalization:
-    """Of all images; each process counts the pixels of a share of the subtasks."""
+    """Normalization of all images; each process counts the pixels of a share of the subtasks."""
     if zca:
         return Normalization.of(dataset.train_images, zca)
     own = parts[jax.process_index() :: jax.process_count()]
@@ -249,7 +249,7 @@ def _train_experts(whole: Whole, group: Group, reporter: Reporter) -> dict[int, 
     there = _sum(sum(experts.written_bytes(paths[n]) for n in todo if n in paths))
     processes.agreed(lambda: experts.make_room(store, needed - int(there)))
     slots = _slots(todo)
-    # Rows that only fill up hold subtasks of other processes too.
+    # Padding rows hold subtasks of other processes too.
     local = {
         n: known.get(n) or _store_path(whole, group, n) for n in map(slots.subtask, slots.local())
     }

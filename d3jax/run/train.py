@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from d3jax import artifact, data, evaluate
+from d3jax import artifact, evaluate
 from d3jax.artifact.model import Model, save_model
 from d3jax.evaluate import replay, sequence, unseen
 from d3jax.evaluate.lessons import teaching_of
@@ -18,7 +18,7 @@ from d3jax.networks import unraveler
 from d3jax.run.commands import Judgement, Train
 from d3jax.run.judge import stored_architecture, stored_protocol
 from d3jax.run.options import plain
-from d3jax.run.real import in_order
+from d3jax.run.real import real_data
 from d3jax.types import InputError, Network, PyTree
 
 
@@ -41,7 +41,10 @@ def train(options: Train, reporter: Reporter) -> Model:
         )
     specification = header["parametrization"]
     shape = tuple(specification["image_shape"])
-    test = None if options.dataset is None else _test(options, header, shape)
+    test = None
+    if options.dataset is not None:
+        named = Judgement(dataset=options.dataset, data_dir=options.data_dir)
+        test, _ = real_data(header, named)
     architecture = stored_architecture(header, options.architecture, path)
     network = architecture.create(shape, specification["num_classes"])
     params, statistics = _trained(made, network, plain(architecture), path, options, reporter)
@@ -68,22 +71,6 @@ def train(options: Train, reporter: Reporter) -> Model:
     save_model(model, options.out)
     reporter.say(f"written to {options.out}; d3jax.load_model reads it")
     return model
-
-
-def _test(options: Train, header: dict[str, Any], shape: tuple[int, ...]) -> data.Dataset:
-    assert options.dataset is not None
-    found = data.load(options.dataset, options.data_dir, seed=0)
-    if found.image_shape != shape:
-        raise InputError(
-            f"{found.name} has images of shape {list(found.image_shape)}, the artifact of "
-            f"{list(shape)}; name the data set that it was distilled from"
-        )
-    if found.num_classes != len(header["class_names"]):
-        raise InputError(
-            f"{found.name} has {found.num_classes} classes, the artifact "
-            f"{len(header['class_names'])}; name the data set that it was distilled from"
-        )
-    return in_order(header["class_names"], found)
 
 
 def _trained(
@@ -119,6 +106,7 @@ def _trained(
         params, _ = sequence.train(
             network, data_, theta, turns, protocol, turns.subsets, key, reporter
         )
+        key = jax.random.fold_in(key, 0)  # `train` folds with numbers from 1 on
     else:
         rate = protocol.learning_rate or header["student_learning_rate"]
         params, _ = evaluate.train_students(

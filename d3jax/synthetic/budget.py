@@ -43,7 +43,7 @@ def stored_size(
 
 
 def _shapes(specification: dict[str, Any]) -> PyTree:
-    """Of a frozen theta; what it starts from makes no difference to them."""
+    """Shapes of a frozen theta; its start makes no difference to them."""
     start = {"start": "noise"} if "start" in specification else {}
     plain = {n: v for n, v in specification.items() if n != "start_steps"}
     made = synthetic.create({**plain, **start})

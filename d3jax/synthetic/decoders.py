@@ -71,7 +71,7 @@ class DecoderModule(nn.Module):
     image_shape: tuple[int, int, int]
     recipe: _Recipe
     num_classes: int | None = None
-    """Of the class embedding; None: there is none."""
+    """Classes of the class embedding; None: there is none."""
 
     @nn.compact
     def __call__(

@@ -32,7 +32,7 @@ class Published(NamedTuple):
 
     @property
     def stored_bytes(self) -> int:
-        """Of the files."""
+        """Bytes of the files."""
         return sum(file.stat().st_size for file in self.files)
 
 
