@@ -13,14 +13,13 @@ DRAWS = 5  # raised where a run draws otherwise than before, so that its folder 
 
 
 class Stage(enum.IntEnum):
-    """The stages that draw; a new one takes the next number, so that the others' draws stay."""
+    """The stages that draw; a new one takes a free number, so that the others' draws stay."""
 
     EXPERTS = 0
     DISTILL = 1
     FREEZE = 2
     STUDENTS = 3
     INITIAL = 4  # the fixed initialization of Dataset Distillation
-    SOURCES = 5  # no longer drawn from: networks of another data set are experts
     REPLAY = 6  # samples that networks see in an artifact's own steps
     PARTLY_TRAINED = 7  # networks trained through a sequence's earlier subsets
     TURNS = 8  # a sequence's outer steps after the first subset

@@ -323,10 +323,6 @@ def mmd2(x: Array, y: Array, bandwidths: Sequence[float] = BANDWIDTHS, *, strata
     return within(x, pairs) + within(y) - jnp.asarray(2, x.dtype) * jnp.mean(between)
 
 
-def _squared_norm(tree: PyTree) -> Array:
-    return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))  # type: ignore
-
-
 def trajectory_distance(student: PyTree, target: PyTree, start: PyTree) -> Array:
     """|student - target|^2 / |start - target|^2 over whole parameter pytrees: f[].
 
@@ -341,8 +337,5 @@ def trajectory_distance(student: PyTree, target: PyTree, start: PyTree) -> Array
       >>> print(trajectory_distance(jnp.array([0.5]), jnp.array([1.0]), jnp.array([0.0])))
       0.25
     """
-
-    def difference(a: PyTree, b: PyTree) -> PyTree:
-        return jax.tree.map(jnp.subtract, a, b)
-
-    return _squared_norm(difference(student, target)) / _squared_norm(difference(start, target))
+    left = optax.tree.norm(optax.tree.sub(student, target), squared=True)
+    return left / optax.tree.norm(optax.tree.sub(start, target), squared=True)

@@ -4,7 +4,7 @@ Shapes: B items in a batch, H x W x C an image, K classes, F features, N real im
 E experts, T inner steps, P network parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -19,6 +19,20 @@ class InputError(ValueError):
 
     The command line prints the sentence alone and exits with code 2.
     """
+
+
+def check_known(what: str, value: Any, known: Iterable[str]) -> None:
+    """Raises InputError where `value` is none of `known`; `what` names it in the message."""
+    if value not in (names := tuple(known)):
+        raise InputError(f"unknown {what} {value!r}; known: {', '.join(names)}")
+
+
+def check_at_least_one(options: Any, *names: str) -> None:
+    """Raises InputError where one of these attributes is a number below 1; None passes."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
 
 
 class Outputs(NamedTuple):

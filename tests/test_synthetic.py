@@ -323,12 +323,6 @@ def test_means_without_variances_have_none():
     assert set(frozen["data"]) == {"mean"}
     several = data.sample(frozen, jax.random.key(2), jnp.asarray([1, 0]))
     np.testing.assert_array_equal(several.images, data.sample(frozen, None).images[::-1])
-    old = {"kind": "gaussian", **shape, "stochastic": False}  # as artifacts said it before
-    shapes = jax.eval_shape(synthetic.create(old).init, jax.random.key(0), None)
-    assert set(shapes["data"]) == {"mean"}
-    assert jax.eval_shape(
-        synthetic.create({**old, "stochastic": True}).init, jax.random.key(0), None
-    )["data"]["log_variance"].shape == (2, 3)
 
 
 def test_gaussians_of_a_class_share_its_variances():

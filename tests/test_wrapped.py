@@ -14,7 +14,8 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 from d3jax import networks
-from d3jax.networks.wrapped import definition, load_network, wrap
+from d3jax.networks.own import definition, load_network
+from d3jax.networks.wrapped import wrap
 from d3jax.types import InputError, Network
 
 SHAPE = (6, 6, 2)

@@ -17,6 +17,12 @@ from d3jax.types import InputError
 _FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
 
 
+def check_parent(path: Path) -> None:
+    """Raises InputError where the folder that a file is to be written to does not exist."""
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} to write {path} to")
+
+
 def disk_is_full(error: Exception) -> bool:
     """Whether a disk, or a user's share of it, is full: the same will do with more room."""
     if isinstance(error, OSError) and error.errno is not None:

@@ -14,7 +14,16 @@ from d3jax.distill import objectives
 from d3jax.distill.compose import check_rates, compose, updates_per_step
 from d3jax.methods.registry import TINY, Reads, Setting, Spec, register
 from d3jax.synthetic import gaussian
-from d3jax.types import InputError, Method, Network, Objective, PyTree, Real, Synthetic
+from d3jax.types import (
+    InputError,
+    Method,
+    Network,
+    Objective,
+    PyTree,
+    Real,
+    Synthetic,
+    check_at_least_one,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,14 +217,12 @@ def _check(options: D3Options) -> None:
             "D3 without trajectory matching and without MMD learns nothing; keep one, "
             "or add --unroll"
         )
-    for name in (
+    check_at_least_one(
+        options,
         "inner_steps", "expert_epochs", "max_start_epoch", "inner_batch_size",
         "unroll_steps", "unroll_window", "unroll_networks", "unroll_real_batch",
-        "kernel_ridge_images",
-    ):  # fmt: skip
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
+        "kernel_ridge_images", "mmd_experts",
+    )  # fmt: skip
     if options.unroll and options.unroll_window > options.unroll_steps:
         raise InputError(
             f"unroll_window must be from 1 to the {options.unroll_steps} unroll_steps, "
@@ -232,8 +239,6 @@ def _check(options: D3Options) -> None:
         raise InputError(f"mmd_epoch must not be negative, it is {options.mmd_epoch}")
     if options.mmd and options.mmd_samples < 2:
         raise InputError(f"mmd_samples must be at least 2, not {options.mmd_samples}")
-    if options.mmd_experts < 1:
-        raise InputError(f"mmd_experts must be at least 1, not {options.mmd_experts}")
     if not 0 < options.mmd_weight < math.inf:
         raise InputError(
             f"mmd_weight must be positive, not {options.mmd_weight}; --no-mmd leaves the MMD out"

@@ -22,7 +22,7 @@ from d3jax.keys import Stage
 from d3jax.methods.registry import TINY, Finished, Reads, Setting, Spec, register
 from d3jax.networks.own import is_own
 from d3jax.synthetic import labels, pixels
-from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
+from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic, check_at_least_one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,10 +191,7 @@ def _optimizers(
 
 
 def _check(options: DDOptions, attack: tuple[int, int] | None, num_classes: int) -> None:
-    for name in ("networks", "real_batch"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
+    check_at_least_one(options, "networks", "real_batch")
     check_rates(options)
     if not 0 <= options.momentum < 1:
         raise InputError(f"momentum must be from 0 to below 1, not {options.momentum}")
@@ -241,8 +238,7 @@ def _initialization(options: DDOptions) -> objectives.Initialization:
 
 
 def _items(options: DDOptions, classes: int) -> int:
-    if options.images is not None and options.images < 1:
-        raise InputError(f"images must be at least 1, not {options.images}")
+    check_at_least_one(options, "images")
     if options.images is not None:
         return options.images
     return options.images_per_step * options.steps * classes
@@ -250,8 +246,7 @@ def _items(options: DDOptions, classes: int) -> int:
 
 def _resolve(run: Any, dataset: Dataset) -> Any:
     own, stored = run.dd, run.parametrization
-    if own.unseen < 1:
-        raise InputError(f"unseen must be at least 1, not {own.unseen}")
+    check_at_least_one(own, "unseen")
     if own.adapt_from is not None and own.attack is not None:
         raise InputError("adapt_from and attack both say which networks to take; choose one")
     if own.pretrained and own.source.count <= own.unseen:

@@ -25,7 +25,17 @@ from d3jax.methods.registry import TINY, Setting, Spec, register
 from d3jax.networks import unraveler
 from d3jax.networks.blocks import features_of
 from d3jax.synthetic import pixels
-from d3jax.types import InputError, Method, Network, Objective, PyTree, Real, State, Synthetic
+from d3jax.types import (
+    InputError,
+    Method,
+    Network,
+    Objective,
+    PyTree,
+    Real,
+    State,
+    Synthetic,
+    check_at_least_one,
+)
 
 _MOST_ITEMS = 1000  # that a network of the pool is trained on at once
 
@@ -154,9 +164,7 @@ def frepo(
 
 
 def _check(options: FRePoOptions) -> None:
-    for name in ("pool", "real_batch", "devices"):
-        if getattr(options, name) < 1:
-            raise InputError(f"{name} must be at least 1, not {getattr(options, name)}")
+    check_at_least_one(options, "pool", "real_batch", "devices")
     if options.network_steps < 0:
         raise InputError(f"network_steps must not be negative, it is {options.network_steps}")
     check_rates(options)

@@ -36,6 +36,7 @@ from d3jax.types import (
     PyTree,
     Real,
     Synthetic,
+    check_at_least_one,
 )
 
 _MOST = 10  # images of a class in a step, by default
@@ -323,10 +324,7 @@ def load_generator(path: str | Path, channels: int, width: int, *, whitened: boo
 
 
 def _check(options: MGDDOptions, classes: int, most: int, all_classes: int) -> None:
-    for name in ("classes", "most", "inner_steps", "pool", "real_batch"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
+    check_at_least_one(options, "classes", "most", "inner_steps", "pool", "real_batch")
     if classes > all_classes:
         raise InputError(
             f"tasks of {classes} classes are more than the {all_classes} that there are"

@@ -18,7 +18,7 @@ from d3jax.distill import objectives
 from d3jax.distill.compose import check_rates, compose
 from d3jax.methods.registry import TINY, Reads, Setting, Spec, register
 from d3jax.synthetic import labels, pixels
-from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
+from d3jax.types import Method, Network, PyTree, Real, Synthetic, check_at_least_one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,10 +146,7 @@ def optimizers(
 
 def check(options: MTTOptions) -> None:
     """Raises InputError where an option is out of range."""
-    for name in ("inner_steps", "expert_epochs", "inner_batch_size", "growth_steps"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
+    check_at_least_one(options, "inner_steps", "expert_epochs", "inner_batch_size", "growth_steps")
     check_rates(options)
 
 

@@ -20,7 +20,7 @@ from d3jax.methods.registry import TINY, Setting, Spec, reads_teacher, register
 from d3jax.networks import unraveler
 from d3jax.synthetic import pixels
 from d3jax.synthetic.labels import teacher, teacher_labels
-from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic
+from d3jax.types import InputError, Method, Network, PyTree, Real, Synthetic, check_at_least_one
 
 _AT_ONCE = 64  # images whose crops the teacher scores together
 
@@ -115,10 +115,7 @@ def padded(crops: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _check(options: RDEDOptions) -> None:
-    for name in ("images", "crops", "factor"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
+    check_at_least_one(options, "images", "crops", "factor")
     if not 0 < options.smallest <= 1:
         raise InputError(f"smallest must be above 0, up to 1, not {options.smallest}")
 

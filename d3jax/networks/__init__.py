@@ -23,15 +23,15 @@ from d3jax.networks.architectures import known_options as known_options
 from d3jax.networks.architectures import number_of_classes as number_of_classes
 from d3jax.networks.architectures import parameter_count as parameter_count
 from d3jax.networks.architectures import unraveler as unraveler
+from d3jax.networks.own import load_network as load_network
 
 if TYPE_CHECKING:
-    from d3jax.networks.wrapped import load_network as load_network
     from d3jax.networks.wrapped import wrap as wrap
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("load_network", "wrap"):
-        from d3jax.networks import wrapped
+    if name == "wrap":
+        from d3jax.networks.wrapped import wrap
 
-        return getattr(wrapped, name)
+        return wrap
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

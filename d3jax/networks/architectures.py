@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from d3jax.networks import norms, pools
 from d3jax.networks.layers import Convolution, Linear, Normalization
-from d3jax.types import InputError, Network, Outputs, PyTree
+from d3jax.types import InputError, Network, Outputs, PyTree, check_known
 
 NORMS = ("instance", "group", "layer", "batch", "none")
 POOLINGS = ("average", "max", "none")
@@ -246,8 +246,8 @@ def create(
         ("initialization", initialization, INITIALIZATIONS),
         ("compute", compute, PRECISIONS),
     ):
-        if value is not None and value not in known:
-            raise InputError(f"unknown {option} {value!r}; known: {', '.join(known)}")
+        if value is not None:
+            check_known(option, value, known)
     options = {"width": width, "depth": depth, "norm": norm, "pooling": pooling}
     options = {key: value for key, value in options.items() if value is not None}
     for option in ("width", "depth"):

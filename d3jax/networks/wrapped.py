@@ -5,13 +5,7 @@ runs on the batch's own statistics, whatever the module says of running averages
 draw random numbers (dropout) or keep state in the forward pass is refused.
 """
 
-import hashlib
-import importlib
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
@@ -19,14 +13,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx, traverse_util
 from flax.core import meta
 from jax import Array
 
 from d3jax.networks.architectures import PRECISIONS
 from d3jax.networks.watched import Pass, Path, shown
-from d3jax.types import InputError, Network, Outputs, PyTree
+from d3jax.types import InputError, Network, Outputs, PyTree, check_known
 
 _LONGEST = 200  # characters of another's error that are quoted
 
@@ -80,13 +73,12 @@ def wrap(
         draws or keeps state otherwise; or layers that must be read are called inside `remat` or
         `scan`.
     """
-    if compute not in PRECISIONS:
-        raise InputError(f"unknown compute {compute!r}; known: {', '.join(PRECISIONS)}")
+    check_known("compute", compute, PRECISIONS)
     layer = None if features is None else features.replace(".", "/")
     if isinstance(module, nn.Module):
         name = f"the network {type(module).__name__}"
         network = _linen(module, tuple(image_shape), layer, compute, name)
-    elif isinstance(module, nnx.Module) or _makes_modules(module):
+    elif isinstance(module, nnx.Module) or makes_modules(module):
         name = f"the network {getattr(module, '__name__', type(module).__name__)}"
         network = _attempt(lambda: _nnx(module, layer, compute, name), image_shape, name)
     else:
@@ -94,81 +86,8 @@ def wrap(
             f"a network is a Flax module, or a callable that makes an NNX module of its rngs, not "
             f"{shown(module)}"
         )
-    _number_of_classes(network, image_shape, name)
+    checked_classes(network, image_shape, name)
     return network
-
-
-def load_network(
-    name: str,
-    *,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    compute: str = "float32",
-) -> Network:
-    """The network that a function of the user's makes: `--network package.module:function`.
-
-    The function is called as `function(image_shape=(H, W, C), num_classes=K)`, and gives a Flax
-    module as `wrap` takes it (of NNX a callable, since several networks are drawn), or a
-    `types.Network`. Modules are found where Python finds them, and in the current folder.
-
-    Importing runs code: `name` must come from the user, never from a file that was given to them.
-
-    Raises:
-      InputError: there is no such module or function, it fails, or gives something else.
-    """
-    module_name, _, function_name = name.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
-        raise InputError(f"a network of your own is named package.module:function, not {name!r}")
-    function = getattr(_imported(module_name, name), function_name, None)
-    if not callable(function):
-        raise InputError(f"the module {module_name} has no function {function_name}")
-    try:
-        made: Any = function(image_shape=tuple(image_shape), num_classes=num_classes)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{name} fails: {_quoted(error)}") from error
-    if isinstance(made, nnx.Module):
-        raise InputError(
-            f"{name} gives an NNX module with its weights drawn, the same for every student; let "
-            f"it give a function of rngs that makes one"
-        )
-    if isinstance(made, Network):
-        if compute != "float32":
-            raise InputError(
-                f"{name} gives a Network, which has a precision of its own; leave out --compute"
-            )
-        network = made
-    elif isinstance(made, nn.Module) or _makes_modules(made):
-        network = wrap(made, image_shape=image_shape, compute=compute)
-    else:
-        raise InputError(f"{name} gives {shown(made)}, not a Flax module or a d3jax Network")
-    found = _number_of_classes(network, image_shape, f"the network {name}")
-    if found != num_classes:
-        raise InputError(f"the network {name} has {found} logits for {num_classes} classes")
-    return network
-
-
-@lru_cache(maxsize=32)
-def definition(network: Network, image_shape: tuple[int, int, int]) -> str:
-    """A hash of what `network` computes, for what is stored of a network that d3jax has not made.
-
-    It changes where the code changes what is computed, and with JAX's way to write it down.
-    """
-    key = jax.random.key(0)
-    params = jax.eval_shape(network.init, key)
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    found = hashlib.sha256()
-    for program in (
-        jax.make_jaxpr(network.init)(key),
-        jax.make_jaxpr(network.forward)(params, images),
-    ):
-        found.update(re.sub(r"0x[0-9a-f]+", "", str(program)).encode())
-        for constant in program.consts:
-            is_key = jnp.issubdtype(constant.dtype, jax.dtypes.prng_key)
-            array = jax.random.key_data(constant) if is_key else constant
-            found.update(np.asarray(array).tobytes())
-    return found.hexdigest()[:16]
 
 
 def _linen(
@@ -298,7 +217,7 @@ def _cast(tree: PyTree, compute: str) -> PyTree:
     return jax.tree.map(cast, tree)
 
 
-def _makes_modules(value: Any) -> bool:
+def makes_modules(value: Any) -> bool:
     """Whether it may be a callable that makes NNX modules."""
     return callable(value) and not (isinstance(value, type) and issubclass(value, nn.Module))
 
@@ -310,7 +229,7 @@ def _refuse_state(name: str, place: str) -> None:
     )
 
 
-def _number_of_classes(network: Network, image_shape: tuple[int, int, int], name: str) -> int:
+def checked_classes(network: Network, image_shape: tuple[int, int, int], name: str) -> int:
     """K, after a look, without computing, at whether the network takes images and gives Outputs."""
 
     def look() -> Any:
@@ -338,39 +257,12 @@ def _attempt(function: Callable[[], Any], image_shape: tuple[int, ...], name: st
     except Exception as error:
         shape = "x".join(map(str, image_shape))
         raise InputError(
-            f"{name} cannot be called with images of shape {shape} alone: {_quoted(error)}"
+            f"{name} cannot be called with images of shape {shape} alone: {quoted(error)}"
         ) from error
 
 
-def _imported(module: str, name: str) -> Any:
-    try:
-        with _current_folder():
-            return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise InputError(f"{module} cannot be imported: {_quoted(error)}") from error
-        raise InputError(
-            f"there is no module {error.name} for the network {name}, neither installed nor in "
-            f"the folder {os.getcwd()}"
-        ) from None
-    except Exception as error:
-        raise InputError(f"{module} cannot be imported: {_quoted(error)}") from error
-
-
-@contextmanager
-def _current_folder() -> Iterator[None]:
-    """Python finds modules in the current folder too, first."""
-    folder = os.getcwd()
-    importlib.invalidate_caches()  # a file may be a moment old
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
-
-
-def _quoted(error: Exception) -> str:
+def quoted(error: Exception) -> str:
+    """What a user's code raised, on one line of a length that can be read."""
     text = " ".join(str(error).split())
     text = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
     return f"{type(error).__name__}: {text}"

@@ -1,14 +1,13 @@
 """Finished runs side by side: `d3jax compare`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
-from d3jax.host.files import read_json
+from d3jax.host import files
 from d3jax.host.progress import Reporter
 from d3jax.run import pictures, tables
 from d3jax.run.folder import flat
@@ -25,11 +24,10 @@ def compare(runs: Sequence[Path], picture: Path, reporter: Reporter) -> list[dic
     """
     if len(runs) < 2:
         raise InputError("compare takes the folders of two finished runs, or more")
-    if not picture.parent.is_dir():
-        raise InputError(f"there is no folder {picture.parent} to write {picture} to")
+    files.check_parent(picture)
     names = _names(runs)
     reports = [read_report(run) for run in runs]
-    options = [flat(configuration_of(run, report)) for run, report in zip(runs, reports)]
+    options = [options_of(report) for report in reports]
     reporter.console.print(_differences(names, options))
     rows = _rows(names, reports)
     reporter.console.print(tables.comparison_table(rows))
@@ -47,26 +45,21 @@ def _names(runs: Sequence[Path]) -> list[str]:
 def read_report(run: Path) -> dict[str, Any]:
     """The report of a finished run; raises InputError where there is none."""
     try:
-        found = read_json(run / "report.json")
+        found = files.read_json(run / "report.json")
     except FileNotFoundError:
         raise InputError(
             f"there is no finished run in {run}: it has no report.json; the same "
             f"`d3jax distill` command goes on where it was"
         ) from None
-    if not isinstance(found, dict) or not {"method", "accuracy", "bytes"} <= set(found):
+    needed = {"method", "configuration", "accuracy", "bytes"}
+    if not isinstance(found, dict) or not needed <= set(found):
         raise InputError(f"{run / 'report.json'} is no report of a run")
     return found
 
 
-def configuration_of(run: Path, report: dict[str, Any]) -> dict[str, Any]:
-    """Of older reports, what the run was begun with."""
-    found = report.get("configuration")
-    if found is None:
-        path = run / "config.yaml"
-        begun = yaml.safe_load(path.read_text()) if path.exists() else {}
-        apart = ("versions", "draws", "images")  # no options
-        found = {name: value for name, value in begun.items() if name not in apart}
-    return {"method": report["method"], **found}
+def options_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run by dotted names, its method first."""
+    return flat({"method": report["method"], **report["configuration"]})
 
 
 def _differences(names: list[str], options: list[dict[str, Any]]) -> Table:

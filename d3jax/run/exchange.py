@@ -16,6 +16,7 @@ from d3jax.data.given import Reading
 from d3jax.data.sources import dataset_name
 from d3jax.evaluate import Protocol
 from d3jax.experts.store import fingerprint
+from d3jax.host import files
 from d3jax.host.progress import Reporter
 from d3jax.keys import check_seed
 from d3jax.run.commands import Export, Import, Judgement, OtherFiles
@@ -72,8 +73,7 @@ def import_(options: Import, reporter: Reporter) -> artifact.Artifact:
     Raises:
       InputError: the files or the data set cannot be used.
     """
-    if not options.out.parent.is_dir():
-        raise InputError(f"there is no folder {options.out.parent} to write {options.out} to")
+    files.check_parent(options.out)
     made = read(
         options.source, options.dataset, options.data_dir, options.files, options.learning_rate
     )

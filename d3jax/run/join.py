@@ -12,6 +12,7 @@ from d3jax.artifact import join as joining
 from d3jax.data.sources import dataset_name
 from d3jax.evaluate import population
 from d3jax.experts.store import Snapshots
+from d3jax.host import files
 from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
 from d3jax.networks import unraveler
@@ -32,8 +33,7 @@ def join(options: Join, reporter: Reporter) -> artifact.Artifact:
     Raises:
       InputError: they cannot be joined, or the data set for their labels is not theirs.
     """
-    if not options.out.parent.is_dir():
-        raise InputError(f"there is no folder {options.out.parent} to write {options.out} to")
+    files.check_parent(options.out)
     parts = [artifact.load(path) for path in options.artifacts]
     whole = joining.join(parts, options.artifacts)
     if options.labels == "expert":

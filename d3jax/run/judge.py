@@ -25,7 +25,7 @@ from d3jax.run.commands import Judgement
 from d3jax.run.options import Architecture, plain
 from d3jax.run.real import real_data
 from d3jax.run.resolve import resolved_architecture
-from d3jax.types import HeldOut, InputError, Network, Real
+from d3jax.types import HeldOut, InputError, Network, Real, check_at_least_one
 
 
 def judge(
@@ -115,10 +115,9 @@ def _opened(
 
 def _check(options: Judgement, header: dict[str, Any], path: Path) -> None:
     """Looks, before anything is read, whether the options can be followed."""
-    if options.json is not None and not options.json.parent.is_dir():
-        raise InputError(f"there is no folder {options.json.parent} to write {options.json} to")
-    if options.students is not None and options.students < 1:
-        raise InputError(f"students must be at least 1, not {options.students}")
+    if options.json is not None:
+        files.check_parent(options.json)
+    check_at_least_one(options, "students")
     zca = header["normalization"]["zca"]
     if zca is not None and options.validation not in (0, zca["validation"]):
         raise InputError(

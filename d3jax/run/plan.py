@@ -18,7 +18,7 @@ from d3jax.run.commands import Plan
 from d3jax.run.options import Run, Studied
 from d3jax.run.pieces import Piece, Prepared, as_if, pieces_of
 from d3jax.run.tables import plain_table
-from d3jax.types import InputError
+from d3jax.types import InputError, check_at_least_one
 
 
 def plan(options: Plan, reporter: Reporter, dataset: Dataset | None = None) -> dict[str, Any]:
@@ -37,10 +37,7 @@ def plan(options: Plan, reporter: Reporter, dataset: Dataset | None = None) -> d
       InputError: bad options, or the run does not fit; then nothing is timed.
     """
     run = options.method
-    for name in ("devices", "classes", "images"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
+    check_at_least_one(options, "devices", "classes", "images")
     dataset = run.data.read(run.seed) if dataset is None else dataset
     dataset = as_if(dataset, options.classes, options.images)
     devices = options.devices or len(jax.devices())

@@ -14,8 +14,7 @@ from d3jax.distill import metrics
 from d3jax.host import files
 from d3jax.host.progress import Reporter
 from d3jax.run import tables
-from d3jax.run.compare import configuration_of, read_report
-from d3jax.run.folder import flat
+from d3jax.run.compare import options_of, read_report
 
 _PICTURES = {
     "start.png": "Before the first outer step",
@@ -72,7 +71,7 @@ def html_page(out: Path, found: Mapping[str, Any]) -> str:
         "<h2>Seconds</h2>",
         _table(("stage", "seconds"), [(n, f"{s:,.1f}") for n, s in found["seconds"].items()]),
         "<h2>Configuration</h2>",
-        _table(("option", "value"), _configuration(out, found)),
+        _table(("option", "value"), _configuration(found)),
         "<h2>Provenance</h2>",
         _table(("what", "value"), _provenance(out, found)),
     ]
@@ -126,8 +125,8 @@ def _last_step(out: Path) -> str:
     return f"<h2>After the last outer step</h2>\n{_table(('metric', 'value'), told)}"
 
 
-def _configuration(out: Path, found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    options = flat(configuration_of(out, dict(found)))
+def _configuration(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    options = options_of(found)
     return [(name, _written(value)) for name, value in options.items() if value is not None]
 
 

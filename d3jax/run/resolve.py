@@ -16,7 +16,7 @@ from d3jax.evaluate import baselines
 from d3jax.experts import Options as ExpertOptions
 from d3jax.networks.own import is_own
 from d3jax.run.options import Architecture, Divided, Matching, Run, Studied
-from d3jax.types import InputError
+from d3jax.types import InputError, check_at_least_one
 
 _log = logging.getLogger(__name__)
 
@@ -250,9 +250,8 @@ def _check(options: Run, dataset: data.Dataset) -> None:
             f"compare 20 draws; leave it out of --baselines"
         )
     _check_labels(options, dataset)
-    fewer = options.baseline_students if isinstance(options, Studied) else None
-    if fewer is not None and fewer < 1:
-        raise InputError(f"baseline_students must be at least 1, not {fewer}")
+    if isinstance(options, Studied):
+        check_at_least_one(options, "baseline_students")
     baseline_learning_rates = options.baseline_learning_rates
     if options.label_storage == "int8" and options.parametrization.labels != "expert":
         raise InputError("--label-storage int8 is for labels that are given: add --labels expert")

@@ -74,8 +74,7 @@ def judging(configuration: dict[str, Any]) -> dict[str, Any]:
 
 def answers(report: Report, options: Run) -> bool:
     """Whether a report has all rows that the options ask for."""
-    given = report.get("configuration")  # older reports have none
-    alike = given is None or judging(given) == judging(configuration(options))
+    alike = judging(report["configuration"]) == judging(configuration(options))
     return alike and set(options.baselines) <= set(report["baselines"])
 
 

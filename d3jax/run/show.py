@@ -10,10 +10,10 @@ from jax import Array
 
 from d3jax import artifact, data
 from d3jax.data.sources import dataset_name
+from d3jax.host import files
 from d3jax.host.progress import Reporter
 from d3jax.keys import check_seed
 from d3jax.run import pictures, tables
-from d3jax.types import InputError
 
 
 def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> None:
@@ -28,8 +28,7 @@ def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> Non
     path = artifact.located(path)
     distilled = artifact.load(path)
     target = path.with_suffix(".png") if picture is None else picture
-    if not target.parent.is_dir():
-        raise InputError(f"there is no folder {target.parent} to write {target} to")
+    files.check_parent(target)
     check_seed(seed)
     reporter.console.print_json(data=distilled.header)
     ledger = distilled.ledger

@@ -12,6 +12,7 @@ from d3jax.artifact.model import Model, save_model
 from d3jax.evaluate import replay, sequence, unseen
 from d3jax.evaluate.lessons import teaching_of
 from d3jax.evaluate.recipe import recipe_of
+from d3jax.host import files
 from d3jax.host.progress import Reporter
 from d3jax.keys import Stage, check_seed, stage_key
 from d3jax.networks import unraveler
@@ -28,8 +29,7 @@ def train(options: Train, reporter: Reporter) -> Model:
     Raises:
       InputError: the artifact cannot be used alone, or bad options.
     """
-    if not options.out.parent.is_dir():
-        raise InputError(f"there is no folder {options.out.parent} to write {options.out} to")
+    files.check_parent(options.out)
     check_seed(options.seed)
     path = artifact.located(options.artifact)
     made = artifact.load(path)

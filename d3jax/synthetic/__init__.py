@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from d3jax.synthetic import gaussian, generated, joined, pixels, spectral
-from d3jax.types import InputError, Synthetic
+from d3jax.types import InputError, Synthetic, check_known
 
 
 def _joined(*, parts: list[dict[str, Any]], **options: Any) -> Synthetic:
@@ -18,13 +18,8 @@ def _joined(*, parts: list[dict[str, Any]], **options: Any) -> Synthetic:
     return joined.create([create(part) for part in parts], **options)
 
 
-def _gaussian(*, stochastic: bool = True, **options: Any) -> Synthetic:
-    """Older artifacts have `stochastic` instead of `variance`."""
-    return gaussian.create(**({} if stochastic else {"variance": "none"}), **options)
-
-
 KINDS = {
-    "gaussian": _gaussian,
+    "gaussian": gaussian.create,
     "pixels": pixels.create,
     "spectral": spectral.create,
     "generated": generated.create,
@@ -49,8 +44,7 @@ def create(specification: dict[str, Any]) -> Synthetic:
 def _create(text: str) -> Synthetic:
     options = json.loads(text)
     kind = options.pop("kind", None)
-    if kind not in KINDS:
-        raise InputError(f"unknown parametrization {kind!r}; known: {', '.join(KINDS)}")
+    check_known("parametrization", kind, KINDS)
     try:
         return KINDS[kind](**options)
     except TypeError as error:

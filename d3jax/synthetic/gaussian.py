@@ -10,9 +10,9 @@ from jax import Array
 
 from d3jax.synthetic import decoders, labels, regression, starts
 from d3jax.synthetic.arguments import converting
+from d3jax.synthetic.rounding import KINDS as ROUNDINGS
 from d3jax.synthetic.rounding import as_stored
-from d3jax.synthetic.rounding import check_kind as check_rounding
-from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
+from d3jax.types import Batch, InputError, PyTree, Real, Synthetic, check_known
 
 FREEZE_BATCHES = 64
 VARIANCES = ("each", "class", "none")
@@ -78,11 +78,10 @@ def create(
             f"classes and latents per class must be positive, "
             f"not {num_classes} and {latents_per_class}"
         )
-    labels.check_kind(label_kind)
-    check_rounding(rounding)
-    if variance not in VARIANCES:
-        raise InputError(f"unknown variance {variance!r}; known: {', '.join(VARIANCES)}")
-    starts.check(start)
+    check_known("label kind", label_kind, labels.KINDS)
+    check_known("rounding", rounding, ROUNDINGS)
+    check_known("variance", variance, VARIANCES)
+    check_known("start", start, starts.STARTS)
     if type(start_steps) is not int or start_steps < 1:
         raise InputError(f"the start needs at least 1 step, not {start_steps}")
     if type(class_embedding) is not bool:

@@ -9,7 +9,7 @@ from jax import Array
 
 from d3jax.synthetic import labels
 from d3jax.synthetic.arguments import converting
-from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
+from d3jax.types import Batch, InputError, PyTree, Real, Synthetic, check_known
 
 LABELS = ("parts", "probabilities")
 _MOST_ITEMS = 1 << 24  # far beyond any use: a file that lies should not fill the memory
@@ -42,8 +42,7 @@ def create(
     Raises:
       InputError: classes that are not all of them, each once, or parts of unequal sizes.
     """
-    if label_kind not in LABELS:
-        raise InputError(f"unknown label kind {label_kind!r}; known: {', '.join(LABELS)}")
+    check_known("label kind", label_kind, LABELS)
     sizes = [part.num_classes for part in parts]
     if sizes != [len(own) for own in classes]:
         raise InputError(f"parts of {sizes} classes do not have {[len(c) for c in classes]}")

@@ -10,24 +10,13 @@ from jax import Array
 from d3jax import losses
 from d3jax.networks import statistics, unraveler
 from d3jax.networks.blocks import features_of, has_statistics
-from d3jax.types import InputError, Network, PyTree, Real, Synthetic
+from d3jax.types import Network, PyTree, Real, Synthetic
 
 KINDS = ("hard", "probabilities", "logits", "free", "solved", "values")
 _AT_ONCE = 256  # items that a network labels together
 _BATCH, _BATCHES = 128, 40  # real images that a teacher's statistics are averaged over
 _REAL = 5000  # images that labels are solved on, at most
 _RIDGE = 1e-3  # of those labels; see `losses.solved_labels`
-
-
-def check_kind(kind: str) -> str:
-    """`kind`, if it is one of `KINDS`.
-
-    Raises:
-      InputError: it is not.
-    """
-    if kind not in KINDS:
-        raise InputError(f"unknown label kind {kind!r}; known: {', '.join(KINDS)}")
-    return kind
 
 
 def groups(kind: str) -> tuple[str, ...]:

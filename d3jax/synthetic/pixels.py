@@ -8,7 +8,7 @@ from jax import Array
 
 from d3jax.synthetic import labels, starts
 from d3jax.synthetic.arguments import converting
-from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
+from d3jax.types import Batch, InputError, PyTree, Real, Synthetic, check_known
 
 
 def create(
@@ -39,8 +39,8 @@ def create(
       (4, 8, 8, 1) [0 0 1 1]
     """
     shape = (num_items, *image_shape)
-    labels.check_kind(label_kind)
-    starts.check(start)
+    check_known("label kind", label_kind, labels.KINDS)
+    check_known("start", start, starts.STARTS)
     if num_items < 1 or (label_kind == "hard" and num_items % num_classes):
         raise InputError(
             f"the number of images must be a positive multiple of the {num_classes} classes, "

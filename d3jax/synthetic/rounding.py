@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from d3jax.types import InputError, PyTree
+from d3jax.types import PyTree
 
 KINDS = ("none", "float16", "int8")
 _GROUPS = ("data", "decoder")
@@ -33,17 +33,6 @@ class Int8(NamedTuple):
 
     levels: Array  # i8[..., C], from -127 to 127
     scale: Array  # f16[C]
-
-
-def check_kind(kind: str) -> str:
-    """`kind`, if it is one of `KINDS`.
-
-    Raises:
-      InputError: it is not.
-    """
-    if kind not in KINDS:
-        raise InputError(f"unknown rounding {kind!r}; known: {', '.join(KINDS)}")
-    return kind
 
 
 def quantize(array: Array) -> Int8:

@@ -8,7 +8,7 @@ from jax import Array
 
 from d3jax.synthetic import labels, starts
 from d3jax.synthetic.arguments import converting
-from d3jax.types import Batch, InputError, PyTree, Real, Synthetic
+from d3jax.types import Batch, InputError, PyTree, Real, Synthetic, check_known
 
 _SEEN = 50  # real images per class whose principal directions transformations start from
 _SPREAD = 0.1  # of transformations about their common start, relative to their own size
@@ -62,8 +62,8 @@ def create(
             raise InputError(f"{name} must be at least 1, not {value}")
     if side > min(height, width):
         raise InputError(f"a spectrum's rank is at most {min(height, width)} here, not {side}")
-    labels.check_kind(label_kind)
-    starts.check(start)
+    check_known("label kind", label_kind, labels.KINDS)
+    check_known("start", start, starts.STARTS)
     num_spectra = num_classes * spectra_per_class
     num_items = num_spectra * transformations
 

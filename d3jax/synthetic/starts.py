@@ -4,16 +4,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from d3jax.types import InputError, Real
+from d3jax.types import Real
 
 STARTS = ("noise", "real", "kmeans")
 _STEPS = 20  # of Lloyd's algorithm
-
-
-def check(start: str) -> None:
-    """Raises InputError for what is no start."""
-    if start not in STARTS:
-        raise InputError(f"unknown start {start!r}; known: {', '.join(STARTS)}")
 
 
 def images(start: str, key: Array, real: Real, per_class: int) -> Array:

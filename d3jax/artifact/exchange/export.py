@@ -12,8 +12,9 @@ from d3jax.artifact.exchange import card
 from d3jax.artifact.exchange.conventions import field_name, normalization_of
 from d3jax.artifact.file import NAME, Artifact, save
 from d3jax.data import Normalization
+from d3jax.host import files
 from d3jax.keys import as_key
-from d3jax.types import InputError
+from d3jax.types import InputError, check_known
 
 FORMATS = ("torch", "mtt", "dc", "folder", "npz", "hub")
 TENSORS = ("torch", "mtt", "dc")
@@ -65,12 +66,10 @@ def export(
       InputError: an unknown format, labels that it cannot say, or a folder that is in use.
     """
     folder = Path(folder)
-    if format not in FORMATS:
-        raise InputError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+    check_known("format", format, FORMATS)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already; name a folder that is not, or is empty")
-    if not folder.parent.is_dir():
-        raise InputError(f"there is no folder {folder.parent} to write {folder} to")
+    files.check_parent(folder)
     drawn = draw(made, draws, seed, normalization, hard_labels=hard_labels)
     if format == "dc" and drawn.targets.ndim == 2:
         raise InputError("the format dc has classes alone; --hard-labels takes the largest label")
@@ -160,9 +159,7 @@ def rounding(levels: np.ndarray) -> dict[str, float]:
 def _random(specification: dict[str, Any]) -> bool:
     """Whether a sample with a key differs from the deterministic decode."""
     return any(
-        part["kind"] == "gaussian"
-        and part.get("variance", "latent") != "none"
-        and part.get("stochastic", True)
+        part["kind"] == "gaussian" and part.get("variance") != "none"
         for part in specification.get("parts", [specification])
     )
 
