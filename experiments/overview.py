@@ -117,13 +117,15 @@ def baselines(world: World) -> dict[str, list[rows.Row]]:
     return {}
 
 
-def command(experiment: str, label: str) -> str:
+def command(experiment: str, label: str, seeds: int) -> str:
     """The command that makes a row: that of the file whose docstring has the experiment's table."""
     for path in sorted((ROOT / "experiments").glob("*_*.py")):
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         if re.search(rf"\btable: {experiment}\b", text):
             takes_rows = f"-m experiments.{path.stem} [ROW ...]" in text
-            return f"python -m experiments.{path.stem}" + (f' "{label}"' if takes_rows else "")
+            row = f' "{label}"' if takes_rows else ""
+            one = " --seeds 0" if seeds == 1 and "[--seeds" in text else ""
+            return f"python -m experiments.{path.stem}{row}{one}"
     raise ValueError(f"no file of experiments/ has the table of {experiment}")
 
 
@@ -140,7 +142,7 @@ def methods_table() -> str:
             own = own or _as_baseline(name, world)
             if own:
                 best = max(own, key=lambda point: point.row["accuracy"]["mean"])
-                made = command(best.experiment, best.row["label"])
+                made = command(best.experiment, best.row["label"], len(best.row["seeds"]))
                 role = "" if best.row["configuration"]["method"] == name else ", a baseline of it"
                 cells = [_measured(world, best), f"`{made}`{role}"]
                 break
