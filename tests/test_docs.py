@@ -124,10 +124,13 @@ def test_every_method_has_a_row_and_a_row_its_command():
     for name in d3jax.METHODS:
         if d3jax.METHODS[name].build.__module__.startswith("d3jax."):
             assert f"| `{name}` |" in table
-    assert overview.command("cifar10_budgets", "d3, 2") == (
+    assert overview.command("cifar10_budgets", "d3, 2", 3) == (
         'python -m experiments.cifar10_budgets "d3, 2"'
     )
-    assert overview.command("seqmatch_mnist", "K = 1") == (
+    assert overview.command("cifar10_budgets", "d3, 5", 1) == (
+        'python -m experiments.cifar10_budgets "d3, 5" --seeds 0'
+    )
+    assert overview.command("seqmatch_mnist", "K = 1", 3) == (
         "python -m experiments.mnist_cifar10_seqmatch"
     )
 
