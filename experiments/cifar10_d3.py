@@ -34,6 +34,7 @@ import dataclasses
 
 from d3jax.data.augment import STRATEGIES
 from d3jax.evaluate import Protocol
+from d3jax.experts import Options as Experts
 from d3jax.methods import d3
 from d3jax.run.options import Architecture, Data, Parametrization, command
 from experiments import runner
@@ -43,6 +44,7 @@ PAPER = command("d3")(
     architecture=Architecture(width=32),
     parametrization=Parametrization(latents_per_class=1, latent_size=64, decoder_width=64),
     d3=d3.PAPER,
+    expert=Experts(learning_rate=0.01),
     student=Protocol(students=3),
     outer_steps=1000,
 )

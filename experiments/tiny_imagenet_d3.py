@@ -32,7 +32,7 @@ def configuration(dataset: str) -> Any:
         architecture=Architecture(width=32, depth=4),
         parametrization=Parametrization(latent_size=64, decoder_width=128),
         d3=dataclasses.replace(PAPER, max_start_epoch=6, mmd_samples=15),
-        expert=ExpertOptions(count=2, epochs=8),
+        expert=ExpertOptions(count=2, epochs=8, learning_rate=0.01),
         student=Protocol(students=3),
         outer_steps=250,
     )

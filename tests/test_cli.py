@@ -632,9 +632,11 @@ def test_a_preset_holds_where_no_flag_says_otherwise(of, request):
     parsed = of(cli.parse([name, "d3", *flags])[1])
     assert parsed.d3 == dataclasses.replace(d3.PAPER, latent_learning_rate=2)
     assert parsed.outer_steps == 7
+    assert parsed.expert.learning_rate == 0.01
     assert of(cli.parse([name, "d3"])[1]).d3 == d3.D3Options()
     with_keywords = api._options("d3", {"preset": "paper", "latent_learning_rate": 2.0})
     assert with_keywords.d3 == parsed.d3
+    assert with_keywords.expert == parsed.expert
 
 
 def test_version(capsys):

@@ -196,6 +196,25 @@ def test_networks_side_by_side_are_those_in_turn(tiny_network, tiny_real, monkey
     )
 
 
+def test_the_loss_is_that_of_networks_that_do_not_diverge(tiny_network):
+    """Of two pretrained networks one has weights of 1e38; what it would move is limited to zero."""
+    real = make_real(tiny_network, 1, experts=2)
+    large = real._replace(trajectories=real.trajectories * jnp.asarray([1, 1e38])[:, None, None])
+    theta = theta_of(images(), real)
+    moved = ("data", "learning_rates")
+    for clip, finite in ((dict.fromkeys(moved, 1.0), True), ({}, False)):
+        options = {"initialization": "pretrained", "clip": clip, "updates": moved}
+        objective = unrolled(tiny_network, number_of_networks=2, **options)
+
+        def loss(theta, real, objective=objective):
+            value, (_, metrics) = objective.loss(theta, images().sample, (), STEP, KEY, real)
+            return value, metrics["loss"]
+
+        gradient, found = jax.jit(jax.grad(loss, has_aux=True))(theta, large)
+        assert bool(jnp.isfinite(found)) is finite
+        assert all(np.isfinite(x).all() == finite for x in jax.tree.leaves(gradient["data"]))
+
+
 def linear() -> Network:
     """Logits (w x, 0) of images 1x1x2: logistic regression in two dimensions."""
 

@@ -1,5 +1,7 @@
 """Flags of how distilled data is stored: defaults by kind, what does not fit together."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -136,6 +138,10 @@ def test_d3s_inner_steps_take_two_items_of_each_class(classes, each, unroll, exp
     resolved = resolving.resolved(options, _dataset(classes=classes))
     assert resolved.d3.inner_batch_size == expected
     assert resolving.resolved(resolved, _dataset(classes=classes)) == resolved
+    parts = resolving.resolved(
+        dataclasses.replace(options, subtasks="2"), _dataset(classes=classes)
+    )
+    assert parts.d3.inner_batch_size is None  # each subtask's classes say it
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from d3jax import experts
 from d3jax.data import Dataset
 from d3jax.data.augment import STRATEGIES, Transformation, default_strategy
 from d3jax.distill import objectives
@@ -30,7 +31,8 @@ from d3jax.types import (
 class D3Options:
     """D3's outer step: the paper's smallest setting, but for optimizers that learn faster.
 
-    The paper's own are `PAPER` (--preset paper); each ablation is one option.
+    The paper's own are `PAPER` (--preset paper has its experts' rate too); each ablation is one
+    option.
     """
 
     inner_steps: int = 10
@@ -123,7 +125,8 @@ PAPER = D3Options(
     schedule="constant",
     mmd_augmentation=(),
 )
-"""The optimizers of the paper's smallest setting (one latent per class, small decoder)."""
+"""The optimizers of the paper's smallest setting (one latent per class, small decoder); its experts
+learn at 0.01, which `--preset paper` takes too."""
 
 
 def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: int) -> Method:
@@ -134,9 +137,8 @@ def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: 
       synthetic: Gaussians with a decoder (`synthetic.gaussian`) in the paper; labels that are
         learned are moved by the inner loops alone, and so is the student learning rate: by
         trajectory matching, by unrolled training, which comes after it, or by both.
-      options: see `D3Options`. Where a run's defaults follow from the data set, a function has what
-        needs no names: augmentation that is None is of all kinds, flips too (which
-        `data.augment.default_strategy` leaves out for digits), a batch that is None all items.
+      options: see `D3Options`. Augmentation of the MMD that is None is of all kinds, flips too,
+        which a run (`data.augment.default_strategy`) leaves out for digits.
       outer_steps: the length of the run, for the cosine schedule.
 
     Raises:
@@ -148,6 +150,8 @@ def d3(network: Network, synthetic: Synthetic, options: D3Options, outer_steps: 
     same activation in distillation and evaluation, and experts are drawn from snapshots that exist.
     """
     _check(options)
+    batch = _inner_batch(options, synthetic.num_items, synthetic.num_classes)
+    options = dataclasses.replace(options, inner_batch_size=batch)
     labels = tuple(group for group in synthetic.groups if group == "labels")
     if labels and not (options.trajectory or options.unroll or options.kernel_ridge):
         raise InputError(
@@ -300,7 +304,7 @@ def _optimizers(
 
 
 def _resolve(run: Any, dataset: Dataset) -> Any:
-    """The epoch of the MMD's features, and the items of an inner step, where they are not given."""
+    """The epoch and the augmentation of the MMD, and the items of an inner step, by default."""
     own, items = run.d3, run.synthetic_items(dataset)
     if own.mmd and own.mmd_experts > run.expert.count:
         raise InputError(
@@ -313,17 +317,23 @@ def _resolve(run: Any, dataset: Dataset) -> Any:
             "learns is none: give --student.learning-rate"
         )
     epoch = run.expert.epochs if own.mmd_epoch is None else own.mmd_epoch
-    batch = own.inner_batch_size
-    if batch is None:
-        most = min(items, max(20, 2 * dataset.num_classes))
-        # An unrolled step's batches are whole.
-        batch = max(n for n in range(1, most + 1) if items % n == 0) if own.unroll else most
-    batch = min(batch, items)
     kinds = own.mmd_augmentation
     if kinds is None:
         kinds = default_strategy(dataset.name, dataset.class_names)
-    filled = {"mmd_epoch": epoch, "inner_batch_size": batch, "mmd_augmentation": kinds}
+    filled: dict[str, Any] = {"mmd_epoch": epoch, "mmd_augmentation": kinds}
+    if run.subtasks is None:  # else that of each subtask's own classes
+        filled["inner_batch_size"] = _inner_batch(own, items, dataset.num_classes)
     return dataclasses.replace(run, d3=dataclasses.replace(own, **filled))
+
+
+def _inner_batch(options: D3Options, items: int, classes: int) -> int:
+    """Items of an inner step, of so many items of so many classes."""
+    if options.inner_batch_size is not None:
+        return min(options.inner_batch_size, items)
+    most = min(items, max(20, 2 * classes))
+    if not options.unroll:
+        return most
+    return max(n for n in range(1, most + 1) if items % n == 0)  # an epoch's batches are whole
 
 
 def _reads(run: Any, dataset: Dataset, turn: int) -> Reads | None:
@@ -342,15 +352,14 @@ def _reads(run: Any, dataset: Dataset, turn: int) -> Reads | None:
 
 def _passes(options: D3Options, classes: int) -> int:
     """The derivative of a step's gradient is worth 6 of an image, that gradient 3."""
-    assert options.inner_batch_size is not None
+    batch = options.inner_batch_size or max(20, 2 * classes)
     found = 0
     if options.trajectory:
-        found += 9 * options.inner_steps * options.inner_batch_size
+        found += 9 * options.inner_steps * batch
     if options.unroll:
         plain = (options.unroll_steps - options.unroll_window) // 2  # in the mean
         steps = 9 * options.unroll_window + 3 * plain
-        batch = steps * options.inner_batch_size + 3 * options.unroll_real_batch
-        found += options.unroll_networks * batch
+        found += options.unroll_networks * (steps * batch + 3 * options.unroll_real_batch)
     if options.kernel_ridge:  # real images, only forward; the distilled ones are fewer
         found += options.kernel_ridge_images
     if options.mmd:  # decoded images and, only forward, real ones
@@ -385,6 +394,6 @@ SPEC = register(
         expert_learning_rate=0.1,
         divisible=True,
         passes=_passes,
-        presets={"paper": PAPER},
+        presets={"paper": {"d3": PAPER, "expert": experts.Options(learning_rate=0.01)}},
     )
 )

@@ -114,7 +114,8 @@ class Spec(NamedTuple):
     # (resolved options, classes) -> images that go forward through networks in an outer step, of
     # which a backward pass is worth two; None: baselines get as many students as the artifact
     passes: Callable[[Any, int], int] | None = None
-    presets: Mapping[str, Any] = MappingProxyType({})  # options by the name that --preset takes
+    # Fields of the run (the method's own options by its name, `expert`) by the name of a --preset
+    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
 # The modules of this package, in the order of their help.

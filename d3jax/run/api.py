@@ -155,8 +155,8 @@ def _options(method: str, given: dict[str, Any]) -> Any:
     top = {field.name for field in dataclasses.fields(kind)} - set(groups)
     fields = {name: {f.name for f in dataclasses.fields(g)} for name, g in groups.items()}
     changes: dict[str, dict[str, Any]] = {name: {} for name in groups}
-    preset = with_preset(method, given.pop("preset", None))
-    chosen: dict[str, Any] = {} if preset is None else {own.name: preset.method}
+    base = with_preset(method, given.pop("preset", None)) or kind()
+    chosen: dict[str, Any] = {}
     for name, value in given.items():
         value = tuple(value) if isinstance(value, list) else value
         name = "kind" if name == "parametrization" and isinstance(value, str) else name
@@ -172,5 +172,5 @@ def _options(method: str, given: dict[str, Any]) -> Any:
         changes[group][name] = value
     for group, values in changes.items():
         if values:
-            chosen[group] = dataclasses.replace(chosen.get(group, groups[group]()), **values)
-    return kind(**chosen)
+            chosen[group] = dataclasses.replace(chosen.get(group, getattr(base, group)), **values)
+    return dataclasses.replace(base, **chosen)

@@ -69,7 +69,8 @@ def trained(
         return pretrained.as_trajectories(pool[: len(pool) - reads.kept]), spent
     told, starts = {}, None
     if turn > 0 and job.spec.starts is not None:
-        told, starts = job.spec.starts(options, job.setting(turn, theta), rates, reporter)
+        what, starts = job.spec.starts(options, job.setting(turn, theta), rates, reporter)
+        told = {"starts": what}
     path = stored_experts(
         world, options.architecture, reads.experts, store, options.seed, reporter, told, starts
     )
@@ -94,9 +95,10 @@ def stored_experts(
 ) -> Path:
     """The folder of a run's experts in `store`, trained if it does not hold exactly these.
 
-    `starts` makes weights f[E, P] that they begin with, and `told` says what those depend on.
+    `starts` makes weights f[E, P] that they begin with; `told` says what they depend on beside what
+    `recipe_of` says.
     """
-    recipe = recipe_of(world, architecture, options, seed) | ({"starts": told} if told else {})
+    recipe = recipe_of(world, architecture, options, seed) | (told or {})
     return experts.train(world.network, options, world.real, store, recipe, reporter, starts)
 
 

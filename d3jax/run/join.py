@@ -15,6 +15,7 @@ from d3jax.experts.store import Snapshots
 from d3jax.host import files
 from d3jax.host.clocks import Spent
 from d3jax.host.progress import Reporter
+from d3jax.methods.registry import METHODS
 from d3jax.networks import unraveler
 from d3jax.run import tables
 from d3jax.run.commands import Join
@@ -54,7 +55,9 @@ def join(options: Join, reporter: Reporter) -> artifact.Artifact:
         )
         normalization = _normalization(whole.header, dataset)
         world = make_world(dataset, normalization, architecture, on_device=False)
-        filled = dataclasses.replace(options, expert=resolved_experts(options.expert, dataset))
+        usual = METHODS[whole.header["method"]].expert_learning_rate
+        expert = resolved_experts(options.expert, dataset, (), usual)
+        filled = dataclasses.replace(options, expert=expert)
         whole, _ = labelled(whole, world, architecture, filled, reporter)
     elif options.label_storage != "float":
         raise InputError("--label-storage int8 is for labels of an expert: add --labels expert")

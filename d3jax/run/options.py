@@ -272,7 +272,7 @@ def with_preset(name: str, preset: str | None) -> Run | None:
         raise InputError(
             f"{name} has no preset {preset!r}{right}" if known else f"{name} has no presets"
         )
-    return command(name)(**{name: known[preset]})
+    return command(name)(**known[preset])
 
 
 def plain(value: Any) -> Any:

@@ -94,8 +94,9 @@ def scored(
         }
     if not soft:
         accuracies["synthetic, hard labels"] = accuracies["synthetic"]
+    stored = distilled.header["normalization"]
     accuracies["real, hard labels"] = _real(
-        dataset, normalization, architecture, network, test, options, reporter
+        dataset, normalization, stored, architecture, network, test, options, reporter
     )
     return {
         **of_accuracies({name: own["mean"] for name, own in accuracies.items()}),
@@ -129,13 +130,17 @@ def of_accuracies(means: dict[str, float]) -> Entries:
 def _real(
     dataset: Dataset,
     normalization: Normalization,
+    stored: dict[str, Any],
     architecture: Architecture,
     network: Network,
     test: HeldOut,
     options: Judgement,
     reporter: Reporter,
 ) -> Entries:
-    """What a network reaches that is trained on all real images, as a teacher is; or as given."""
+    """What a network reaches that is trained on all real images, as a teacher is; or as given.
+
+    stored: the normalization in the artifact's header, which another project may have chosen.
+    """
     if options.real_accuracy is not None:
         return {"mean": options.real_accuracy, "given": True}
     reporter.say("scores: real, hard labels")
@@ -143,9 +148,12 @@ def _real(
     training = dataclasses.replace(experts.TEACHER, epochs=options.real_epochs, augmentation=kinds)
     world = make_world(dataset, normalization, architecture)
     world = world._replace(network=network)
-    path = stored_experts(world, architecture, training, options.experts, options.seed, reporter)
-    stored = Snapshots(path)
-    params: Array = jnp.asarray(stored.read(0, stored.shape[1] - 1), jnp.float32)[None]
+    told = {"normalization": stored}
+    path = stored_experts(
+        world, architecture, training, options.experts, options.seed, reporter, told
+    )
+    snapshots = Snapshots(path)
+    params: Array = jnp.asarray(snapshots.read(0, snapshots.shape[1] - 1), jnp.float32)[None]
     statistics = population.of_images(network, params, world.real)
     reached = np.asarray(evaluate.accuracy(network, params, test, statistics))
     return {**evaluate.Evaluation(reached, 0.1, 0, 0.0).summary(), "epochs": options.real_epochs}

@@ -120,7 +120,7 @@ def run(options: Run, reporter: Reporter, given: Dataset | None = None) -> Repor
             made = joining.join([artifact.load(f / "artifact.safetensors") for f in folders])
             if whole.soft:
                 # Its defaults are those of all images, as `d3jax join` has them.
-                expert = resolved_experts(asked, dataset)
+                expert = resolved_experts(asked, dataset, (), options.spec.expert_learning_rate)
                 one = dataclasses.replace(whole.options, expert=expert)
                 made, more = labelled(made, world, options.architecture, one, reporter)
                 spent = {**spent, **clocks.total([spent, more])}

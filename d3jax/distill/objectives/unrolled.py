@@ -78,7 +78,8 @@ def unrolled(
       optimizer: of the inner steps.
       relabel: (a, b): real images of class a count as class b (the attack).
       clip: largest norm of the meta-gradient of these groups of theta, each network's share alone
-        (`inner.limit_gradient`).
+        (`inner.limit_gradient`). Where it limits all that is moved, a network that diverges moves
+        nothing, and the metric `loss` is of the others; a run stops where all diverge.
       rematerialize, scan_unroll: see `inner.unroll`.
       updates: the groups of theta that it moves.
 
@@ -179,12 +180,11 @@ def unrolled(
                 lambda x: jnp.broadcast_to(x, (number_of_networks, *x.shape)), theta
             )
             values, right = jax.vmap(outer)(*inputs, copies)
-        value = jnp.mean(values)
-        metrics = {
-            "loss": value,
-            "accuracy": jnp.mean(right),
-            "learning_rate": jnp.mean(rates),
-        }
-        return value, (aux, metrics)
+        mean = jnp.mean(values)
+        if set(updates) <= set(clip or {}):  # what a network that diverges moves is limited to zero
+            finite = jnp.isfinite(values)
+            mean = jnp.sum(jnp.where(finite, values, 0)) / jnp.sum(finite).astype(dtype)
+        metrics = {"loss": mean, "accuracy": jnp.mean(right), "learning_rate": jnp.mean(rates)}
+        return jnp.mean(values), (aux, metrics)
 
     return Objective("unrolled", init, loss, updates)
