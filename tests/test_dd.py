@@ -177,7 +177,7 @@ def test_pretrained_networks_are_drawn_without_replacement(tiny_network):
 def test_a_lying_source_of_pretrained_networks(wrong):
     recipe = source.recipe("digits", None, 0, experts.Options(), 0)
     with pytest.raises(InputError, match="is not one"):
-        source.load({**recipe, **wrong}, (8, 8, 1), 10, None)
+        source.load({**recipe, **wrong}, (8, 8, 1), "0123456789", None)
 
 
 def test_networks_side_by_side_are_those_in_turn(tiny_network, tiny_real, monkeypatch):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from d3jax import synthetic
+from d3jax import data, synthetic
 from d3jax.data import Dataset, Normalization
 from d3jax.methods.d3 import D3Options
 from d3jax.methods.seqmatch import SeqMatchOptions
@@ -42,6 +42,16 @@ def test_defaults_make_a_parametrization(kind, items, floats):
     made = synthetic.create(resolved.specification(_dataset(), NORMALIZATION))
     assert made.num_items == items
     assert resolved.resolved(_dataset()) == resolved
+
+
+def test_a_decoder_of_whitened_images_gives_all_but_a_thousandth_of_their_values():
+    digits = data.load("digits", train_limit=1000)
+    whitened = Normalization.of(digits.train_images, zca=True)
+    resolved = Parametrization(kind="gaussian").resolved(digits)
+    made = resolved.specification(digits, whitened)
+    beyond = np.abs(whitened.apply(digits.train_images)) > made["scale"][0]
+    assert np.mean(beyond) == pytest.approx(0.001, rel=0.05)
+    assert made["shift"] == [0.0]
 
 
 def test_the_kind_is_the_methods_unless_named():

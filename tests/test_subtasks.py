@@ -45,6 +45,9 @@ def test_images_of_some_classes():
     whole = data.load("digits", train_limit=100, test_limit=40, validation=30)
     part = subtasks.of(whole, (7, 2))
     assert part.class_names == ("7", "2")
+    turned = subtasks.in_order(("2", "7"), part)
+    np.testing.assert_array_equal(turned.train_labels, 1 - part.train_labels)
+    assert subtasks.in_order(("2", "8"), part) is None
     for split in ("train", "validation", "test"):
         images, labels = getattr(whole, f"{split}_images"), getattr(whole, f"{split}_labels")
         kept = [k for k in range(len(labels)) if labels[k] in (7, 2)]

@@ -80,3 +80,13 @@ def of(dataset: data.Dataset, classes: Sequence[int]) -> data.Dataset:
     test = part(dataset.test_images, dataset.test_labels)
     names = tuple(dataset.class_names[k] for k in classes)
     return data.Dataset(dataset.name, *train, *validation, *test, names, dataset.reading)
+
+
+def in_order(class_names: Sequence[str], dataset: data.Dataset) -> data.Dataset | None:
+    """The data set with its classes numbered by these names; None where it has others."""
+    names, wanted = list(dataset.class_names), list(class_names)
+    if names == wanted:
+        return dataset
+    if sorted(names) != sorted(wanted) or len(set(names)) < len(names):
+        return None
+    return of(dataset, [names.index(name) for name in wanted])

@@ -95,7 +95,7 @@ def _source(
     return pretrained.load(
         distilled.header["replay"]["source"],
         tuple(specification["image_shape"]),
-        specification["num_classes"],
+        distilled.header["class_names"],
         data_dir,
         source,
     )

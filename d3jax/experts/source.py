@@ -1,6 +1,7 @@
 """Networks trained on a source data set, which distilled steps then adapt or attack."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from d3jax import data, experts
+from d3jax.data import subtasks
 from d3jax.data.given import DEFAULT, Reading
 from d3jax.experts.store import Snapshots, fingerprint
 from d3jax.host import clocks
@@ -49,12 +51,14 @@ def recipe(
 def load(
     recipe: dict[str, Any],
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    class_names: Sequence[str],
     data_dir: Path | None,
     path: str | None = None,
 ) -> Source:
     """The source data of a recipe: images resized to `image_shape`, normalized by their own sd.
 
+    class_names: of the data that networks are adapted to. Where the source has the same names in
+      another order (folders sorted otherwise), its classes are numbered as these.
     path: where the data set lies, if its name in the recipe does not say it.
 
     Raises:
@@ -78,11 +82,12 @@ def load(
     source = data.load(
         name, data_dir, train_limit=limit, validation=validation, seed=seed, **reading
     )
-    if source.num_classes != num_classes or source.image_shape[2] != image_shape[2]:
+    if source.num_classes != len(class_names) or source.image_shape[2] != image_shape[2]:
         raise InputError(
             f"{name} has {source.num_classes} classes and {source.image_shape[2]} channels, which "
-            f"do not fit {num_classes} and {image_shape[2]}"
+            f"do not fit {len(class_names)} and {image_shape[2]}"
         )
+    source = subtasks.in_order(class_names, source) or source
     source = source._replace(train_images=data.resize(source.train_images, image_shape[0]))
     images = fingerprint(source.train_images, source.train_labels)
     return Source(options, source.real(), images, seed)

@@ -174,7 +174,8 @@ def _learning(
     def error(params, networks: pool.Pool, key: Array, real: Real, classes: Array):
         for_images, for_number, for_real, for_pool = jax.random.split(key, 4)
         dtype, all_classes = jax.tree.leaves(params)[0].dtype, real.class_counts.shape[0]
-        # Past their number, a class's images are its first ones again, which the mask leaves out.
+        # Past their number, a class's images are its first ones again. The loss leaves these out by
+        # the mask; the pool's network is trained on them too, so that some count twice there.
         number = jax.random.randint(for_number, (), 1, most + 1, jnp.int32)
         turns = jnp.arange(most, dtype=jnp.int32)
         place = (jnp.arange(len(classes), dtype=jnp.int32)[:, None] * most + turns % number).ravel()

@@ -170,6 +170,8 @@ def _starts(
 
     def weights() -> Array:
         assert setting.theta is not None
+        # Students see Gaussians as they are stored: frozen.
+        frozen = setting.synthetic.freeze(setting.theta, setting.key(Stage.FREEZE))
         recipe = sequence.Recipe(run.seqmatch.subsets, tuple(rates))
         key = jax.random.fold_in(setting.key(Stage.PARTLY_TRAINED), len(rates))
         groups = []
@@ -178,7 +180,7 @@ def _starts(
             students = dataclasses.replace(run.student, students=number)
             own = jax.random.fold_in(key, first)
             trained, _ = sequence.train(
-                setting.network, setting.synthetic, setting.theta, recipe, students, len(rates),
+                setting.network, setting.synthetic, frozen, recipe, students, len(rates),
                 own, reporter,
             )  # fmt: skip
             groups.append(trained)

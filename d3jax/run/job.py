@@ -116,7 +116,7 @@ def load(options: Run, dataset: Dataset | None = None) -> Job:
     )
     own = job.world.dataset
     source = pretrained.load(
-        recipe, own.image_shape, own.num_classes, options.data.data_dir, reads.source
+        recipe, own.image_shape, own.class_names, options.data.data_dir, reads.source
     )
     return job._replace(source=source, recipe=recipe)
 

@@ -89,17 +89,16 @@ def in_order(class_names: list[str], dataset: data.Dataset) -> data.Dataset:
     Raises:
       InputError: they have other names.
     """
-    names = list(dataset.class_names)
-    if names == class_names:
-        return dataset
-    if sorted(names) != sorted(class_names) or len(set(names)) < len(names):
+    ordered = subtasks.in_order(class_names, dataset)
+    if ordered is None:
+        names = dataset.class_names
         theirs = next(n for n, (a, b) in enumerate(zip(class_names, names)) if a != b)
         raise InputError(
             f"{dataset.name} has other classes than the artifact: class {theirs} is "
             f"{names[theirs]!r} there, {class_names[theirs]!r} here; name the data set that it was "
             f"distilled from"
         )
-    return subtasks.of(dataset, [names.index(name) for name in class_names])
+    return ordered
 
 
 def stored_normalization(header: dict[str, Any], dataset: data.Dataset) -> data.Normalization:

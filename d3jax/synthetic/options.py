@@ -38,6 +38,7 @@ _COUNT = {
 _SIZES = ("latents_per_class", "latent_size", "decoder", "decoder_width")
 _USUAL_BUDGET = 2.0  # images per class, of Gaussians from 16 pixels on
 _FITTED = ("real", "kmeans")  # starts of Gaussians that take steps
+_SOME, _WITHIN = 1000, 0.999  # whitened images, and the share of values that a decoder can give
 # Of Gaussians: the paper's; a specification says what is not.
 _PLAIN = {"variance": "each", "rounding": "none", "start": "noise", "class_embedding": False}
 
@@ -73,8 +74,8 @@ class Parametrization:
     """Gaussian: channels of the decoder's first stage; default by the budget, else by image size
     and kind."""
     output: Literal["pixels", "normalized"] | None = None
-    """Gaussian: what the decoder's tanh spans: valid pixels (default), or (-1, 1) in normalized
-    units (the paper)."""
+    """Gaussian: what the decoder's tanh spans: valid pixels (default; with --zca all but a
+    thousandth of whitened values), or (-1, 1) in normalized units (the paper)."""
     variance: Literal["each", "class", "none"] | None = None
     """Gaussian: log variances of each Gaussian (default), shared by those of a class, or none: only
     means are stored and decoded (an ablation)."""
@@ -269,8 +270,11 @@ class Parametrization:
             return {**common, **{name: getattr(self, name) for name in _OWN["spectral"]}}
         channels = dataset.image_shape[2]
         shift, scale = [0.0] * channels, [1.0] * channels
-        # Whitened images have no range that pixels would give them.
-        if self.output == "pixels" and normalization.zca is None:
+        if self.output == "pixels" and normalization.zca is not None:
+            # Pixels give whitened images no range: one that few of their values are beyond.
+            some = np.abs(normalization.apply(dataset.train_images[:_SOME]))
+            scale = [float(max(1, v)) for v in np.quantile(some, _WITHIN, axis=(0, 1, 2))]
+        elif self.output == "pixels":
             shift = [float(v) for v in (0.5 - normalization.mean) / normalization.sd]
             scale = [float(v) for v in 0.5 / normalization.sd]
         chosen = {name: getattr(self, name) for name in _PLAIN}

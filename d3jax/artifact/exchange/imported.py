@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from d3jax.artifact.exchange.published import Published
@@ -32,9 +33,10 @@ def imported(
       method, architecture, protocol, learning_rate: for the header; see `artifact.create`.
       hard_labels: take the class of the largest label where labels are soft.
 
-    Labels f[N, K] are probabilities where each row has none below zero and sums to 1, else logits;
-    those of KIP and FRePo, which are targets of a regression, count as classes. Images are sorted
-    by class. Where classes have different numbers of images, each stores its class.
+    Labels f[N, K] are probabilities where each row has none below zero and sums to 1, else logits,
+    of which the softmax is stored, so that a temperature softens them as an expert's; those of KIP
+    and FRePo, which are targets of a regression, count as classes. Images are sorted by class.
+    Where classes have different numbers of images, each stores its class.
 
     Raises:
       InputError: images of another shape or labels of other classes than the data set's.
@@ -56,7 +58,8 @@ def imported(
     if soft is not None:
         rows = soft[order]
         shares = rows.min() >= 0 and np.abs(rows.sum(1) - 1).max() < 1e-3
-        kind, theta["labels"] = "probabilities" if shares else "logits", rows
+        theta["labels"] = rows if shares else np.asarray(jax.nn.softmax(rows))
+        kind = "probabilities"
     elif (counts != counts[0]).any():
         kind = "probabilities"
         theta["labels"] = np.eye(number, dtype=np.float32)[classes[order]]
