@@ -57,7 +57,9 @@ def feature_mmd(
     Update 2 of D3, arXiv 2403.00999, whose code has one item per class in it. All classes (of a
     group) are decoded as one batch, where the authors' code decodes (and so batch-normalizes) each
     class alone: a saved artifact's frozen statistics then mean the same as those of training.
-    Features are those before the classifier, the only ones that a `Network` gives.
+    Features are those before the classifier, the only ones that a `Network` gives. With batch norm
+    in the network decoded and real images are each normalized by their own batch, of all classes
+    (of a group): means and variances over all classes are not compared.
 
     Raises:
       InputError: `classes_at_once` does not divide the classes, or no experts are asked for.

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from d3jax import losses
 from d3jax.data.augment import augment
 from d3jax.networks import unraveler
-from d3jax.networks.blocks import forward_blocks
+from d3jax.networks.blocks import features_of
 from d3jax.types import InputError, Network, Objective, Real
 
 
@@ -65,19 +64,12 @@ def kernel_ridge(
         if strategy:
             images = augment(keys[4], images, tuple(strategy))
         params = unravel(trajectories[expert, epoch].astype(images.dtype))
-
-        def features(images: Array) -> Array:
-            found = forward_blocks(network, params, images).features
-            return found.reshape(found.shape[0], -1)
-
         drawn = real.sample(keys[5], batch_size)
-        # Real features need no gradient.
-        others = jax.lax.stop_gradient(features(real.gather(drawn).astype(images.dtype)))
+        others = real.gather(drawn).astype(images.dtype)
+        own, of_others = features_of(network, params, images, others)
         true = jax.nn.one_hot(real.labels[drawn], num_classes, dtype=images.dtype)
         targets = targets - jnp.asarray(1 / num_classes, images.dtype)
-        predicted = losses.kernel_ridge_regression(
-            features(images), targets, others, regularization
-        )
+        predicted = losses.kernel_ridge_regression(own, targets, of_others, regularization)
         distance = losses.squared_error(predicted, true)
         right = jnp.argmax(predicted, -1).astype(jnp.int32) == real.labels[drawn]
         return distance, (aux, {"loss": distance, "accuracy": jnp.mean(right.astype(images.dtype))})
