@@ -86,8 +86,8 @@ def unrolled(
     theta["learning_rates"] holds the logarithms f[S * P], or f[] for all steps, of the inner
     learning rates. The loss is the mean cross entropy, in nats. Wang et al., arXiv 1811.10959,
     algorithm 1; where the authors learn softplus of a raw rate, we learn exp (the same for small
-    rates). The window: Feng et al., arXiv 2310.07506. With batch norm the outer loss normalizes real
-    images by their own batch, where a test normalizes them by what the network was trained on.
+    rates). The window: Feng et al., arXiv 2310.07506. With batch norm the outer loss normalizes
+    real images by their own batch, where a test normalizes them by what the network was trained on.
 
     Raises:
       InputError: steps that do not divide the items, a window out of range, or no `weights_key`.
