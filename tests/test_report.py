@@ -4,14 +4,12 @@ import re
 import struct
 import sys
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from d3jax.host import events
-from d3jax.run import pictures, tables
+from d3jax.run import pictures, stages, tables
 from d3jax.types import InputError
 
 
@@ -178,9 +176,8 @@ def test_event_file_reads_back(tmp_path):
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event
 
-    with events.EventWriter(tmp_path / "events", first_step=3) as writer:
-        writer.write(3, {"loss": 0.5, "accuracy": jnp.float32(0.25)})
-        writer.write(2**33, {"loss": -1})
+    with stages.observer(True, tmp_path) as observe:
+        observe([{"step": 3, "loss": 0.5, "accuracy": 0.25}, {"step": 2**33, "loss": -1}])
     (path,) = (tmp_path / "events").iterdir()
     assert "tfevents" in path.name
     data, found = path.read_bytes(), []
@@ -193,7 +190,7 @@ def test_event_file_reads_back(tmp_path):
     assert "tensorflow" not in sys.modules
 
 
-def test_without_the_extra_the_command_that_installs_it_is_said(tmp_path, monkeypatch):
+def test_without_the_extra_the_command_that_installs_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(InputError, match=r"pip install 'd3jax\[tensorboard\]'"):
-        events.EventWriter(tmp_path)
+        stages.check_tensorboard()

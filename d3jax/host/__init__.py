@@ -1,1 +1,1 @@
-"""The machine: files, clocks, progress, events, processes, launch."""
+"""The machine: files, clocks, progress, processes, launch."""

@@ -165,7 +165,8 @@ class Run:
     class_mean is one a class; best_random, for dd, the best of 20 draws; _solved has the labels of
     --labels solved. Of a method with a teacher (dwa, rded) baselines have labels of the same kind
     as the distilled data, but for random_hard, and as many images; rded is RDED's choice of crops.
-    The default has the two in bytes that are best as a rule."""
+    Those of other methods have hard labels but for _solved, whatever the distilled data has. The
+    default has the two in bytes that are best as a rule."""
     baseline_learning_rates: tuple[float, ...] = ()
     """Learning rates for baselines; the best is taken, on the validation images or, where none are
     set aside, on 2000 training images."""

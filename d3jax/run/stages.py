@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,7 +15,6 @@ from d3jax.distill.inner import mean_learning_rate
 from d3jax.evaluate import Protocol, comparison
 from d3jax.host import clocks, compilation, files
 from d3jax.host.clocks import Spent
-from d3jax.host.events import EventWriter, check_installed
 from d3jax.host.progress import Reporter, locked
 from d3jax.keys import Stage
 from d3jax.methods.registry import Finished
@@ -25,7 +26,7 @@ from d3jax.run.options import Run
 from d3jax.run.resolve import labels_at_start
 from d3jax.run.result import Report
 from d3jax.run.tables import accuracy_table
-from d3jax.types import PyTree, Synthetic
+from d3jax.types import InputError, PyTree, Synthetic
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def opened(
     counts = not taught.lends_labels(options, world.dataset)
     comparison.check(options.baselines, shapes, world.dataset, labels=counts)
     if options.tensorboard:
-        check_installed()
+        check_tensorboard()
     out = options.out
     # After nearly all that can be refused, before all that is written.
     with claim(out, options, world.dataset, world.network, reporter), locked(out, "distilling"):
@@ -141,19 +142,29 @@ def _learning_rate(options: Run, theta: dict[str, PyTree]) -> float:
     return (protocol and protocol.learning_rate) or 0.01
 
 
+def check_tensorboard() -> None:
+    """Raises InputError if tensorboardX, the extra `tensorboard`, is not installed."""
+    if find_spec("tensorboardX") is None:
+        raise InputError("TensorBoard event files need an extra: pip install 'd3jax[tensorboard]'")
+
+
 @contextmanager
 def observer(wanted: bool, out: Path) -> Iterator[Callable[[distill.Rows], None]]:
     """What writes rows of metrics as event files into OUT/events, if that is wanted."""
-    writer: EventWriter | None = None
+    writer: Any = None
 
     def observe(rows: distill.Rows) -> None:
         nonlocal writer
         if not wanted or not rows:
             return
-        if writer is None:  # first_step hides what an interrupted run wrote after its checkpoint
-            writer = EventWriter(out / "events", first_step=int(rows[0]["step"]))
+        if writer is None:
+            from tensorboardX import SummaryWriter
+
+            first = int(rows[0]["step"])  # hides what an interrupted run wrote after its checkpoint
+            writer = SummaryWriter(str(out / "events"), purge_step=first, flush_secs=10)
         for row in rows:
-            writer.write(int(row["step"]), metrics.measured(row))
+            for name, value in metrics.measured(row).items():
+                writer.add_scalar(name, float(value), int(row["step"]))
 
     try:
         yield observe
