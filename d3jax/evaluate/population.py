@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from d3jax.evaluate import lessons
 from d3jax.networks.blocks import has_statistics
 from d3jax.networks.statistics import over as over
 from d3jax.types import Network, PyTree, Real, Synthetic
@@ -81,11 +82,7 @@ def _over_items(
     def look(params: Array, theta: PyTree, key: Array) -> PyTree:
         def images(batch: PyTree) -> Array:
             slot, key = batch
-            found = synthetic.sample(theta, key, slot % number).images
-            if with_means:
-                means = synthetic.sample(theta, None, slot % number).images
-                found = jnp.where((slot < number)[:, None, None, None], means, found)
-            return found
+            return lessons.decoded(synthetic, theta, key, slot, with_means)[0]
 
         for_order, for_samples = jax.random.split(key)
         orders = jax.vmap(lambda k: jax.random.permutation(k, slots))(

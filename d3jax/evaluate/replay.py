@@ -43,14 +43,12 @@ def train(
     """
     rates = jnp.asarray(recipe.learning_rates, jnp.float32)
     together = _stepper(network, synthetic, recipe.steps, recipe.passes, recipe.optimizer)
-    size = min(at_once, len(weights))
-    groups = -(-len(weights) // size)
-    padded = jnp.resize(weights, (groups * size, weights.shape[1]))
-    jax.block_until_ready(together(padded[:size], theta, rates, key))  # compiles
+    jax.block_until_ready(together(weights[:at_once], theta, rates, key))  # compiles
     begun = time.monotonic()
-    trained = [together(part, theta, rates, key) for part in jnp.split(padded, groups)]
-    trained = jax.block_until_ready(jnp.concatenate(trained)[: len(weights)])
-    return trained, (time.monotonic() - begun) / len(weights)
+    trained = population.in_groups(
+        lambda group: together(group, theta, rates, key), weights, at_once
+    )
+    return jax.block_until_ready(trained), (time.monotonic() - begun) / len(weights)
 
 
 @lru_cache(maxsize=8)  # compiled once for all learning rates, and all data of one parametrization
