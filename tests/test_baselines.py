@@ -194,7 +194,7 @@ def distilled_like(images, dtype="float16", weights=0):
     )  # fmt: skip
 
 
-def compared(names, distilled, counts=(6, 9, 4), known=None, solve=None):
+def compared(names, distilled, counts=(6, 9, 4), known=None, labels=None):
     """The rows that were not known, and the artifacts that were judged."""
     found = []
 
@@ -209,7 +209,7 @@ def compared(names, distilled, counts=(6, 9, 4), known=None, solve=None):
     reporter.console.quiet = True
     rows = comparison.compare(
         names, [0.1], distilled, world, normalization, test, test, judge, 0, reporter, known=known,
-        solve=solve,
+        labels=labels,
     )  # fmt: skip
     return dict(rows), found
 
@@ -250,20 +250,23 @@ def test_bytes_are_of_the_arrays_as_stored_and_round_up(dtype, images):
     assert rows["random_uint8"]["images_per_class"] == expected
 
 
-def test_solved_labels_come_to_the_same_images_and_are_counted():
+@pytest.mark.parametrize(
+    ("name", "kind"), [("random_solved", "solved"), ("random_expert", "probabilities")]
+)
+def test_given_labels_come_to_the_same_images_and_are_counted(name, kind):
     """6 * 67 numbers are two images a class of 64 pixels and 3 labels, or three without labels."""
-    labels = jnp.arange(18, dtype=jnp.float32).reshape(6, 3)
-    rows, (plain, solved) = compared(
-        ("random", "random_solved"), distilled_like(6), solve=lambda data, theta: labels
+    labels = jnp.eye(3, dtype=jnp.float32)[jnp.asarray([2, 0, 1, 0, 2, 1])]
+    rows, (plain, given) = compared(
+        ("random", name), distilled_like(6), labels={name[6:]: lambda data, theta: labels}
     )
     assert [row["images_per_class"] for row in rows.values()] == [2, 2]
     assert [row["floats"] for row in rows.values()] == [6 * 64, 6 * 67]
-    images = [np.asarray(stored.theta["data"]["images"]) for stored in (plain, solved)]
+    images = [np.asarray(stored.theta["data"]["images"]) for stored in (plain, given)]
     np.testing.assert_array_equal(*images)
-    np.testing.assert_array_equal(solved.sample().targets, labels)
-    assert solved.synthetic.label_kind == "solved"
+    np.testing.assert_array_equal(given.sample().targets, labels)
+    assert given.synthetic.label_kind == kind
     size = baselines.Stored(6 * 67, 0)
-    assert [baselines.bought(n, size, dataset()) for n in ("random", "random_solved")] == [3, 2]
+    assert [baselines.bought(n, size, dataset()) for n in ("random", name)] == [3, 2]
 
 
 def test_as_many_bytes_are_at_most_the_smallest_class():

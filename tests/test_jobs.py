@@ -57,7 +57,7 @@ def sequence(store, tmp_path_factory):
 @pytest.mark.long
 def test_spectral_mtt_with_an_experts_labels(store, tmp_path):
     options = command("mtt")(
-        **SMALL,
+        **{**SMALL, "baselines": ("random_expert",)},
         mtt=MTTOptions(**INNER),
         parametrization=Parametrization(
             kind="spectral", spectra_per_class=1, transformations=2, rank=4, labels="expert"
@@ -69,6 +69,7 @@ def test_spectral_mtt_with_an_experts_labels(store, tmp_path):
     assert report["method"] == "mtt"
     # 10 spectra of 4 x 4, two transformations of 2 x 8 x 4 + 1, 20 labels of 10.
     assert report["floats"] == 10 * 16 + 2 * 65 + 20 * 10
+    assert report["baselines"]["random_expert"]["floats"] == 10 * (64 + 10)
     assert (report["bytes"]["images"], report["bytes"]["latents"]) == (0, 2 * 160)
     assert (report["bytes"]["decoder"], report["bytes"]["labels"]) == (2 * 130, 2 * 200)
     made = artifact.load(tmp_path / "run" / "artifact.safetensors")

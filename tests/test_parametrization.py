@@ -133,6 +133,8 @@ def test_an_expert_labels_what_was_distilled_of_d3s_gaussians_whatever_they_star
     for start in ("noise", "real"):
         stored = Parametrization(start=start, labels="expert")
         resolved = resolving.resolved(command("d3")(parametrization=stored), _dataset())
+        assert resolved.baselines[-1] == "random_expert"
+        assert resolving.resolved(resolved, _dataset()) == resolved
         assert resolved.parametrization.start == start
         assert not resolving.labels_at_start(resolved)
 

@@ -157,6 +157,7 @@ def test_a_teacher_that_knows_nothing_or_less_than_before_is_refused(made, tmp_p
         ("rded", {"rded": RDEDOptions(factor=9)}, "81 patches a class"),
         ("mtt", {"parametrization": Parametrization(labels="views")}, "which mtt has none of"),
         ("mtt", {"baselines": ("rded",)}, "rded is a baseline of methods with a teacher"),
+        ("mtt", {"baselines": ("random_expert",)}, "random_expert has the labels of the data's"),
         ("dwa", {"parametrization": Parametrization(labels="teacher")}, "--student.views padded"),
         (
             *(

@@ -4,8 +4,8 @@ A baseline is whole images, as many for each class, under one of two budgets: no
 than the distilled data has; or, in names that end with `_uint8`, no fewer bytes, where a pixel is
 stored in one. The bytes are those of the data's arrays in the file; a header is left out, as is an
 initialization of a network. Both budgets are rounded up in the baseline's favour. Names that end
-with `_solved` are at no fewer floats too, and have labels that are solved for (`labels.by_solving`)
-besides.
+with `_solved` or `_expert` are at no fewer floats too, and have labels besides: those that are
+solved for (`labels.by_solving`), or an expert's (`labels.by_expert`).
 """
 
 from typing import NamedTuple
@@ -20,7 +20,14 @@ from d3jax.types import InputError, PyTree
 KINDS = ("random", "kmeans", "herding", "class_mean")
 UINT8 = "_uint8"  # ends the name of a baseline at as many bytes
 SOLVED = "_solved"  # ends that of one whose labels are solved for
-NAMES = (*KINDS, *(kind + end for end in (UINT8, SOLVED) for kind in KINDS if kind != "class_mean"))
+EXPERT = "_expert"  # ends that of one whose labels are an expert's, where the data's are
+LABELLED = (SOLVED, EXPERT)
+_ENDS = (UINT8, SOLVED)
+NAMES = (
+    *KINDS,
+    *(kind + end for end in _ENDS for kind in KINDS if kind != "class_mean"),
+    "random_expert",
+)
 TAUGHT = ("rded", "random_hard")  # beside those, of a method with a teacher
 REAL = ("random", "herding")  # their pixels are whole numbers as they are
 
@@ -54,7 +61,7 @@ def bought(name: str, size: Stored, dataset: Dataset) -> int:
 def affordable(name: str, size: Stored, dataset: Dataset) -> int:
     """Images per class that the floats or bytes of distilled data buy."""
     numbers = size.bytes if name.endswith(UINT8) else size.floats
-    labels = dataset.num_classes if name.endswith(SOLVED) else 0
+    labels = dataset.num_classes if name.endswith(LABELLED) else 0
     return images_per_class(numbers, dataset.image_shape, dataset.num_classes, labels)
 
 
@@ -84,7 +91,8 @@ def create(
         within each class, on normalized pixels), `herding` (real images whose mean stays nearest
         the class mean, see `herded`), or `class_mean` (per_class must be 1). One that ends with
         `_uint8` has pixels that are whole numbers from 0 to 255, rounded before they are normalized
-        (with ZCA, whitened: what would be stored is pixels). `_solved` changes no images.
+        (with ZCA, whitened: what would be stored is pixels). `_solved` and `_expert` change no
+        images.
       dataset: its training images are used.
       normalization: of the images.
       per_class: images per class, at most the smallest class's.
@@ -101,7 +109,7 @@ def create(
         raise InputError(f"class_mean is one image per class, not {per_class}")
     if per_class > (smallest := smallest_class(dataset)):
         raise InputError(f"{per_class} images per class cannot be taken from a class of {smallest}")
-    kind = name.removesuffix(UINT8).removesuffix(SOLVED)
+    kind = name.removesuffix(UINT8).removesuffix(SOLVED).removesuffix(EXPERT)
     generator = np.random.default_rng(seed)
     chosen = []
     for label in range(dataset.num_classes):

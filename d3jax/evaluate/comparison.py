@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from d3jax import artifact, data
 from d3jax.evaluate.baselines import (
+    LABELLED,
     REAL,
     SOLVED,
     UINT8,
@@ -81,7 +82,7 @@ def compare(
     score: Callable[[artifact.Artifact, HeldOut], float] | None = None,
     neighbours: bool = False,
     lent: Teacher | None = None,
-    solve: Callable[[Synthetic, PyTree], Array] | None = None,
+    labels: Mapping[str, Callable[[Synthetic, PyTree], Array]] | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """Each baseline's accuracy and size, at no fewer floats or bytes than the data in `distilled`.
 
@@ -104,7 +105,8 @@ def compare(
       known: rows of an earlier run, by name, which are not judged again.
       score: for `best_random`: (baseline, images that choose) -> accuracy, quickly.
       lent: the teacher of `distilled`; baselines get its labels, beside as many images.
-      solve: for those with solved labels: (images' parametrization, theta) -> labels f[N, K].
+      labels: by the ending of a name (`baselines.LABELLED`), for those with such labels: (images'
+        parametrization, theta) -> labels f[N, K].
       neighbours: classify by the nearest stored images too (1, 3 or 5, chosen likewise).
 
     Yields:
@@ -122,11 +124,11 @@ def compare(
         def drawn(kind: str, seed: int) -> artifact.Artifact:
             images = create(kind, dataset, normalization, number, seed)
             plain = _as_artifact(kind, images, distilled)
-            if not kind.endswith(SOLVED):
+            if not kind.endswith(LABELLED):
                 return plain
-            assert solve is not None
-            labels = solve(plain.synthetic, plain.decodable())
-            return _as_artifact(kind, images, distilled, labels)
+            assert labels is not None
+            given = labels[kind[kind.rindex("_") :]](plain.synthetic, plain.decodable())
+            return _as_artifact(kind, images, distilled, given)
 
         if lent is not None and not name.endswith(SOLVED):
             plain = name.removesuffix("_hard")
@@ -223,7 +225,7 @@ def _as_artifact(
 ) -> artifact.Artifact:
     """Normalized images f32[N, H, W, C], sorted by class, stored as `distilled` is.
 
-    labels: f[N, K], solved ones; default hard.
+    labels: f[N, K], an expert's or solved ones, as the name ends; default hard.
 
     What stands for uint8 pixels stays as it is: float16 would not hold all of them.
     """
@@ -244,10 +246,14 @@ def _as_artifact(
             "image_shape": header["parametrization"]["image_shape"],
             "num_classes": header["parametrization"]["num_classes"],
             "num_items": len(images),
-            **({} if labels is None else {"label_kind": "solved"}),
+            **({} if labels is None else {"label_kind": _label_kind(name)}),
         },
         student_learning_rate=header["student_learning_rate"],
         protocol=header["protocol"],
         seed=header["seed"],
         dtype="float16" if half else "float32",
     )
+
+
+def _label_kind(name: str) -> str:
+    return "solved" if name.endswith(SOLVED) else "probabilities"

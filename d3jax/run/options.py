@@ -30,7 +30,7 @@ JUDGING = ("student", "choose_learning_rate", "baseline_learning_rates", "baseli
 Inlined = tyro.conf.arg(name="")  # the group's flags have no prefix
 BaselineName = Literal["random", "best_random", "kmeans", "herding", "class_mean",
                        "random_uint8", "kmeans_uint8", "herding_uint8",
-                       "random_solved", "kmeans_solved", "herding_solved",
+                       "random_solved", "kmeans_solved", "herding_solved", "random_expert",
                        "rded", "random_hard"]  # fmt: skip
 
 
@@ -165,8 +165,9 @@ class Run:
     class_mean is one a class; best_random, for dd, the best of 20 draws; _solved has the labels of
     --labels solved. Of a method with a teacher (dwa, rded) baselines have labels of the same kind
     as the distilled data, but for random_hard, and as many images; rded is RDED's choice of crops.
-    Those of other methods have hard labels but for _solved, whatever the distilled data has. The
-    default has the two in bytes that are best as a rule."""
+    Those of other methods have hard labels but for _solved and random_expert, which has the
+    expert's of --labels expert, and is in the default there. The default has the two in bytes that
+    are best as a rule."""
     baseline_learning_rates: tuple[float, ...] = ()
     """Learning rates for baselines; the best is taken, on the validation images or, where none are
     set aside, on 2000 training images."""

@@ -58,6 +58,8 @@ def resolved(options: Run, dataset: data.Dataset) -> Run:
         "architecture": architecture,
         "experts": options.experts or options.out / "experts",
     }
+    if options.baselines == spec.baselines and _labelled_by_experts(options, dataset):
+        changes["baselines"] = (*options.baselines, "random_expert")
     if isinstance(options, Matching):
         _check_reads(options, dataset)
         changes["expert"] = resolved_experts(
@@ -191,6 +193,14 @@ def _subtasks(options: Run, dataset: data.Dataset) -> Sequence[Sequence[int]]:
     return parts
 
 
+def _labelled_by_experts(options: Run, dataset: data.Dataset) -> bool:
+    """Whether the first of the experts that the data is distilled with labels it."""
+    reads = options.spec.experts and options.spec.experts(options, dataset, 0)
+    own = isinstance(options, Matching) and bool(reads) and not reads.teacher
+    parts = isinstance(options, Divided) and options.subtasks is not None
+    return own and not parts and options.parametrization.labels == "expert"
+
+
 def _check_labels(options: Run, dataset: data.Dataset) -> None:
     """Labels of a teacher, and baselines that need one."""
     reads = options.spec.experts and options.spec.experts(options, dataset, 0)
@@ -206,6 +216,12 @@ def _check_labels(options: Run, dataset: data.Dataset) -> None:
         raise InputError(
             f"{unmade[0]} is a baseline of methods with a teacher, such as dwa; leave it out of "
             f"--baselines"
+        )
+    by_expert = any(name.endswith(baselines.EXPERT) for name in options.baselines)
+    if by_expert and not _labelled_by_experts(options, dataset):
+        raise InputError(
+            "random_expert has the labels of the data's experts: add --labels expert, or leave it "
+            "out of --baselines (dwa, rded and runs with --subtasks do not have it)"
         )
     if kind == "teacher" and is_own(options.architecture.network):
         raise InputError(

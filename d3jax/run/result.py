@@ -117,7 +117,7 @@ def judged(job: Job, made: Artifact, spent: Spent, reporter: Reporter) -> Report
         options.baselines, options.baseline_learning_rates, made, dataset, normalization,
         choosing, test, judge.best, options.seed, reporter,
         known=known, score=judge.score, neighbours=judge.score is not None, lent=lent,
-        solve=job.solved_labels,
+        labels=taught.of_baselines(job, reporter),
     ):  # fmt: skip
         rows.add(name, {**row, "asked_students": students})
     finished = _report(job, made, spent, own, rows)

@@ -1,15 +1,18 @@
 """What a teacher gives, once data is distilled: labels of it, and the same labels to baselines."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 from d3jax.artifact import Artifact
 from d3jax.data import Dataset
 from d3jax.evaluate import Protocol, lessons
+from d3jax.evaluate.baselines import EXPERT, SOLVED
 from d3jax.evaluate.comparison import Teacher
 from d3jax.host import compilation
 from d3jax.host.progress import Reporter
@@ -78,6 +81,19 @@ def check_views(made: Artifact, protocol: Protocol) -> None:
             f"the labels that are stored are of views with student.{name} {stored.get(name)}, and "
             f"students would see {own[name]}; choose another --out, or the same options"
         )
+
+
+def of_baselines(
+    job: Job, reporter: Reporter
+) -> dict[str, Callable[[Synthetic, dict[str, PyTree]], Array]]:
+    """What labels baselines, by the ending of their names; experts are read from the store."""
+
+    def by_expert(data_: Synthetic, theta: dict[str, PyTree]) -> Array:
+        trajectories, _ = trained(job, 0, None, [], reporter)
+        real = job.world.real._replace(trajectories=trajectories)
+        return labels.by_expert(job.world.network, data_, theta, real)
+
+    return {SOLVED: job.solved_labels, EXPERT: by_expert}
 
 
 def lent(job: Job, made: Artifact, reporter: Reporter) -> Teacher:
