@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, Any]:
 
     from d3jax.methods.registry import METHODS
     from d3jax.run import commands, help, options
-    from d3jax.synthetic.options import of_other_kinds
+    from d3jax.synthetic.options import KINDS, of_other_kinds
 
     defaults, left_out = None, set()
     if name == "distill":
@@ -72,7 +72,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, Any]:
         prog, kind = f"{prog} {method}", options.command(method)
         defaults = options.with_preset(method, preset)
         if set(rest) & set(_HELP):
-            stored = _taken(rest, "--parametrization")[0] or METHODS[method].parametrization
+            named = _taken(rest, "--parametrization")[0]
+            stored = named if named in KINDS else METHODS[method].parametrization
             left_out = of_other_kinds(stored)
             print(f"What matters most:\n\n{help.summary(method, stored)}\n")
             print(f"All flags, of parametrizations those of {stored}:\n")

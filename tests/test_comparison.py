@@ -52,5 +52,7 @@ def test_runs_that_cannot_be_compared(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             compare(runs, tmp_path / "picture.png", Reporter())
+    with pytest.raises(InputError, match="is a folder; name a file in it"):
+        compare([one, one], tmp_path, Reporter())
     with pytest.raises(InputError, match="there is no folder"):
         compare([one, one], tmp_path / "none" / "picture.png", Reporter())

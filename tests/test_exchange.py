@@ -280,11 +280,11 @@ def test_whitened_images_are_judged_on_test_images_whitened_alike(kind, tmp_path
 
 def test_a_whitened_artifact_is_written_as_mtt_whitens(tmp_path, capsys):
     """Its own ZCA follows mean and sd, MTT's is of pixels: images are turned back in between."""
-    digits = load_data("digits")
+    digits = load_data("digits", train_limit=500)
     own = Normalization.of(digits.train_images, zca=True)
     rows = [int(np.flatnonzero(digits.train_labels == label)[0]) for label in range(10)]
     recipe = {
-        "epsilon": 0.1, "train_limit": None, "validation": 0, "seed": 0,
+        "epsilon": 0.1, "train_limit": 500, "validation": 0, "seed": 0,
         "images": fingerprint(digits.train_images, digits.train_labels),
     }  # fmt: skip
     normalization = {"mean": own.mean.tolist(), "sd": own.sd.tolist(), "zca": recipe}
@@ -301,10 +301,27 @@ def test_a_whitened_artifact_is_written_as_mtt_whitens(tmp_path, capsys):
     images = load(tmp_path / "out" / "images_best.pt").numpy().transpose(0, 2, 3, 1)
     expected = whitening("mtt", digits.train_images)[rows]
     np.testing.assert_allclose(images, expected, atol=2e-3)
-    back = run.read(tmp_path / "out", None, None, OtherFiles(), None, digits)
+    back = run.read(tmp_path / "out", None, None, OtherFiles(), None)
+    assert back.header["normalization"]["zca"] == {**recipe, "kind": "mtt"}
     used = real.stored_normalization(back.header, digits)
     pixels = used.invert(back.theta["data"]["images"])
     np.testing.assert_array_equal(pixels, digits.train_images[rows])
+
+
+def test_a_subtasks_images_stay_of_its_classes(tmp_path):
+    names = [str(k) for k in range(10)]
+    made = make(
+        {"kind": "pixels", "image_shape": [8, 8, 1], "num_classes": 2, "num_items": 2},
+        {"data": {"images": np.zeros((2, 8, 8, 1), np.float32)}}, class_names=("5", "7"),
+        subtask={"classes": [5, 7], "class_names": names},
+    )  # fmt: skip
+    for format in ("npz", "mtt"):
+        own = Normalization.of_header(made.header["normalization"])
+        exchange.export(made, tmp_path / format, format, normalization=own)
+        back = run.read(tmp_path / format, None, None, OtherFiles(), None)
+        assert back.header["class_names"] == ["5", "7"]
+        test, _ = real.real_data(back.header, Judgement())
+        assert test.class_names == ("5", "7")
 
 
 def test_an_export_is_judged_by_the_network_and_protocol_of_its_header(tmp_path, dataset):

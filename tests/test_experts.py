@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 from collections import namedtuple
 from contextlib import contextmanager
 
@@ -226,6 +227,13 @@ def test_one_snapshot_is_read_alone(store, snapshots):
     # One file a snapshot: what is read is one of them.
     files = [f for f in (path / "snapshots").iterdir() if f.name != ".zarray"]
     assert len(files) == 3 * 4
+
+
+def test_a_store_that_lacks_a_snapshot_is_not_read_as_zeros(store, snapshots, tmp_path):
+    shutil.copytree(store_path(store, recipe()), tmp_path / "copy")
+    (tmp_path / "copy" / "snapshots" / "1.2.0").unlink()
+    with pytest.raises(InputError, match="holds 11 of 12 snapshots"):
+        Snapshots(tmp_path / "copy")
 
 
 def test_snapshots_are_streamed_from_disk_inside_a_compiled_loop(store, snapshots):

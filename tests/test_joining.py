@@ -45,6 +45,14 @@ def options(out, store, **changes):
     )
 
 
+def test_artifacts_of_other_runs_are_not_taken_for_subtasks(tmp_path):
+    there = tmp_path / "out" / "subtask-0"
+    there.mkdir(parents=True)
+    (there / "artifact.safetensors").touch()
+    with pytest.raises(InputError, match="is of a run of its own; choose another --out"):
+        jobs.run(options(tmp_path / "out", tmp_path), Reporter())
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return tmp_path_factory.mktemp("experts")

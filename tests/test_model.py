@@ -75,6 +75,15 @@ def test_images_that_are_not_its_own(images, model):
         d3jax.load_model(model)(images)
 
 
+def test_weights_that_are_not_finite_are_not_kept(folder, model, capsys):
+    before, out = model.read_bytes(), ["--out", str(model)]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train", str(folder), "--learning-rate", "1e30", *out])
+    assert caught.value.code == 1
+    assert "give a lower --learning-rate" in capsys.readouterr().err
+    assert model.read_bytes() == before
+
+
 def test_files_that_are_no_network(model, folder, tmp_path):
     def refused(content):
         path = tmp_path / "m.safetensors"

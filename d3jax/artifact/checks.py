@@ -89,7 +89,7 @@ def header_of(entry: Any, path: Path) -> dict[str, Any]:
     if "reading" in header:
         _check_reading(header["reading"], path)
     if "subtask" in header:
-        _check_subtask(header, path)
+        check_subtask(header, path)
     if not 0 < header["student_learning_rate"] < math.inf:
         raise InputError(f"the student learning rate in {path} is not a positive number")
     return header
@@ -145,7 +145,8 @@ def _check_zca(recipe: dict[str, Any], path: Path) -> None:
         raise InputError(f"the ZCA recipe in {path} cannot be followed")
 
 
-def _check_subtask(header: dict[str, Any], path: Path) -> None:
+def check_subtask(header: dict[str, Any], path: Path) -> None:
+    """Raises InputError where a header's subtask is none of classes that it has."""
     subtask = header["subtask"]
     classes = subtask.get("classes") if isinstance(subtask, dict) else None
     whole = subtask.get("class_names") if isinstance(subtask, dict) else None

@@ -10,6 +10,7 @@ from d3jax.types import InputError
 
 WHITENINGS = ("mtt", "frepo", "kip")
 _BLOCK = 2048  # images converted to float at a time
+_SOME = 1000  # of which `span` is computed
 
 
 class Normalization(NamedTuple):
@@ -23,6 +24,7 @@ class Normalization(NamedTuple):
     zca: np.ndarray | None = None  # f32[D, D], symmetric
     zca_mean: np.ndarray | None = None  # f32[D]
     unit: bool = False  # before ZCA each image is less its own mean, and of length 1 (KIP)
+    span: np.ndarray | None = None  # f32[C], with ZCA: see `whitened`
 
     @classmethod
     def of(cls, images: np.ndarray, zca: bool = False, eps: float = 0.1) -> "Normalization":
@@ -112,6 +114,9 @@ class Normalization(NamedTuple):
         kind: `mtt`, see `of`; `frepo` (Zhou et al. 2022): the covariance over N, and `eps` times
           its mean eigenvalue added; `kip` (Nguyen et al. 2021): that, of images less their own mean
           and of length 1, and no mean image is taken off.
+
+        `span` is what a thousandth of the whitened values of the first 1000 images are beyond, of
+        each channel.
         """
         number, size = len(images), int(np.prod(images.shape[1:]))
         plain = self._replace(unit=kind == "kip")
@@ -131,7 +136,9 @@ class Normalization(NamedTuple):
         # Rounding can leave eigenvalues of a singular covariance slightly negative.
         scale = 1 / np.sqrt(np.maximum(values, 0) + added)
         zca = ((vectors * scale) @ vectors.T).astype(np.float32)
-        return plain._replace(zca=zca, zca_mean=zca_mean)
+        found = plain._replace(zca=zca, zca_mean=zca_mean)
+        some = np.abs(found.apply(images[:_SOME]))
+        return found._replace(span=np.quantile(some, 0.999, axis=(0, 1, 2)).astype(np.float32))
 
 
 def histogram(images: np.ndarray) -> np.ndarray:

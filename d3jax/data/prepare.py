@@ -13,7 +13,7 @@ from d3jax.data.digits import EMBEDDED
 from d3jax.data.sources import data_root
 from d3jax.data.splits import Splits, checked
 from d3jax.data.tfds import quiet_tfds
-from d3jax.host.files import write_npz
+from d3jax.host.files import DiskFull, write_npz
 from d3jax.types import InputError
 
 _IDX_IMAGES, _IDX_LABELS = 0x00000803, 0x00000801  # unsigned bytes, of 3 dimensions and of 1
@@ -65,6 +65,8 @@ def prepare(
     target = root / "data" / f"{name}.npz"
     try:
         write_npz(target, splits.arrays(), compress=True)
+    except DiskFull:
+        raise
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
     return target

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from d3jax.types import InputError
+
 _BLOCK = 4096  # rows hashed at a time
 
 
@@ -45,13 +47,25 @@ def create(path: Path, dtype: str, shape: tuple[int, int, int]) -> Any:
 
 
 class Snapshots:
-    """The snapshots of a finished store: one array [experts, epochs + 1, P], read by piece."""
+    """The snapshots of a finished store: one array [experts, epochs + 1, P], read by piece.
+
+    Raises:
+      InputError: some of them are not there.
+    """
 
     def __init__(self, path: Path):
         import tensorstore
 
         self._array = tensorstore.open(_zarr(path), open=True, read=True).result()
         self.shape: tuple[int, ...] = tuple(self._array.shape)
+        # A piece that is not there would be read as zeros.
+        pieces = [f for f in (path / "snapshots").iterdir() if not f.name.startswith(".")]
+        number = self.shape[0] * self.shape[1]
+        if len(pieces) < number:
+            raise InputError(
+                f"{path} holds {len(pieces)} of {number} snapshots, though it was finished; remove "
+                f"it, and they are trained again"
+            )
 
     def read(self, expert: int, epoch: int) -> np.ndarray:
         """Parameters f[P] of one expert after one epoch; nothing else is read."""

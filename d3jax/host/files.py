@@ -23,6 +23,13 @@ def check_parent(path: Path) -> None:
         raise InputError(f"there is no folder {path.parent} to write {path} to")
 
 
+def check_target(path: Path) -> None:
+    """As `check_parent`, of a file: raises InputError where a folder is in its place too."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file in it")
+    check_parent(path)
+
+
 def disk_is_full(error: Exception) -> bool:
     """Whether a disk, or a user's share of it, is full: the same will do with more room."""
     if isinstance(error, OSError) and error.errno is not None:

@@ -2,6 +2,8 @@
 
 import datetime
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,13 @@ _LONG = 1.0  # seconds from which on it is said what is done
 
 class Interrupted(Exception):
     """The run was asked to stop, and has saved what it needs to go on."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader of the output has gone (`| head`): the work goes on, and says nothing more."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Busy(Exception):
@@ -77,7 +86,7 @@ class Reporter:
         *,
         times: bool = True,
     ):
-        self.console = Console(stderr=False) if console is None else console
+        self.console = _Console(stderr=False) if console is None else console
         self.pause = seconds_between_lines
         self.live = self.console.is_terminal and not self.console.is_dumb_terminal
         self._times = times and not self.live

@@ -21,6 +21,7 @@ NORMS = ("instance", "group", "layer", "batch", "none")
 POOLINGS = ("average", "max", "none")
 INITIALIZATIONS = ("uniform_fan_in", "xavier_normal")
 PRECISIONS = ("float32", "bfloat16")
+_DEEPEST = 64
 LARGE = 128  # pixels, from which on a ResNet has the stem of large images
 
 
@@ -259,6 +260,8 @@ def create(
         raise InputError(f"network {name} has no option {foreign[0]!r}; leave it out")
     if name == "convnet":
         options.setdefault("depth", default_depth(image_shape[0]))
+        if options["depth"] > _DEEPEST:
+            raise InputError(f"depth must be at most {_DEEPEST}, not {options['depth']}")
         if image_shape[0] >> options["depth"] < 1 and pooling != "none":
             raise InputError(
                 f"depth {options['depth']} halves a {image_shape[0]} pixel image away; "

@@ -24,7 +24,7 @@ def compare(runs: Sequence[Path], picture: Path, reporter: Reporter) -> list[dic
     """
     if len(runs) < 2:
         raise InputError("compare takes the folders of two finished runs, or more")
-    files.check_parent(picture)
+    files.check_target(picture)
     names = _names(runs)
     reports = [read_report(run) for run in runs]
     options = [options_of(report) for report in reports]

@@ -9,6 +9,7 @@ import numpy as np
 
 from d3jax import artifact, data
 from d3jax.artifact import exchange
+from d3jax.artifact.checks import check_subtask
 from d3jax.artifact.exchange import Published
 from d3jax.data import Dataset, Normalization
 from d3jax.data.augment import default_strategy
@@ -21,10 +22,11 @@ from d3jax.host.progress import Reporter
 from d3jax.keys import check_seed
 from d3jax.run.commands import Export, Import, Judgement, OtherFiles
 from d3jax.run.options import Architecture, plain
-from d3jax.run.real import real_data
+from d3jax.run.real import own_classes, real_data
 from d3jax.run.resolve import resolved_architecture
 from d3jax.types import InputError
 
+_ALL = {"train_limit": None, "validation": 0, "seed": 0}  # images of a data set
 _RATE, _WIDTH = 0.01, 128  # of students in DC's and MTT's code
 _WHITENINGS = {"kip": "kip", "frepo": "frepo"}  # by layout
 
@@ -73,7 +75,7 @@ def import_(options: Import, reporter: Reporter) -> artifact.Artifact:
     Raises:
       InputError: the files or the data set cannot be used.
     """
-    files.check_parent(options.out)
+    files.check_target(options.out)
     made = read(
         options.source, options.dataset, options.data_dir, options.files, options.learning_rate
     )
@@ -117,23 +119,23 @@ def read(
             f"the images in {path} are normalized, and not by means that the field has for {name}: "
             f"give --mean and --sd, one for each channel"
         )
+    split = _whitened_by(header) if whitening == "mtt" else _ALL
     if dataset is None:
         test_only = not own and whitening == "none"
         reading = _reading(header, path)
-        dataset = data.load(str(name), data_dir, test_only=test_only, **reading)
+        dataset = data.load(str(name), data_dir, test_only=test_only, **split, **reading)
         dataset = dataset._replace(name=dataset_name(str(name)))
+    exchange.check_shape(found, dataset)
     normalization = Normalization.of(dataset.train_images) if stated is None else stated
     zca = None
     if whitening != "none":
         normalization = normalization.whitened(dataset.train_images, kind=whitening)
-        zca = {
-            "epsilon": 0.1,
-            "kind": whitening,
-            "images": fingerprint(dataset.train_images, dataset.train_labels),
-            "train_limit": None,
-            "validation": 0,
-            "seed": 0,
-        }
+        images = fingerprint(dataset.train_images, dataset.train_labels)
+        zca = {"epsilon": 0.1, "kind": whitening, "images": images, **split}
+    subtask = header.get("subtask")
+    if subtask is not None:
+        check_subtask({"class_names": None, **header}, path)
+        dataset = own_classes(subtask, dataset)
     beside = found.learning_rate or header.get("student_learning_rate") or _RATE
     rate = beside if learning_rate is None else learning_rate
     if not isinstance(rate, int | float) or not 0 < rate < math.inf:
@@ -151,7 +153,17 @@ def read(
         protocol=protocol,
         learning_rate=rate,
         hard_labels=files.hard_labels,
+        subtask=subtask,
     )
+
+
+def _whitened_by(header: dict[str, Any]) -> dict[str, Any]:
+    """Which training images whitened, where header.json says so."""
+    stored = header.get("normalization")
+    recipe = stored.get("zca") if isinstance(stored, dict) else None
+    found = {name: recipe.get(name) for name in _ALL} if isinstance(recipe, dict) else _ALL
+    numbers = [type(x) is int for x in (found["train_limit"] or 0, *list(found.values())[1:])]
+    return found if all(numbers) else _ALL
 
 
 def _plain(header: dict[str, Any]) -> Normalization:

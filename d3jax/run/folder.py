@@ -66,6 +66,10 @@ def _claim(
         **configuration(options),
         "architecture": identified(plain(options.architecture), network, dataset.image_shape),
         "images": fingerprint(dataset.train_images, dataset.train_labels),
+        "judged_on": fingerprint(
+            *(dataset.validation_images, dataset.validation_labels),
+            *(dataset.test_images, dataset.test_labels),
+        ),
         **_contents(options),
     }
     path = out / "config.yaml"
@@ -100,6 +104,12 @@ def _claim(
                     f"{shared if (out / 'experts').exists() else ''} or the same options"
                 )
         return False
+    foreign = sorted(out.glob("subtask-*/artifact.safetensors"))
+    if foreign and getattr(options, "subtasks", None) is not None:
+        raise InputError(
+            f"{foreign[0]} is of a run of its own; choose another --out (`d3jax join` joins such "
+            f"artifacts)"
+        )
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(path, yaml.safe_dump(values, sort_keys=False))
     return True

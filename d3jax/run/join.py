@@ -34,7 +34,7 @@ def join(options: Join, reporter: Reporter) -> artifact.Artifact:
     Raises:
       InputError: they cannot be joined, or the data set for their labels is not theirs.
     """
-    files.check_parent(options.out)
+    files.check_target(options.out)
     parts = [artifact.load(path) for path in options.artifacts]
     whole = joining.join(parts, options.artifacts)
     if options.labels == "expert":

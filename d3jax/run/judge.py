@@ -21,7 +21,7 @@ from d3jax.networks.blocks import has_statistics
 from d3jax.networks.own import is_own
 from d3jax.run import exchange as other
 from d3jax.run import scores, tables
-from d3jax.run.commands import Judgement
+from d3jax.run.commands import Judgement, OtherFiles
 from d3jax.run.options import Architecture, plain
 from d3jax.run.real import real_data
 from d3jax.run.resolve import resolved_architecture
@@ -108,6 +108,11 @@ def _opened(
     located = artifact.located(given)
     ours = located.is_file() and located.suffix == ".safetensors"
     if ours or not exchange.is_published(given):
+        if options.files != OtherFiles():
+            raise InputError(
+                f"{given} is an artifact of d3jax, which says how it is read: leave out --labels, "
+                f"--mean, --sd, --whitening and --hard-labels"
+            )
         return artifact.load(given), located
     name, root, rate = options.dataset, options.data_dir, options.learning_rate
     return other.read(given, name, root, options.files, rate, dataset), given
@@ -116,8 +121,8 @@ def _opened(
 def _check(options: Judgement, header: dict[str, Any], path: Path) -> None:
     """Looks, before anything is read, whether the options can be followed."""
     if options.json is not None:
-        files.check_parent(options.json)
-    check_at_least_one(options, "students")
+        files.check_target(options.json)
+    check_at_least_one(options, "students", "real_epochs")
     zca = header["normalization"]["zca"]
     if zca is not None and options.validation not in (0, zca["validation"]):
         raise InputError(

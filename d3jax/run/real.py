@@ -39,7 +39,7 @@ def real_data(
         )
     normalization = stored_normalization(header, dataset)
     if header.get("subtask") is not None:
-        dataset = _own_classes(header["subtask"], dataset)
+        dataset = own_classes(header["subtask"], dataset)
     dataset = in_colour(specification["image_shape"], dataset)
     if list(dataset.image_shape) != specification["image_shape"]:
         raise InputError(
@@ -65,8 +65,12 @@ def _chosen_images(
     return {"test_only": True}
 
 
-def _own_classes(subtask: dict[str, Any], dataset: data.Dataset) -> data.Dataset:
-    """The images of the classes that an artifact has."""
+def own_classes(subtask: dict[str, Any], dataset: data.Dataset) -> data.Dataset:
+    """The images of the classes that an artifact has.
+
+    Raises:
+      InputError: it is of another data set.
+    """
     if list(dataset.class_names) != subtask["class_names"]:
         raise InputError(
             f"the artifact is of {len(subtask['classes'])} classes of another data set than "

@@ -271,8 +271,8 @@ def _check(options: Run, dataset: data.Dataset) -> None:
     baseline_learning_rates = options.baseline_learning_rates
     if options.label_storage == "int8" and options.parametrization.labels != "expert":
         raise InputError("--label-storage int8 is for labels that are given: add --labels expert")
-    if options.outer_steps < 1 or options.chunk < 1:
-        raise InputError("outer_steps and chunk must be at least 1")
+    if not (0 < options.outer_steps < 1 << 31 and 0 < options.chunk < 1 << 31):
+        raise InputError(f"outer_steps and chunk must be from 1 to {(1 << 31) - 1}")
     if not baseline_learning_rates:
         raise InputError("baselines need a learning rate: give --baseline-learning-rates 0.01")
     if not all(0 < rate < math.inf for rate in baseline_learning_rates):

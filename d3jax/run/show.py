@@ -28,7 +28,7 @@ def show(path: Path, picture: Path | None, seed: int, reporter: Reporter) -> Non
     path = artifact.located(path)
     distilled = artifact.load(path)
     target = path.with_suffix(".png") if picture is None else picture
-    files.check_parent(target)
+    files.check_target(target)
     check_seed(seed)
     reporter.console.print_json(data=distilled.header)
     ledger = distilled.ledger

@@ -13,7 +13,7 @@ from d3jax.evaluate import replay, sequence, unseen
 from d3jax.evaluate.lessons import teaching_of
 from d3jax.evaluate.recipe import recipe_of
 from d3jax.host import files
-from d3jax.host.progress import Reporter
+from d3jax.host.progress import Diverged, Reporter
 from d3jax.keys import Stage, check_seed, stage_key
 from d3jax.networks import unraveler
 from d3jax.run.commands import Judgement, Train
@@ -28,8 +28,9 @@ def train(options: Train, reporter: Reporter) -> Model:
 
     Raises:
       InputError: the artifact cannot be used alone, or bad options.
+      Diverged: weights are not finite; nothing is written.
     """
-    files.check_parent(options.out)
+    files.check_target(options.out)
     check_seed(options.seed)
     path = artifact.located(options.artifact)
     made = artifact.load(path)
@@ -48,6 +49,8 @@ def train(options: Train, reporter: Reporter) -> Model:
     architecture = stored_architecture(header, options.architecture, path)
     network = architecture.create(shape, specification["num_classes"])
     params, statistics = _trained(made, network, plain(architecture), path, options, reporter)
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves((params, statistics))):
+        raise Diverged("the network's weights are not finite: give a lower --learning-rate")
     model = Model(
         {
             "architecture": plain(architecture),

@@ -29,6 +29,7 @@ _OWN = {
     "spectral": ("spectra_per_class", "transformations", "rank", "start"),
     "generated": ("images_per_class", "generator_width", "store", "start"),
 }
+KINDS = tuple(_OWN)
 _COUNT = {
     "gaussian": "latents_per_class",
     "pixels": "images_per_class",
@@ -38,7 +39,6 @@ _COUNT = {
 _SIZES = ("latents_per_class", "latent_size", "decoder", "decoder_width")
 _USUAL_BUDGET = 2.0  # images per class, of Gaussians from 16 pixels on
 _FITTED = ("real", "kmeans")  # starts of Gaussians that take steps
-_SOME, _WITHIN = 1000, 0.999  # whitened images, and the share of values that a decoder can give
 # Of Gaussians: the paper's; a specification says what is not.
 _PLAIN = {"variance": "each", "rounding": "none", "start": "noise", "class_embedding": False}
 
@@ -270,10 +270,9 @@ class Parametrization:
             return {**common, **{name: getattr(self, name) for name in _OWN["spectral"]}}
         channels = dataset.image_shape[2]
         shift, scale = [0.0] * channels, [1.0] * channels
-        if self.output == "pixels" and normalization.zca is not None:
+        if self.output == "pixels" and normalization.span is not None:
             # Pixels give whitened images no range: one that few of their values are beyond.
-            some = np.abs(normalization.apply(dataset.train_images[:_SOME]))
-            scale = [float(max(1, v)) for v in np.quantile(some, _WITHIN, axis=(0, 1, 2))]
+            scale = [float(max(1, v)) for v in normalization.span]
         elif self.output == "pixels":
             shift = [float(v) for v in (0.5 - normalization.mean) / normalization.sd]
             scale = [float(v) for v in 0.5 / normalization.sd]

@@ -41,7 +41,7 @@ def create(
     shape = (num_items, *image_shape)
     check_known("label kind", label_kind, labels.KINDS)
     check_known("start", start, starts.STARTS)
-    if num_items < 1 or (label_kind == "hard" and num_items % num_classes):
+    if num_classes < 1 or num_items < 1 or (label_kind == "hard" and num_items % num_classes):
         raise InputError(
             f"the number of images must be a positive multiple of the {num_classes} classes, "
             f"not {num_items}"

@@ -1,5 +1,6 @@
 """Writes an artifact's images as other projects read them, with a card."""
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -214,11 +215,19 @@ def _write_tensors(
         network = "ConvNetD4" if header["architecture"].get("depth") == 4 else "ConvNet"
         name = f"res_{header['method'].upper()}_{field_name(header['dataset'])}_{network}"
         data = {"data": [[images, labels]], "accs_all_exps": {}}
-        torch.save(data, folder / f"{name}_{per_class}ipc.pt")
+        _save(data, folder / f"{name}_{per_class}ipc.pt")
         return
     end = "_best" if format == "mtt" else ""
     for name, tensor in (("images", images), ("labels", labels), ("lr", rate)):
-        torch.save(tensor, folder / f"{name}{end}.pt")
+        _save(tensor, folder / f"{name}{end}.pt")
+
+
+def _save(tensors: Any, path: Path) -> None:
+    import torch
+
+    stream = io.BytesIO()  # torch does not say that a disk is full
+    torch.save(tensors, stream)
+    files.write_bytes(path, stream.getvalue())
 
 
 def _pictures(pixels: np.ndarray) -> list[Any]:

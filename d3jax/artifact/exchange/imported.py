@@ -21,6 +21,7 @@ def imported(
     architecture: dict[str, Any],
     protocol: dict[str, Any],
     learning_rate: float,
+    subtask: dict[str, Any] | None = None,
     hard_labels: bool = False,
 ) -> Artifact:
     """An artifact of plain images, stored as float32, as they were published.
@@ -41,11 +42,7 @@ def imported(
     Raises:
       InputError: images of another shape or labels of other classes than the data set's.
     """
-    if found.images.shape[1:] != dataset.image_shape:
-        raise InputError(
-            f"the images have shape {list(found.images.shape[1:])}, those of {dataset.name} "
-            f"{list(dataset.image_shape)}; name the data set that they were distilled from"
-        )
+    check_shape(found, dataset)
     classes, soft = _classes(found, dataset, hard_labels)
     order = np.argsort(classes, kind="stable")
     images = found.images[order]
@@ -86,6 +83,7 @@ def imported(
         seed=0,
         dtype="float32",
         reading=dataset.reading.chosen(),
+        subtask=subtask,
     )
     made.header["published"] = {
         "layout": found.layout,
@@ -93,6 +91,15 @@ def imported(
         "bytes": found.stored_bytes,
     }
     return made
+
+
+def check_shape(found: Published, dataset: Dataset) -> None:
+    """Raises InputError where images have another shape than the data set's."""
+    if found.images.shape[1:] != dataset.image_shape:
+        raise InputError(
+            f"the images have shape {list(found.images.shape[1:])}, those of {dataset.name} "
+            f"{list(dataset.image_shape)}; name the data set that they were distilled from"
+        )
 
 
 def _classes(

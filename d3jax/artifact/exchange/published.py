@@ -2,14 +2,13 @@
 
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from d3jax.data.cache import UNREADABLE
 from d3jax.types import InputError
 
 HEADER = "header.json"  # what d3jax writes beside what it exports
@@ -129,8 +128,12 @@ def _npz(path: Path) -> Published:
                     f"labels (KIP) or image and label (FRePo)"
                 )
             images, targets = (file[name] for name in pair)
+            if images.dtype.kind in "iub" and images.dtype != np.uint8:
+                raise ValueError(f"its images are {images.dtype}; pixels are uint8")
             names = file["class_names"].tolist() if "class_names" in file.files else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except InputError:
+        raise
+    except UNREADABLE as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     layout = "npz" if images.dtype == np.uint8 else {"images": "kip"}.get(pair[0], "frepo")
     named = None if names is None else tuple(map(str, names))
@@ -159,7 +162,7 @@ def _folder(path: Path) -> Published:
     if soft.is_file():
         try:
             targets = np.load(soft, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except UNREADABLE as error:
             raise InputError(f"{soft} cannot be read: {error}") from None
         files.append(soft)
     return Published(images, targets, "folder", tuple(files), class_names=named)
