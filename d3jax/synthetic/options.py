@@ -10,7 +10,7 @@ import tyro
 
 from d3jax import data
 from d3jax.synthetic import budget
-from d3jax.types import InputError, PyTree
+from d3jax.types import InputError, PyTree, check_at_least_one
 
 _OWN = {
     "gaussian": (
@@ -212,6 +212,8 @@ class Parametrization:
         if self.budget is not None and self.budget_bytes is not None:
             raise InputError("give --budget or --budget-bytes, not both")
         in_bytes = self.budget is None
+        if kind == "gaussian":
+            check_at_least_one(self, "latents_per_class", "latent_size", "decoder_width")
         asked = self.budget_bytes if in_bytes else self.budget
         if asked is None or not 0 < asked < math.inf:
             raise InputError(f"a budget must be positive, not {asked}")
