@@ -399,6 +399,10 @@ def test_files_that_cannot_be_used(tmp_path, capsys, dataset):
     assert "6 images and labels of shape [5]" in message(folder)
     np.savez(tmp_path / "a.npz", pictures=images)
     assert "distilled images are named" in message(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", images=images.astype(np.int64), labels=np.arange(len(images)))
+    assert "its images are int64; pixels are uint8" in message(tmp_path / "a.npz")
+    with pytest.raises(InputError, match="are in it: leave out --labels"):
+        exchange.read(tmp_path / "a.npz", tmp_path / "labels.pt")
     unknown = dataset._replace(name="mine")
     tensors(folder, images, np.array([0, 0, 1, 1, 2, 2]))
     with pytest.raises(InputError, match="give --mean and --sd"):
