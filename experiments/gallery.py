@@ -10,8 +10,8 @@ machine that made it. The test images choose nothing. `experiments/gallery/READM
 of all cards. `d3jax show` and `d3jax evaluate` take an entry's folder; `pytest -m slow
 tests/test_gallery.py` judges each by other students.
 
-On digits a seed of an entry takes one to four CPU minutes, students included; most on MNIST and
-CIFAR-10 are not made yet.
+On digits a seed of an entry takes half a minute to four minutes, students included; most on MNIST
+and CIFAR-10 are not made yet.
 """
 
 import dataclasses
