@@ -30,10 +30,11 @@ def test_the_gallery_is_small_and_its_page_is_of_its_cards():
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ENTRIES, ids=lambda folder: folder.name)
 def test_an_entry_is_shown_and_reaches_what_its_card_says(folder, capsys, tmp_path):
-    """By other students than the card's: within two of their standard deviations."""
+    """By other students than the card's: within two of their standard deviations, or two points,
+    since the deviation of five students is itself off by a third."""
     called(capsys, "show", folder, "--picture", tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
     out = tmp_path / "judged.json"
     called(capsys, "evaluate", folder, "--seed=11", "--json", out)
     found, said = json.loads(out.read_text())["accuracy"], card(folder)["accuracy"]
-    assert abs(found["mean"] - said["mean"]) <= 2 * max(found["sd"], said["sd"], 0.005)
+    assert abs(found["mean"] - said["mean"]) <= 2 * max(found["sd"], said["sd"], 0.01)
