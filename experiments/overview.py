@@ -206,8 +206,9 @@ def accuracies() -> dict[str, tuple[dict[str, Values], dict[str, Values]]]:
         return row["bytes"], 100 * accuracy["mean"], 100 * (accuracy["sd"] or 0.0)
 
     def best(points: list[Point]) -> Values:
-        ascending = sorted((value(point.row) for point in points), key=lambda v: v[:2])
-        return list({size: (size, mean, sd) for size, mean, sd in ascending}.values())
+        # Of one size are rows of as many floats: headers differ by some bytes.
+        ascending = sorted((point.row for point in points), key=lambda row: row["accuracy"]["mean"])
+        return sorted({row["floats"]: value(row) for row in ascending}.values())
 
     return {
         world.title: (

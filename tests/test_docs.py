@@ -156,7 +156,7 @@ def test_a_plot_has_the_best_row_of_a_size_and_the_table_methods_that_are_baseli
         configuration = {"method": "mtt", "data": {"dataset": "mnist"}, "parametrization": {}}
         return {
             **{"label": label, "bytes": size, "accuracy": {"mean": mean, "sd": None}},
-            **{"configuration": configuration, "baselines": baselines},
+            **{"configuration": configuration, "baselines": baselines, "floats": size},
         }
 
     rded = {"bytes": 9, "accuracy": {"mean": 0.7, "sd": None}}

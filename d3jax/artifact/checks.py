@@ -76,10 +76,7 @@ def header_of(entry: Any, path: Path) -> dict[str, Any]:
         raise InputError(f"the normalization in {path} needs zca, a recipe or null")
     recipe = header["normalization"]["zca"]
     if recipe is not None:
-        missing = {"epsilon", "images", "train_limit", "validation", "seed"} - set(recipe)
-        if missing:
-            raise InputError(f"the ZCA recipe in {path} lacks {sorted(missing)[0]}")
-        _check_zca(recipe, path)
+        check_zca(recipe, path)
     if not isinstance(header.get("replay"), dict | None):
         raise InputError(f"the header of {path} has a replay that is no recipe of steps")
     if not isinstance(header.get("sequence"), dict | None):
@@ -131,7 +128,11 @@ def _check_reading(reading: Any, path: Path) -> None:
         raise InputError(f"{path} does not say how its data set is read")
 
 
-def _check_zca(recipe: dict[str, Any], path: Path) -> None:
+def check_zca(recipe: dict[str, Any], path: Path) -> None:
+    """Raises InputError where a header's ZCA recipe cannot be followed."""
+    missing = {"epsilon", "images", "train_limit", "validation", "seed"} - set(recipe)
+    if missing:
+        raise InputError(f"the ZCA recipe in {path} lacks {sorted(missing)[0]}")
     limit, epsilon = recipe["train_limit"], recipe["epsilon"]
     good = (
         (type(recipe["seed"]) is int and recipe["seed"] >= 0)

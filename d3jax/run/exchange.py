@@ -9,7 +9,7 @@ import numpy as np
 
 from d3jax import artifact, data
 from d3jax.artifact import exchange
-from d3jax.artifact.checks import check_subtask
+from d3jax.artifact.checks import check_subtask, check_zca
 from d3jax.artifact.exchange import Published
 from d3jax.data import Dataset, Normalization
 from d3jax.data.augment import default_strategy
@@ -119,7 +119,7 @@ def read(
             f"the images in {path} are normalized, and not by means that the field has for {name}: "
             f"give --mean and --sd, one for each channel"
         )
-    split = _whitened_by(header) if whitening == "mtt" else _ALL
+    split = _whitened_by(header, path) if whitening == "mtt" else _ALL
     if dataset is None:
         test_only = not own and whitening == "none"
         reading = _reading(header, path)
@@ -157,13 +157,14 @@ def read(
     )
 
 
-def _whitened_by(header: dict[str, Any]) -> dict[str, Any]:
-    """Which training images whitened, where header.json says so."""
+def _whitened_by(header: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Which training images whitened: those that header.json names, else all."""
     stored = header.get("normalization")
     recipe = stored.get("zca") if isinstance(stored, dict) else None
-    found = {name: recipe.get(name) for name in _ALL} if isinstance(recipe, dict) else _ALL
-    numbers = [type(x) is int for x in (found["train_limit"] or 0, *list(found.values())[1:])]
-    return found if all(numbers) else _ALL
+    if not isinstance(recipe, dict):
+        return _ALL
+    check_zca(recipe, path)
+    return {name: recipe[name] for name in _ALL}
 
 
 def _plain(header: dict[str, Any]) -> Normalization:

@@ -51,8 +51,8 @@ class Data:
     """Pixels of an image's side: the short one is resized to it, and the centre cut out; default
     images are as they are, and have to be square and of one size."""
     test_fraction: float | None = None
-    """Share of each class of an image folder without test images that are test images, drawn by
-    name: the same ones for every seed; default 0.2."""
+    """Share of each class that becomes test images, where an image folder has none; drawn by name,
+    so the same ones for every seed; default 0.2."""
     skip_unreadable: bool = False
     """Leave out images of a folder that cannot be read; default refuse them."""
     validation: int = 0

@@ -58,8 +58,8 @@ def read(path: Path, labels: Path | None = None) -> Published:
     """
     if not path.exists():
         raise InputError(f"there is nothing at {path}")
-    tensors_alone = path.suffix in _TENSORS and path.name.startswith("images")
-    if labels is not None and not path.is_dir() and not tensors_alone:
+    is_pair = path.suffix in _TENSORS and path.name.startswith("images")
+    if labels is not None and not path.is_dir() and not is_pair:
         raise InputError(f"the labels of {path} are in it: leave out --labels")
     if path.is_dir():
         inside = _inside(path)
@@ -69,7 +69,7 @@ def read(path: Path, labels: Path | None = None) -> Published:
     elif path.suffix == ".npz":
         found = _npz(path)
     elif path.suffix in _TENSORS:
-        found = _pair(path, labels) if tensors_alone else _repetitions(path)
+        found = _pair(path, labels) if is_pair else _repetitions(path)
     else:
         raise InputError(f"{path} is none of .pt, .npz or a folder of images")
     about = (path if path.is_dir() else path.parent) / HEADER
